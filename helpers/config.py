@@ -1,0 +1,157 @@
+"""Configuration: the table in profiles.yaml, overridden by dotted keys, checked before any work starts."""
+
+import difflib
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from helpers import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSettings(_Section):
+    name: str = Field(min_length=1)
+    revision: str | None
+    load_in_4bit: bool
+    max_length: int = Field(ge=16)
+    prompt_style: Literal["native", "plain"]
+
+
+class DataSettings(_Section):
+    source: str = Field(min_length=1)
+    revision: str | None
+    sample_size: int | None = Field(ge=1)
+    validation_fraction: float = Field(gt=0, lt=0.5)
+    test_fraction: float = Field(ge=0, lt=0.5)
+    near_duplicate: float = Field(gt=0, le=1)
+
+
+class LoraSettings(_Section):
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class TrainingSettings(_Section):
+    learning_rate: float = Field(gt=0, lt=1)
+    batch_size: int = Field(ge=1)
+    gradient_accumulation: int = Field(ge=1)
+    max_steps: int = Field(ge=-1)
+    epochs: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    optimizer: str
+    gradient_checkpointing: bool
+    validations: int = Field(ge=1)
+    checkpoints: int = Field(ge=1)
+
+
+class GenerationSettings(_Section):
+    temperature: float = Field(ge=0, le=2)
+    top_p: float = Field(gt=0, le=1)
+    max_new_tokens: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+class EvaluationSettings(_Section):
+    questions: list[str] = Field(min_length=1)
+    max_validation: int | None = Field(ge=1)
+    max_questions: int | None = Field(ge=1)
+
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class ExportSettings(_Section):
+    gguf: Literal["f16", "q8_0"]
+
+
+class TrackingSettings(_Section):
+    wandb: Literal["auto", "online", "offline", "disabled"]
+    project: str = Field(min_length=1)
+
+
+class Config(_Section):
+    """One run's resolved settings; `Config.resolve` is the only way the stages make one."""
+
+    profile: str
+    seed: int = Field(ge=0, lt=2**32)
+    model: ModelSettings
+    data: DataSettings
+    lora: LoraSettings
+    training: TrainingSettings
+    generation: GenerationSettings
+    evaluation: EvaluationSettings
+    export: ExportSettings
+    tracking: TrackingSettings
+
+    @classmethod
+    def resolve(cls, profile: str, overrides: dict[str, Any] | None = None) -> "Config":
+        """Look `profile` up in the table and lay `overrides` (dotted key to value) over it.
+
+        Raises InputError for an unknown profile or key, naming the nearest valid one, and for a bad value.
+        """
+        table = profile_table()
+        if profile not in table:
+            raise InputError(f"unknown profile {profile!r}{_nearest(profile, ['auto', *table])}")
+        return cls.from_flat({"profile": profile, **table[profile]}, overrides)
+
+    @classmethod
+    def from_flat(cls, flat: dict[str, Any], overrides: dict[str, Any] | None = None) -> "Config":
+        """Build a Config from dotted keys; the same checks and errors as `resolve`."""
+        overrides = overrides or {}
+        for key in overrides:
+            if key not in flat or key == "profile":
+                raise InputError(f"unknown key {key!r}{_nearest(key, [k for k in flat if k != 'profile'])}")
+        nested: dict[str, Any] = {}
+        for key, value in {**flat, **overrides}.items():
+            section, _, name = key.rpartition(".")
+            (nested.setdefault(section, {}) if section else nested)[name] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{key} = {first['input']!r}: {first['msg'].lower()}") from None
+
+    def flat(self) -> dict[str, Any]:
+        """The settings as dotted keys, in the table's order."""
+        rows: dict[str, Any] = {}
+        for name, value in self.model_dump().items():
+            rows.update({f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value})
+        return rows
+
+
+@cache
+def profile_table() -> dict[str, dict[str, Any]]:
+    """profiles.yaml turned on its side: profile name to its dotted keys and values."""
+    rows = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
+    names = rows.pop("profiles")
+    return {name: {key: values[i] for key, values in rows.items()} for i, name in enumerate(names)}
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`key=value` from the command line; the value is read as YAML, so `null`, `true` and `1e-4` mean it."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip(), value
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.4)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; valid: {', '.join(choices)}"
