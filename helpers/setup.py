@@ -1,0 +1,114 @@
+"""Stage 01: what this machine is, which profile fits it, and which secrets are there."""
+
+import os
+import platform
+import shutil
+import sys
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+
+from helpers import PROJECT_ROOT
+
+SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
+GIB = 2**30
+
+
+class Machine(BaseModel):
+    """Hardware as it matters here; memory and disk in GiB, compute capability as (major, minor)."""
+
+    system: str
+    cpu_cores: int
+    memory_gib: float
+    disk_free_gib: float
+    gpu: str | None = None
+    gpu_count: int = 0
+    gpu_memory_gib: float | None = None
+    compute_capability: tuple[int, int] | None = None
+    colab: bool = False
+
+    @property
+    def compute_dtype(self) -> str:
+        """bfloat16 only where the hardware has it: below capability 8 (a T4) CUDA merely emulates it, slowly."""
+        if self.compute_capability is None:
+            return "float32"
+        return "bfloat16" if self.compute_capability >= (8, 0) else "float16"
+
+
+class Choice(BaseModel):
+    """A profile and the reason for it."""
+
+    profile: str
+    why: str
+
+
+def describe_machine() -> Machine:
+    """Look at this machine; needs no GPU and no network."""
+    import torch
+
+    facts: dict[str, Any] = {}
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        facts = {
+            "gpu": card.name,
+            "gpu_count": torch.cuda.device_count(),
+            "gpu_memory_gib": round(card.total_memory / GIB, 1),
+            "compute_capability": (card.major, card.minor),
+        }
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_free_gib=round(shutil.disk_usage(PROJECT_ROOT).free / GIB, 1),
+        colab="google.colab" in sys.modules,
+        **facts,
+    )
+
+
+def choose_profile(machine: Machine) -> Choice:
+    """The profile that `auto` stands for on this machine, with the reason said."""
+    if machine.gpu is None:
+        return Choice(profile="laptop", why="no CUDA GPU: the small embedded model trains on a CPU in minutes")
+    memory, capability = machine.gpu_memory_gib or 0, machine.compute_capability or (0, 0)
+    if memory < 11:
+        return Choice(profile="laptop", why=f"{memory} GiB of GPU memory is too little for an 8B model in 4 bit")
+    if capability < (8, 0) or memory < 20:
+        return Choice(
+            profile="t4",
+            why=f"{machine.gpu} has {memory} GiB and compute capability {capability[0]}.{capability[1]}: "
+            f"the published recipe in 4 bit, computing in {machine.compute_dtype}",
+        )
+    return Choice(profile="full", why=f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment, else from Colab's secrets, else None; never printed, stored or asked for."""
+    if os.environ.get(name):
+        return os.environ[name]
+    try:
+        from google.colab import userdata
+
+        return userdata.get(name) or None
+    except Exception:
+        # Outside Colab's own page this raises half a dozen kinds of error, and all of them mean "no secret here".
+        return None
+
+
+def export_secrets() -> dict[str, str]:
+    """Put found secrets where the libraries look for them; returns name to where each was found, never its value."""
+    found = {}
+    for name in SECRETS:
+        where = "environment" if os.environ.get(name) else "Colab secrets"
+        value = secret(name)
+        if value:
+            os.environ[name] = value
+        found[name] = where if value else "not set"
+    return found
+
+
+def wandb_mode(setting: str) -> str:
+    """`auto` is online with a key and offline without one, so that W&B never stops a run to ask."""
+    if setting != "auto":
+        return setting
+    return "online" if secret("WANDB_API_KEY") else "offline"
