@@ -1,0 +1,223 @@
+"""The run folder: the only place where stages meet. Opening one, reading it, and writing to it whole or not at all."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers import PROJECT_ROOT, InputError
+from helpers.config import Config
+
+RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder and the configuration it was made with."""
+
+    path: Path
+    config: Config
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def require(self, name: str, stage: str) -> Path:
+        """The artefact `name`, or an InputError that says which notebook makes it."""
+        if not (self / name).exists():
+            raise InputError(f"{self.label} has no {name} yet: run {stage} first")
+        return self / name
+
+    @property
+    def label(self) -> str:
+        """The folder as a reader should see it: relative to the project where it lies inside."""
+        inside = self.path.is_relative_to(PROJECT_ROOT)
+        return str(self.path.relative_to(PROJECT_ROOT) if inside else self.path)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.yaml as it was when first read."""
+        return yaml.safe_load((self / "run.yaml").read_text(encoding="utf-8"))
+
+
+def project_path(path: str | Path) -> Path:
+    """A path as given if absolute, else below the project: a notebook's own folder must not matter."""
+    return (PROJECT_ROOT / Path(path).expanduser()).resolve()
+
+
+def open_run(
+    profile: str = "auto",
+    run_dir: str | Path = "runs/default",
+    overrides: dict[str, Any] | None = None,
+    force: bool = False,
+) -> Run:
+    """Open `run_dir`, making it and its run.yaml on first use.
+
+    With profile "auto" an existing folder's own settings are taken over, so that a notebook opened alone
+    needs the folder and nothing else. A folder made with other settings is an InputError unless `force`,
+    which writes the new ones.
+    """
+    path = project_path(run_dir)
+    stored = read_settings(path)
+    if profile == "auto" and stored and not force:
+        wanted = Config.from_flat(stored, overrides)
+    else:
+        if profile == "auto":
+            from helpers.setup import choose_profile, describe_machine
+
+            profile = choose_profile(describe_machine()).profile
+        wanted = Config.resolve(profile, overrides)
+    run = Run(path, wanted)
+    if stored:
+        changed = [(k, stored.get(k), v) for k, v in wanted.flat().items() if stored.get(k) != v]
+        if changed and not force:
+            key, there, asked = changed[0]
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise InputError(
+                f"{run.label} was made with another configuration: {key} is {there!r} there, {asked!r} asked{more}; "
+                "choose another run folder, or --force to start this one again"
+            )
+        if not changed:
+            check_writable(path)
+            return run
+    check_writable(path)
+    write_text(path / "run.yaml", yaml.safe_dump(_new_record(wanted), sort_keys=False, allow_unicode=True))
+    return run
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The dotted settings in a folder's run.yaml, None where there is none."""
+    try:
+        record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
+        return dict(record["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        raise InputError(f"{path / 'run.yaml'} is not a run record; choose another run folder") from None
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder and prove that it can be written to, before hours of work need it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the run folder {path}: {error.strerror}") from None
+
+
+def note_in_record(run: Run, **facts: Any) -> None:
+    """Add facts that a stage found out (the data's fingerprint, say) to run.yaml."""
+    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    record.update(facts)
+    write_text(run / "run.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it: a killed run leaves the old file or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON for people and programs: indented, UTF-8, and refusing NaN, which is not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    # Not splitlines(): U+2028 and its like are allowed inside JSON strings and are no line ends there.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        retired = temporary.with_name(temporary.name + ".old")
+        if path.exists():
+            path.rename(retired)
+        temporary.rename(path)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fingerprint(*paths: Path) -> str:
+    """SHA-256, shortened to 16 hex digits, of files' contents (a folder's in name order); absent paths count too."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.name.encode())
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _new_record(config: Config) -> dict[str, Any]:
+    from helpers.setup import describe_machine
+
+    return {
+        "profile": config.profile,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "versions": versions(),
+        "hardware": describe_machine().model_dump(),
+        "config": config.flat(),
+    }
+
+
+def _git_commit() -> str | None:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
