@@ -1,0 +1,87 @@
+"""Questions that training must never see: the baseline's open ones and the evaluation's multiple-choice ones."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from helpers import InputError
+from helpers.run_dir import project_path
+
+
+class ChoiceQuestion(BaseModel):
+    """A multiple-choice question: `options` maps a letter to its text, `answer_idx` is the right letter."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    question: str = Field(min_length=1)
+    options: dict[str, str] = Field(min_length=2)
+    answer_idx: str
+    context: str | None = None
+
+    @model_validator(mode="after")
+    def _answer_is_an_option(self) -> "ChoiceQuestion":
+        if self.answer_idx not in self.options:
+            raise ValueError(f"answer_idx {self.answer_idx!r} is not among the options {', '.join(self.options)}")
+        return self
+
+    def as_prompt(self) -> str:
+        """The text that is put to the model: context where there is one, question, options, how to answer."""
+        options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
+        parts = [self.context, self.question, options, 'End with "The answer is X", X being one letter.']
+        return "\n\n".join(part for part in parts if part)
+
+
+def baseline_questions() -> list[str]:
+    """The fixed open questions of 02, which 03 keeps out of the training rows."""
+    return [row["question"] for row in _packaged("baseline_questions.jsonl")]
+
+
+def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, list[ChoiceQuestion]]:
+    """Task name to its questions, at most `limit` a task. A source is `sample` or a .jsonl file, named by its stem.
+
+    Raises InputError with the file and line of the first row that is not a question.
+    """
+    tasks: dict[str, list[ChoiceQuestion]] = {}
+    for source in sources:
+        name = source if source == "sample" else Path(source).stem
+        if name in tasks:
+            raise InputError(f"two evaluation files are named {name!r}: rename one")
+        rows = _packaged("sample_questions.jsonl") if source == "sample" else _from_file(project_path(source))
+        tasks[name] = [_question(row, f"{source} line {i}") for i, row in enumerate(rows, 1)][:limit]
+        if not tasks[name]:
+            raise InputError(f"{source} holds no questions")
+    return tasks
+
+
+def _question(row: Any, where: str) -> ChoiceQuestion:
+    try:
+        return ChoiceQuestion.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}") from None
+
+
+def _packaged(name: str) -> list[dict[str, Any]]:
+    text = resources.files("helpers").joinpath("data", name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def _from_file(path: Path) -> list[Any]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path} line {number}: not JSON ({error.msg})") from None
+    return rows
