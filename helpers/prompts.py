@@ -1,0 +1,158 @@
+"""The text that is trained and asked: prompts, the encoding with its labels, and the reply taken apart again.
+
+Nothing here hands an assistant turn to a chat template. R1's template keeps only what follows `</think>` in one,
+so a template would delete the very reasoning this project trains on.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+
+from helpers import InputError
+
+THINK, END_THINK = "<think>", "</think>"
+OPENING = f"{THINK}\n"  # R1's makers: force every reply to begin with it
+
+TASK = "Reason step by step about this clinical question, then give a concise answer."
+PLAIN = (
+    "### Task:\nYou are an expert in clinical reasoning, diagnosis and treatment planning. "
+    "Think the question through step by step before you answer it.\n\n"
+    "### Query:\n{question}\n\n### Answer:\n"
+)
+_PLACEHOLDER = "\u2983question\u2984"  # stands in for the question while a template is rendered
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """A reply in two parts; `closed` says whether the thought was ended by `</think>`."""
+
+    thinking: str
+    answer: str
+    closed: bool
+
+
+def build_prompt(tokenizer: Any, question: str, style: str = "native") -> str:
+    """The whole prompt as text, from the beginning-of-sequence token to `<think>` and a newline, which end it once.
+
+    "native" puts the task and the question into one user turn of the model's own chat template: R1's makers
+    advise against a system prompt. "plain" is the published Task/Query/Answer layout. Tokenise the result with
+    add_special_tokens=False; for a question that may hold special-token strings use `encode_prompt`.
+    """
+    before, after = _frame(tokenizer, style)
+    return before + question + after
+
+
+def encode_prompt(tokenizer: Any, question: str, style: str = "native") -> list[int]:
+    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token."""
+    before, after = _frame(tokenizer, style)
+    if not any(text in question for text in special_strings(tokenizer)):
+        # In one piece: these are the ids that any server makes of the same prompt.
+        return _ids(tokenizer, before + question + after)
+    return [*_ids(tokenizer, before), *_plain_ids(tokenizer, question), *_ids(tokenizer, after)]
+
+
+def encode_example(
+    tokenizer: Any, example: Mapping[str, str], max_length: int, style: str = "native"
+) -> dict[str, list[int]] | None:
+    """Token ids and labels of one row (Question, Complex_CoT, Response), each a list of n <= max_length ints.
+
+    The prompt's labels are -100, which PyTorch's cross-entropy leaves out; the others decode to exactly
+    reasoning + `</think>` + answer + end-of-sequence. None for a row that does not fit, since a cut row would teach
+    the model to stop thinking in mid-sentence, and for one whose reasoning or answer holds a special token's text.
+    """
+    thinking, answer = example["Complex_CoT"], example["Response"]
+    if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
+        return None
+    prompt = encode_prompt(tokenizer, example["Question"], style)
+    # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
+    completion = [
+        *_plain_ids(tokenizer, thinking),
+        *_ids(tokenizer, END_THINK),
+        *_plain_ids(tokenizer, answer),
+        tokenizer.eos_token_id,
+    ]
+    if len(prompt) + len(completion) > max_length:
+        return None
+    return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def split_reasoning(reply: str) -> Reasoning:
+    """Take a reply apart at its last `</think>`.
+
+    Our prompts open the thought, so a reply without a closing tag is a thought that never ended: all of it is
+    thinking and there is no answer. The same holds when another `<think>` follows the last `</think>`.
+    """
+    thinking, tag, answer = reply.rpartition(END_THINK)
+    if not tag or THINK in answer:
+        return Reasoning(_without_opening(reply), "", closed=False)
+    return Reasoning(_without_opening(thinking), answer.strip(), closed=True)
+
+
+def as_markdown(question: str, reply: str) -> str:
+    """Question, reasoning and answer under their own labels; the model's text is quoted, so it cannot pose as ours."""
+    parts = split_reasoning(reply)
+    answer = _quoted(parts.answer) if parts.closed else "*none: the thought was never closed*"
+    return f"**Question.** {question}\n\n**Reasoning**\n\n{_quoted(parts.thinking)}\n\n**Answer**\n\n{answer}"
+
+
+def special_strings(tokenizer: Any) -> frozenset[str]:
+    """Texts that a tokenizer would turn into tokens of its own, and the two tags whatever the tokenizer."""
+    return _plain(tokenizer)[1]
+
+
+def _quoted(text: str) -> str:
+    text = text.replace("<", "&lt;")
+    return "\n".join(f"> {line}" for line in (text or "*nothing*").splitlines())
+
+
+def _without_opening(text: str) -> str:
+    return text.strip().removeprefix(THINK).strip()
+
+
+def _frame(tokenizer: Any, style: str) -> tuple[str, str]:
+    """What stands before and after the question."""
+    bos = tokenizer.bos_token or ""
+    if style == "plain":
+        return tuple((bos + PLAIN + OPENING).split("{question}"))
+    if style != "native":
+        raise InputError(f"unknown prompt style {style!r}; valid: native, plain")
+    if not tokenizer.chat_template:
+        raise InputError("this tokenizer has no chat template: set model.prompt_style=plain")
+    turn = [{"role": "user", "content": f"{TASK}\n\n{_PLACEHOLDER}"}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    before, _, after = text.partition(_PLACEHOLDER)
+    # Newer R1 templates open the thought themselves; no prompt may open it twice.
+    after = after.rstrip().removesuffix(THINK) if after.rstrip().endswith(THINK) else after
+    return (before if before.startswith(bos) else bos + before), after + OPENING
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    return _plain(tokenizer)[0].encode(text, add_special_tokens=False).ids
+
+
+_PLAIN: WeakKeyDictionary[Any, tuple[Tokenizer, frozenset[str]]] = WeakKeyDictionary()
+
+
+def _plain(tokenizer: Any) -> tuple[Tokenizer, frozenset[str]]:
+    """The same tokenizer without its added tokens, and the texts of those tokens.
+
+    Without added tokens no text can become one: byte-level BPE then spells `<|im_end|>` out like any other
+    string. (The library's own split_special_tokens leaves `<think>` whole, which R1 adds as an ordinary token.)
+    """
+    if tokenizer not in _PLAIN:
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer, which this project needs")
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
+        added = {token["content"] for token in description.pop("added_tokens")}
+        # Some vocabularies add runs of spaces as tokens; those are text, not markup.
+        texts = frozenset({text for text in added if text.strip()} | {THINK, END_THINK})
+        _PLAIN[tokenizer] = (Tokenizer.from_str(json.dumps({**description, "added_tokens": []})), texts)
+    return _PLAIN[tokenizer]
