@@ -47,7 +47,7 @@ class TrainingSettings(_Section):
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
-    optimizer: str
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
     gradient_checkpointing: bool
     validations: int = Field(ge=1)
     checkpoints: int = Field(ge=1)
@@ -151,7 +151,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def _nearest(word: str, choices: list[str]) -> str:
-    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.4)
+    section, _, name = word.rpartition(".")
+    in_short = {c: "".join(w[0] for w in c.rpartition(".")[2].split("_")) for c in choices if c.startswith(section)}
+    match = [c for c, initials in in_short.items() if initials == name and len(name) > 1]  # training.lr
+    match = match or difflib.get_close_matches(word, choices, n=1, cutoff=0.4)
     if match:
         return f"; did you mean {match[0]!r}?"
     return f"; valid: {', '.join(choices)}"
