@@ -1,6 +1,7 @@
 """Questions that training must never see: the baseline's open ones and the evaluation's multiple-choice ones."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from helpers import InputError
 from helpers.run_dir import project_path
+from helpers.tables import read_table
 
 
 class ChoiceQuestion(BaseModel):
@@ -23,7 +25,10 @@ class ChoiceQuestion(BaseModel):
     context: str | None = None
 
     @model_validator(mode="after")
-    def _answer_is_an_option(self) -> "ChoiceQuestion":
+    def _options_are_lettered(self) -> "ChoiceQuestion":
+        letters = {key.upper() for key in self.options if re.fullmatch("[A-Za-z]", key)}
+        if len(letters) < len(self.options):
+            raise ValueError(f"options need distinct letters from A to Z, not {', '.join(map(repr, self.options))}")
         if self.answer_idx not in self.options:
             raise ValueError(f"answer_idx {self.answer_idx!r} is not among the options {', '.join(self.options)}")
         return self
@@ -50,8 +55,9 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
         name = source if source == "sample" else Path(source).stem
         if name in tasks:
             raise InputError(f"two evaluation files are named {name!r}: rename one")
-        rows = _packaged("sample_questions.jsonl") if source == "sample" else _from_file(project_path(source))
-        tasks[name] = [_question(row, f"{source} line {i}") for i, row in enumerate(rows, 1)][:limit]
+        packaged = source == "sample"
+        rows = enumerate(_packaged("sample_questions.jsonl"), 1) if packaged else read_table(project_path(source))
+        tasks[name] = [_question(row, f"{source} line {line}") for line, row in rows][:limit]
         if not tasks[name]:
             raise InputError(f"{source} holds no questions")
     return tasks
@@ -68,20 +74,3 @@ def _question(row: Any, where: str) -> ChoiceQuestion:
 def _packaged(name: str) -> list[dict[str, Any]]:
     text = resources.files("helpers").joinpath("data", name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.split("\n") if line]
-
-
-def _from_file(path: Path) -> list[Any]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path} line {number}: not JSON ({error.msg})") from None
-    return rows

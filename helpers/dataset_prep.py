@@ -1,0 +1,349 @@
+"""From a table of questions, reasoning and answers to the rows that are trained on, every dropped row counted.
+
+In the order of notebook 03: read, validate, keep out, de-duplicate, split, fit, overlap, report. A rule takes rows and
+returns (kept, dropped); `dropped` maps a readable reason to the source lines of the rows it took out. A row is a dict
+with COLUMNS as they stand in the source, `line` (its line in the file; its number in a JSON list, a parquet file or
+the hub) and `specialty` where there is one. No text is changed: it is trained as it stands, spaces at its ends too.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+from helpers import InputError
+from helpers.config import DataSettings
+from helpers.progress import Progress
+from helpers.prompts import encode_example, special_strings
+from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
+from helpers.run_dir import Run, note_in_record, project_path, whole_folder, write_json, write_jsonl
+from helpers.similarity import BLOCK, normalise, runs, shingles, similar_pairs
+from helpers.tables import brief, read_table
+
+Row = dict[str, Any]
+Dropped = dict[str, list[int]]
+
+COLUMNS = {"Question": "question", "Complex_CoT": "reasoning", "Response": "answer"}
+SAMPLE = Path(__file__).parent / "data" / "sample.jsonl"
+HUB_DATASET = "FreedomIntelligence/medical-o1-reasoning-SFT"
+# Lone surrogates cannot be written; control characters and U+FFFD are what broken conversions leave behind.
+INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\uffff]")
+# Questions this alike share a side of the split. Of 187 real rows one pair, a case told twice, has more (0.39) and no
+# other has 0.17. A pair with 0.7 by 3-grams without blank words at the ends has at least 1/3 here.
+GROUP_SIMILARITY = 0.3
+CLOSE = 0.2  # TF-IDF cosine worth a look: two real rows that are rewrites of MedQA items have 0.24 and 0.32
+NGRAM = 13  # words, as in the GPT-3 paper (Brown et al. 2020, appendix C); shorter runs are mostly stock phrases
+
+
+def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    """Read `data.source` and draw `data.sample_size` rows of it at random, left in the source's order.
+
+    Returns the rows and their provenance: `source`, `revision` (the hub's commit, else None), `rows` before the draw
+    and `fingerprint`, the SHA-256 of their three columns, the same from every file format. Raises InputError.
+    """
+    name, revision = data.source, None
+    if name == "hub":
+        name = HUB_DATASET
+        table, revision = _from_hub(data.revision)
+    else:
+        table = read_table(SAMPLE if name == "sample" else project_path(name))
+    if not table:
+        raise InputError(f"{name} holds no rows")
+    columns = list(dict.fromkeys(column for _, cells in table for column in cells))
+    if missing := [column for column in COLUMNS if column not in columns]:
+        hint = "; is its header line missing?" if name.lower().endswith(".csv") and len(missing) == 3 else ""
+        found = textwrap.shorten(", ".join(columns), 200, placeholder=" ...")
+        raise InputError(f"{name} has no column {', '.join(missing)}; its columns are: {found}{hint}")
+    rows, digest = [], hashlib.sha256()
+    for line, cells in table:
+        rows.append({column: cells.get(column) for column in COLUMNS} | {"line": line})
+        digest.update(_content(rows[-1]))
+        if isinstance(cells.get("specialty"), str) and not INVALID.search(cells["specialty"]):
+            rows[-1]["specialty"] = cells["specialty"]
+    provenance = {"source": name, "revision": revision, "rows": len(rows), "fingerprint": digest.hexdigest()}
+    drawn = sorted(rows, key=lambda row: _rank(row, seed))[: data.sample_size]
+    return sorted(drawn, key=lambda row: row["line"]), provenance
+
+
+def _content(row: Row) -> bytes:
+    return json.dumps([row[column] for column in COLUMNS], default=str).encode()
+
+
+def _rank(row: Row, seed: int) -> bytes:
+    """A row's place in a shuffle that knows only the seed and the row, not where the row stood."""
+    return hashlib.sha256(str(seed).encode() + _content(row)).digest()
+
+
+def _from_hub(revision: str | None) -> tuple[list[tuple[int, Row]], str]:
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    try:
+        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
+        commit = HfApi().dataset_info(HUB_DATASET, revision=revision, timeout=10).sha
+        table = load_dataset(HUB_DATASET, "en", split="train", revision=commit)
+        return list(enumerate(table.to_list(), 1)), commit
+    except Exception as error:  # three libraries, each with errors of its own
+        raise InputError(
+            f"cannot get {HUB_DATASET}: {brief(error)}; data.source may also be sample or a file"
+        ) from error
+
+
+def validate(rows: list[Row], forbidden: frozenset[str]) -> tuple[list[Row], Dropped]:
+    """Leave out rows that cannot be trained, each under its first fault.
+
+    `forbidden`: special-token strings, which would end a thought or a reply where they stand. A question may hold
+    them; it is encoded as plain text.
+    """
+    special = re.compile("|".join(map(re.escape, sorted(forbidden))) or "(?!)")
+
+    def fault(row: Row) -> str | None:
+        for column, name in COLUMNS.items():
+            text = row[column]
+            if not isinstance(text, str):
+                return f"{name} is not text"
+            if not text.strip():
+                return f"empty {name}"
+            if INVALID.search(text):
+                return f"invalid characters in the {name}"
+            if column != "Question" and special.search(text):
+                return f"special token in the {name}"
+        return None
+
+    return _sieve(rows, [fault(row) for row in rows])
+
+
+def _sieve(rows: list[Row], faults: list[str | None]) -> tuple[list[Row], Dropped]:
+    dropped: Dropped = {}
+    for row, fault in zip(rows, faults, strict=True):
+        if fault:
+            dropped.setdefault(fault, []).append(row["line"])
+    return [row for row, fault in zip(rows, faults, strict=True) if not fault], dropped
+
+
+def keep_out(rows: list[Row], questions: list[str], threshold: float) -> tuple[list[Row], Dropped]:
+    """Leave out rows whose question is at least `threshold` like one of `questions` (see `shingles`)."""
+    asked = [shingles(question) for question in questions]
+    faults = []
+    for row in rows:
+        ours = shingles(row["Question"])
+        alike = any(len(ours & theirs) >= threshold * len(ours | theirs) - 1e-9 for theirs in asked)
+        faults.append("like a question kept for the baseline" if alike else None)
+    return _sieve(rows, faults)
+
+
+def drop_exact(rows: list[Row]) -> tuple[list[Row], Dropped]:
+    """Keep the first of the rows whose questions are the same after `normalise`, whatever their answers."""
+    first: dict[str, int] = {}  # question to the number of its first row
+    again = [first.setdefault(normalise(row["Question"]), k) != k for k, row in enumerate(rows)]
+    return _sieve(rows, ["same question as an earlier row" if repeated else None for repeated in again])
+
+
+def drop_near(rows: list[Row], threshold: float) -> tuple[list[Row], Dropped]:
+    """Leave out a row whose question is at least `threshold` like that of an earlier row that was kept.
+
+    So no two kept rows are that alike and every dropped one has a kept twin: of a chain a~b~c only b goes.
+    """
+    alive = np.ones(len(rows), dtype=bool)
+    for first, second in similar_pairs([row["Question"] for row in rows], threshold, alive):
+        for i, j in zip(first.tolist(), second.tolist(), strict=True):
+            alive[j] &= not alive[i]  # pairs come in the order of j, so the fate of i is settled
+    return _sieve(rows, [None if kept else "near-duplicate of an earlier row" for kept in alive])
+
+
+def split(rows: list[Row], validation_fraction: float, test_fraction: float, seed: int) -> list[Row]:
+    """The rows, each with a `split` of train, validation or test, in a seeded order that only their content decides.
+
+    Rows linked by pairs of GROUP_SIMILARITY or more go to one side together. Groups go, in that order, to validation
+    and test while they fit the room there (a share of all rows), the others to train. InputError when a side that
+    training needs would be empty.
+    """
+    group = np.arange(len(rows))
+    questions = [row["Question"] for row in rows]
+    for first, second in similar_pairs(questions, GROUP_SIMILARITY, np.ones(len(rows), dtype=bool)):
+        links = coo_matrix((np.ones(len(first)), (group[first], group[second])), shape=(len(rows), len(rows)))
+        group = connected_components(links, directed=False)[1][group]
+    ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: _rank(pair[0], seed))
+    sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
+    room = {"validation": max(1, round(validation_fraction * len(rows))), "test": round(test_fraction * len(rows))}
+    side: dict[int, str] = {}
+    for label, size in sizes.items():
+        side[label] = next((name for name in room if size <= room[name]), "train")
+        if side[label] in room:
+            room[side[label]] -= size
+    if rows and "validation" not in side.values():
+        side[min(sizes, key=sizes.__getitem__)] = "validation"
+    if not {"train", "validation"} <= set(side.values()):
+        raise InputError(f"{len(rows)} rows in {len(sizes)} groups of like questions: too few to train and to validate")
+    return [{**row, "split": side[label]} for row, label in ordered]
+
+
+def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native") -> tuple[list[Row], Dropped]:
+    """Leave out rows that `encode_example` cannot put into `max_length` tokens; none is cut.
+
+    It follows the split, so that a row's side does not hang on the model. Kept rows are given their lengths in
+    tokens, `prompt_tokens` and `completion_tokens`. InputError when no row fits.
+    """
+
+    def measure(row: Row) -> tuple[int, int]:
+        labels = (encode_example(tokenizer, row, sys.maxsize, style) or {"labels": []})["labels"]
+        return labels.count(-100), len(labels)
+
+    sized, faults = [], []
+    with Progress(len(rows), "rows encoded") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Tokenizers release the interpreter's lock. The first row goes alone: it sets the shared tokenizer up.
+        for row, (prompt, total) in zip(rows, chain(map(measure, rows[:1]), pool.map(measure, rows[1:])), strict=True):
+            sized.append({**row, "prompt_tokens": prompt, "completion_tokens": total - prompt})
+            too_long = f"longer than {max_length} tokens" if total > max_length else None
+            faults.append(too_long if total else "special token in the reasoning or answer")
+            progress.update()
+    shortest = min(filter(None, map(_total_tokens, sized)), default=0)
+    if shortest > max_length:
+        raise InputError(f"no row fits model.max_length = {max_length} tokens: the shortest has {shortest}")
+    return _sieve(sized, faults)
+
+
+def _total_tokens(row: Row) -> int:
+    return row["prompt_tokens"] + row["completion_tokens"]
+
+
+def overlap(rows: list[Row], tasks: dict[str, list[ChoiceQuestion]]) -> dict[str, Any]:
+    """What the rows share with the questions that are to judge the model: told to the reader, nothing is dropped.
+
+    By task: `exact`, how many questions are a row's question after `normalise`; `ngram`, the share of a question's
+    runs of NGRAM words that is found in the rows; `cosine`, to the nearest row by TF-IDF of words and word pairs,
+    the question with its options against the row's question with its answer; `top`, the ten nearest pairs. The rows
+    were rewritten by a language model, so the first two find little: it takes the nearest pairs to see a rewrite.
+    """
+    items = [(task, question) for task, questions in tasks.items() for question in questions]
+    asked = [normalise(question.question) for _, question in items]
+    in_full = [normalise("\n".join([question.question, *question.options.values()])) for _, question in items]
+    answered = [normalise(f"{row['Question']}\n{row['Response']}") for row in rows]
+    own = {normalise(row["Question"]) for row in rows}
+    asked_runs = [runs(text, NGRAM) for text in asked]
+    wanted, found = set().union(*asked_runs), set()
+    for row, text in zip(rows, answered, strict=True):
+        found |= wanted & (runs(text, NGRAM) | runs(normalise(row["Complex_CoT"]), NGRAM))
+    # Hashing saves the table of a million word pairs; in 4 million places few of them meet.
+    count = HashingVectorizer(n_features=2**22, analyzer=_words_and_pairs, norm=None, alternate_sign=False, dtype="f4")
+    matrix = TfidfTransformer(sublinear_tf=True).fit_transform(count.transform([*answered, *in_full]))
+    ours, theirs = matrix[: len(rows)].T.tocsr(), matrix[len(rows) :]
+    by_task: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
+    for start in range(0, len(items), BLOCK):
+        for k, scores in enumerate((theirs[start : start + BLOCK] @ ours).toarray(), start):
+            (task, question), row = items[k], rows[scores.argmax()]
+            pair = {"id": question.id, "cosine": round(float(scores.max()), 3), "exact": asked[k] in own}
+            pair["ngram"] = round(len(asked_runs[k] & found) / len(asked_runs[k]), 3) if asked_runs[k] else None
+            pair |= {"line": row["line"], "split": row.get("split")}
+            pair["question"] = textwrap.shorten(question.question, 300, placeholder=" ...")
+            pair["row"] = textwrap.shorten(row["Question"], 300, placeholder=" ...")
+            by_task[task].append(pair)
+    return {task: _overlap_summary(pairs) for task, pairs in by_task.items()}
+
+
+def _overlap_summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    shares = [pair["ngram"] for pair in pairs if pair["ngram"] is not None]
+    cosines = [pair["cosine"] for pair in pairs]
+    ngram = {"words": NGRAM, "questions": len(shares), "any": sum(share > 0 for share in shares)}
+    return {
+        "questions": len(pairs),
+        "exact": sum(pair["exact"] for pair in pairs),
+        "ngram": {**ngram, "max": max(shares, default=0.0)},
+        "cosine": {**_quantiles(cosines), "close": sum(cosine >= CLOSE for cosine in cosines), "close_at": CLOSE},
+        "top": sorted(pairs, key=lambda pair: -pair["cosine"])[:10],
+    }
+
+
+def _words_and_pairs(text: str) -> list[str]:
+    words = text.split(" ")
+    return [*words, *map(" ".join, pairwise(words))]
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    points = np.quantile(values, [0.05, 0.5, 0.95, 1]).round(3).tolist()
+    return dict(zip(("p5", "median", "p95", "max"), points, strict=True))
+
+
+def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None = None) -> dict[str, Any]:
+    """Do all of it: fill the run's data/ with train, validation and test.jsonl and report.json; return the report.
+
+    `progress` gets a line after each step. Nothing is written before every step has succeeded, and then the whole
+    folder at once, so an InputError (no row left, too few to split, none that fits) leaves an older one as it was.
+    """
+    config, data = run.config, run.config.data
+    started = lap = time.monotonic()
+    progress = progress or str
+    tasks = choice_questions(config.evaluation.questions, config.evaluation.max_questions)
+    rows, provenance = read_rows(data, config.seed)
+    steps: list[dict[str, Any]] = []
+
+    def note(rule: str, rows_in: int, reasons: dict[str, int], lines: Dropped) -> None:
+        nonlocal lap
+        seconds, lap = time.monotonic() - lap, time.monotonic()
+        steps.append({"rule": rule, "rows_in": rows_in, "rows_out": len(rows), "reasons": reasons})
+        steps[-1] |= {"lines": {reason: lines[reason][:5] for reason in lines}, "seconds": round(seconds, 2)}
+        progress(f"{rule}: {len(rows):,} of {rows_in:,} rows, {seconds:.1f} s")
+        if not rows:
+            why = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+            raise InputError(f"{provenance['source']}: no row is left after the rule {rule!r}: {why}")
+
+    not_drawn = provenance["rows"] - len(rows)
+    note("read", provenance["rows"], {f"not in a random sample of {len(rows)}": not_drawn} if not_drawn else {}, {})
+    rules: dict[str, Callable[[list[Row]], tuple[list[Row], Dropped]]] = {
+        "validate": lambda rows: validate(rows, special_strings(tokenizer)),
+        # What is alike enough to stay together in the split is too alike to a question that training must not see.
+        "keep out": lambda rows: keep_out(rows, baseline_questions(), min(GROUP_SIMILARITY, data.near_duplicate)),
+        "exact duplicates": drop_exact,
+        "near-duplicates": lambda rows: drop_near(rows, data.near_duplicate),
+        "split": lambda rows: (split(rows, data.validation_fraction, data.test_fraction, config.seed), {}),
+        "fit": lambda rows: fit(rows, tokenizer, config.model.max_length, config.model.prompt_style),
+    }
+    for name, rule in rules.items():
+        rows_in, (rows, dropped) = len(rows), rule(rows)
+        note(name, rows_in, {reason: len(lines) for reason, lines in dropped.items()}, dropped)
+    splits = {name: [row for row in rows if row["split"] == name] for name in ("train", "validation", "test")}
+    if not splits["train"] or not splits["validation"]:
+        raise InputError(f"too few rows fit model.max_length = {config.model.max_length} to train and to validate")
+    report = {
+        "provenance": provenance,
+        "steps": steps,
+        "splits": {name: len(part) for name, part in splits.items()},
+        "tokens": _token_picture(splits, config.model.max_length),
+        "specialties": dict(Counter(row["specialty"] for row in rows if "specialty" in row).most_common()),
+        "overlap": overlap(rows, tasks),
+    }
+    report["seconds"] = round(time.monotonic() - started, 2)
+    progress(f"overlap: {len(rows):,} rows with {', '.join(tasks)}, {time.monotonic() - lap:.1f} s")
+    with whole_folder(run / "data") as folder:
+        for name, part in splits.items():
+            write_jsonl(folder / f"{name}.jsonl", part)
+        write_json(folder / "report.json", report)
+    note_in_record(run, data={**provenance, **report["splits"]})
+    return report
+
+
+def _token_picture(splits: dict[str, list[Row]], max_length: int) -> dict[str, Any]:
+    """Quantiles of all rows' tokens, and for a histogram each split's rows in 40 equal bins up to `max_length`."""
+    rows = [*chain(*splits.values())]
+    edges = np.linspace(0, max_length, 41)
+    bins = {name: np.histogram([*map(_total_tokens, part)], edges)[0].tolist() for name, part in splits.items()}
+    return {
+        "prompt": _quantiles([row["prompt_tokens"] for row in rows]),
+        "completion": _quantiles([row["completion_tokens"] for row in rows]),
+        "total": _quantiles([*map(_total_tokens, rows)]),
+        "histogram": {"edges": edges.round(1).tolist(), **bins},
+    }
