@@ -62,19 +62,18 @@ def encode_example(
 
     The prompt's labels are -100, which PyTorch's cross-entropy leaves out; the others decode to exactly
     reasoning + `</think>` + answer + end-of-sequence. None for a row that does not fit, since a cut row would teach
-    the model to stop thinking in mid-sentence, and for one whose reasoning or answer holds a special token's text.
+    the model to stop thinking in mid-sentence, and for one whose reasoning or answer holds a special token's text
+    or a character that the vocabulary cannot spell (SmolLM2 would write `<|endoftext|>` for it).
     """
     thinking, answer = example["Complex_CoT"], example["Response"]
     if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
         return None
     prompt = encode_prompt(tokenizer, example["Question"], style)
     # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
-    completion = [
-        *_plain_ids(tokenizer, thinking),
-        *_ids(tokenizer, END_THINK),
-        *_plain_ids(tokenizer, answer),
-        tokenizer.eos_token_id,
-    ]
+    thought, said = _plain_ids(tokenizer, thinking), _plain_ids(tokenizer, answer)
+    if tokenizer.unk_token_id in (*thought, *said):
+        return None
+    completion = [*thought, *_ids(tokenizer, END_THINK), *said, tokenizer.eos_token_id]
     if len(prompt) + len(completion) > max_length:
         return None
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
@@ -154,5 +153,7 @@ def _plain(tokenizer: Any) -> tuple[Tokenizer, frozenset[str]]:
         added = {token["content"] for token in description.pop("added_tokens")}
         # Some vocabularies add runs of spaces as tokens; those are text, not markup.
         texts = frozenset({text for text in added if text.strip()} | {THINK, END_THINK})
-        _PLAIN[tokenizer] = (Tokenizer.from_str(json.dumps({**description, "added_tokens": []})), texts)
+        # Truncation and padding are left over from whatever the tokenizer was last used for.
+        plain = {**description, "added_tokens": [], "truncation": None, "padding": None}
+        _PLAIN[tokenizer] = (Tokenizer.from_str(json.dumps(plain)), texts)
     return _PLAIN[tokenizer]

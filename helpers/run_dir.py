@@ -92,6 +92,7 @@ def open_run(
         if not changed:
             check_writable(path)
             return run
+    check_sources(wanted)
     check_writable(path)
     write_text(path / "run.yaml", yaml.safe_dump(_new_record(wanted), sort_keys=False, allow_unicode=True))
     return run
@@ -104,8 +105,23 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         return dict(record["config"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{path / 'run.yaml'} is not a run record; choose another run folder") from None
+
+
+def check_sources(config: Config) -> None:
+    """Read the user's own files once, so that a wrong one is told before a folder is made and any stage spends time."""
+    if config.evaluation.questions != ["sample"]:
+        from helpers.questions import choice_questions
+
+        choice_questions(config.evaluation.questions, config.evaluation.max_questions)
+    source = config.data.source
+    if source not in ("sample", "hub"):
+        from helpers.dataset_prep import read_rows
+
+        if not project_path(source).is_file():
+            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there")
+        read_rows(config.data, config.seed)
 
 
 def check_writable(path: Path) -> None:

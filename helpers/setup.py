@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, InputError
 
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 GIB = 2**30
@@ -109,6 +109,10 @@ def export_secrets() -> dict[str, str]:
 
 def wandb_mode(setting: str) -> str:
     """`auto` is online with a key and offline without one, so that W&B never stops a run to ask."""
-    if setting != "auto":
+    if setting in ("offline", "disabled"):
         return setting
-    return "online" if secret("WANDB_API_KEY") else "offline"
+    if secret("WANDB_API_KEY"):
+        return "online"
+    if setting == "online":
+        raise InputError("tracking.wandb = 'online' needs a key: set WANDB_API_KEY, or take auto or offline")
+    return "offline"
