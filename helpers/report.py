@@ -1,0 +1,121 @@
+"""The run as pages: index.html and the model card, both made from the files in the run folder."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from helpers import plots
+from helpers.models import public_name
+from helpers.run_dir import Run, read_json, read_jsonl, write_text
+
+STAGES = {
+    "01_setup": "Set-up",
+    "02_baseline_inference": "Baseline inference",
+    "03_dataset_prep": "Dataset preparation",
+    "04_lora_training": "LoRA training",
+    "05_evaluation": "Evaluation",
+    "06_export": "Export",
+}
+RESULTS = {
+    "data": "data/report.json",
+    "training": "training/metrics.json",
+    "evaluation": "evaluation/metrics.json",
+    "export": "export/report.json",
+    "stages": "stages.json",
+}
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What the run folder holds so far: name to content, None for what no stage has made yet."""
+    return {name: read_json(run / path) if (run / path).is_file() else None for name, path in RESULTS.items()}
+
+
+def write_model_card(run: Run, path: Path) -> None:
+    """The model card in the hub's format; results appear once 05 has measured them."""
+    write_text(path, _render("model_card.md.j2", autoescape=False, run=run, **_facts(run)))
+
+
+def write_index(run: Run) -> Path:
+    """index.html: what ran, headline figures, pictures and links, in one file that needs nothing else."""
+    facts = _facts(run)
+    pages = [name for name in STAGES if (run / f"notebooks/{name}.html").is_file()]
+    write_text(
+        run / "index.html",
+        _render("index.html.j2", autoescape=True, run=run, pages=pages, figures=_figures(run, facts), **facts),
+    )
+    return run / "index.html"
+
+
+def headline(run: Run) -> list[tuple[str, str, str, str]]:
+    """Before/after figures as text: what, base, tuned, difference with its 95% interval."""
+    metrics = results(run)["evaluation"]
+    if not metrics:
+        return []
+    unseen = metrics["validation"]
+    base, tuned, paired = unseen["base"], unseen["tuned"], unseen["paired"]
+    low, high = paired["nll_delta_ci95"]
+    rows = [
+        (
+            f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)",
+            f"{base['nll']:.3f}",
+            f"{tuned['nll']:.3f}",
+            f"{paired['nll_delta']:+.3f} ({low:+.3f} to {high:+.3f})",
+        )
+    ]
+    for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
+        rows.append((what, f"{base[key]:.0%}", f"{tuned[key]:.0%}", f"{(tuned[key] - base[key]) * 100:+.0f} points"))
+    for name, task in metrics["tasks"].items():
+        low, high = task["paired"]["delta_ci95"]
+        rows.append(
+            (
+                f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})",
+                f"{task['base']['accuracy']:.1%}",
+                f"{task['tuned']['accuracy']:.1%}",
+                f"{task['paired']['delta'] * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})",
+            )
+        )
+    return rows
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        **results(run),
+        "config": run.config,
+        "record": run.record,
+        "base_model": public_name(run.config.model.name),
+        "headline": headline(run),
+        "stage_titles": STAGES,
+    }
+
+
+def _figures(run: Run, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Caption and data URI of each picture that the run's files allow."""
+    drawn = []
+    if facts["data"]:
+        drawn.append(("Tokens a row", plots.token_lengths(facts["data"], run.config.model.max_length)))
+    if (run / "training/log.jsonl").is_file():
+        drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
+    if facts["evaluation"]:
+        sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
+        nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
+        drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
+        drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
+    return [(caption, _data_uri(figure)) for caption, figure in drawn]
+
+
+def _data_uri(figure: plots.Picture) -> str:
+    return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
+
+
+def _render(template: str, autoescape: bool, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("helpers"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
