@@ -1,0 +1,46 @@
+"""Stage 02: the base model's answers to fixed clinical questions, before any training."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from helpers.config import Config
+from helpers.generation import stream, stream_together
+from helpers.prompts import as_markdown, encode_prompt, split_reasoning
+from helpers.questions import baseline_questions
+from helpers.run_dir import Run, write_jsonl
+
+
+def ask(model: Any, tokenizer: Any, question: str, config: Config) -> Iterator[str]:
+    """Stream a reply to `question`, with the prompt that training uses and the settings' sampling."""
+    prompt = encode_prompt(tokenizer, question, config.model.prompt_style)
+    yield from stream(model, tokenizer, prompt, config.generation, config.seed)
+
+
+def predict_baseline(run: Run, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    """Answer the fixed questions together, shown in a notebook as they come, and save baseline/predictions.jsonl.
+
+    A prediction has the question, the whole `reply`, its parts `thinking`, `answer` and `closed`, whether it
+    `finished` by itself, and its `tokens`.
+    """
+    from IPython.display import Markdown, display
+
+    questions, config = baseline_questions(), run.config
+    prompts = [encode_prompt(tokenizer, question, config.model.prompt_style) for question in questions]
+    handles = [display(Markdown("*thinking …*"), display_id=True) for _ in questions]
+    shown = 0.0
+    for replies in stream_together(model, tokenizer, prompts, config.generation, config.seed):
+        if time.monotonic() - shown > 0.5:
+            shown = time.monotonic()
+            for handle, question, reply in zip(handles, questions, replies, strict=True):
+                handle.update(Markdown(as_markdown(question, reply.text)))
+    rows = []
+    for handle, question, reply in zip(handles, questions, replies, strict=True):
+        handle.update(Markdown(as_markdown(question, reply.text)))
+        parts = asdict(split_reasoning(reply.text))
+        rows.append(
+            {"question": question, "reply": reply.text, **parts, "finished": reply.finished, "tokens": reply.tokens}
+        )
+    write_jsonl(run / "baseline/predictions.jsonl", rows)
+    return rows
