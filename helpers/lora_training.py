@@ -1,0 +1,271 @@
+"""Stage 04: LoRA fine-tuning with TRL's SFTTrainer on rows that are already encoded, labels and all."""
+
+import importlib.util
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.generation import completion_nll
+from helpers.models import load_tokenizer, load_trainable, public_name
+from helpers.progress import Progress
+from helpers.prompts import encode_example
+from helpers.report import write_model_card
+from helpers.run_dir import Run, fingerprint, read_jsonl, whole_folder, write_json, write_jsonl, write_text
+from helpers.setup import GIB, describe_machine
+from helpers.tracking import log_table, tracked
+
+Encoded = dict[str, list[int]]
+LogRows = list[dict[str, Any]]
+
+
+def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
+    """The rows of data/`name`.jsonl as token ids and labels; 03 has left out those that would not fit."""
+    rows = read_jsonl(run.require(f"data/{name}.jsonl", "03_dataset_prep"))[:limit]
+    model = run.config.model
+    encoded = [encode_example(tokenizer, row, model.max_length, model.prompt_style) for row in rows]
+    if not encoded or None in encoded:
+        raise InputError(f"{run.label}/data/{name}.jsonl was prepared for another model: run 03_dataset_prep again")
+    return encoded
+
+
+def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
+    """Optimizer steps that the trainer will make."""
+    training = config.training
+    if training.max_steps > 0:
+        return training.max_steps
+    a_step = training.batch_size * training.gradient_accumulation * devices
+    return math.ceil(math.ceil(rows / a_step) * training.epochs)
+
+
+def sft_config(run: Run, steps: int, report_to: list[str]) -> Any:
+    """The run's settings as TRL's SFTConfig. Rows come encoded, so TRL's own preparation is switched off."""
+    from trl import SFTConfig
+
+    training, machine = run.config.training, describe_machine()
+    automatic = "adamw_8bit" if machine.gpu else "adamw_torch"
+    return SFTConfig(
+        output_dir=str(run / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        gradient_checkpointing=training.gradient_checkpointing,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        optim=automatic if training.optimizer == "auto" else training.optimizer,
+        # Asked for by name: TRL switches bf16 on by itself, which a T4 only emulates.
+        bf16=machine.compute_dtype == "bfloat16",
+        fp16=machine.compute_dtype == "float16",
+        use_cpu=machine.gpu is None,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=run.config.seed,
+        save_steps=math.ceil(steps / training.checkpoints),
+        save_total_limit=2,
+        logging_steps=1,
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=machine.gpu is not None,
+        disable_tqdm=True,
+        report_to=report_to,
+    )
+
+
+def trainer_class() -> type:
+    """TRL's SFTTrainer; where there is no Triton (a CPU, macOS), with the loss that transformers computes.
+
+    TRL 1.15 computes its loss in a Triton kernel and has no other way: without Triton it stops at the first step.
+    """
+    from trl import SFTTrainer
+
+    if importlib.util.find_spec("triton") and describe_machine().gpu:
+        return SFTTrainer
+
+    class SFTTrainerWithoutTriton(SFTTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return Trainer.compute_loss(self, *args, **kwargs)
+
+    return SFTTrainerWithoutTriton
+
+
+class Journal(TrainerCallback):
+    """Writes training/log.jsonl as it goes, measures the validation loss, and marks checkpoints as whole."""
+
+    def __init__(
+        self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
+    ) -> None:
+        self.run, self.validation, self.pad, self.watch = run, validation, pad, watch
+        self.log: LogRows = []
+        self.paused = 0.0  # seconds spent on validation, which are no training time
+        self.progress = Progress(0, "steps")
+
+    def resume(self, step: int) -> None:
+        """Take over an interrupted run's log up to `step`; what came after it is trained again."""
+        self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not self.log:
+            self._validate(model, 0)
+        self.progress = Progress(state.max_steps, "steps", done=state.global_step).__enter__()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "loss" in logs:
+            row = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        loss = [row["loss"] for row in self.log if "loss" in row][-1:]
+        self.progress.update(note=f"loss {loss[0]:.2f}" if loss else "")
+        parts = self.run.config.training.validations
+        if state.global_step in {round(state.max_steps * i / parts) for i in range(1, parts + 1)}:
+            self._validate(model, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = self.run / f"checkpoints/checkpoint-{state.global_step}"
+        write_text(checkpoint / "complete", identity(self.run))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.__exit__(None, None, None)
+
+    def validations(self) -> LogRows:
+        """The log's validation measurements, first to last."""
+        return [row for row in self.log if "validation_nll" in row]
+
+    def _validate(self, model: Any, step: int) -> None:
+        started = time.monotonic()
+        rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        self.paused += time.monotonic() - started
+        self._add({"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.log.append(row)
+        write_jsonl(self.run / "training/log.jsonl", self.log)
+        if self.watch:
+            self.watch(self.log)
+
+
+def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
+    """Fine-tune, from the newest whole checkpoint if there is one; writes adapter/ and training/.
+
+    `watch` is called with the log whenever it grows. Returns what training/metrics.json holds: losses in nats a
+    completion token, seconds without validation, real (non-padding) tokens a second, peak memory in GiB.
+    """
+    from datasets import Dataset
+
+    tokenizer = load_tokenizer(run.config.model)
+    rows = load_split(run, "train", tokenizer)
+    validation = load_split(run, "validation", tokenizer, run.config.evaluation.max_validation)
+    checkpoint, done = last_checkpoint(run)
+    with tracked(run, "training") as tracker:
+        model = load_trainable(run.config)
+        steps = planned_steps(run.config, len(rows), max(1, describe_machine().gpu_count))
+        journal = Journal(run, validation, tokenizer.pad_token_id, watch)
+        if checkpoint:
+            journal.resume(done)
+            if watch:
+                watch(journal.log)
+        trainer = trainer_class()(
+            model=model,
+            args=sft_config(run, steps, ["wandb"] if tracker else []),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[journal],
+        )
+        trainer.remove_callback(PrinterCallback)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - started - journal.paused
+        metrics = _metrics(run, journal, trainer, seconds, done, len(rows))
+        if trainer.is_world_process_zero():
+            save_adapter(run, model, tokenizer)
+            write_json(run / "training/metrics.json", metrics)
+        _log_before_after(tracker, journal)
+    return metrics
+
+
+def last_checkpoint(run: Run) -> tuple[Path | None, int]:
+    """The newest checkpoint that is whole and belongs to these settings and rows, and its step; (None, 0) if none.
+
+    Checkpoints of other settings are of no use to this run and are deleted.
+    """
+    found = []
+    for folder in (run / "checkpoints").glob("checkpoint-*"):
+        marker = folder / "complete"
+        if marker.is_file() and marker.read_text(encoding="utf-8") == identity(run):
+            found.append((int(folder.name.removeprefix("checkpoint-")), folder))
+        else:
+            shutil.rmtree(folder)
+    step, folder = max(found, default=(0, None))
+    return folder, step
+
+
+def identity(run: Run) -> str:
+    """What makes two trainings the same: settings and rows."""
+    settings = {k: v for k, v in run.config.flat().items() if k.startswith(("seed", "model.", "lora.", "training."))}
+    return json.dumps([settings, fingerprint(run / "data/train.jsonl")], sort_keys=True)
+
+
+def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
+    """Write adapter/: weights, tokenizer and a first model card, whole or not at all."""
+    model.peft_config["default"].base_model_name_or_path = public_name(run.config.model.name)
+    with whole_folder(run / "adapter") as folder:
+        # The embedding layers were not trained; without being told, PEFT asks the hub whether they might have been.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        tokenizer.save_pretrained(folder)
+        write_model_card(run, folder / "README.md")
+
+
+def peak_memory_gib() -> float:
+    """Most memory that was taken: reserved on the GPU where there is one, else the process's resident set."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / GIB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts ru_maxrss in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def _metrics(run: Run, journal: Journal, trainer: Any, seconds: float, done: int, rows: int) -> dict[str, Any]:
+    first, last = journal.validations()[0], journal.validations()[-1]
+    losses = [row for row in journal.log if "loss" in row]
+    before = [row["tokens"] for row in losses if row["step"] <= done]
+    tokens = losses[-1]["tokens"] - (before[-1] if before else 0)
+    counts = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_from": done,
+        "epochs": trainer.state.epoch,
+        "train_rows": rows,
+        "validation_rows": len(journal.validation),
+        "validation_nll": {"before": first["validation_nll"], "after": last["validation_nll"]},
+        "train_loss": {"first": losses[0]["loss"], "last": fmean(row["loss"] for row in losses[-5:])},
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_gib": peak_memory_gib(),
+        "trainable_parameters": sum(n for n, wanted in counts if wanted),
+        "parameters": sum(n for n, _ in counts),
+        "compute_dtype": describe_machine().compute_dtype,
+    }
+
+
+def _log_before_after(tracker: Any, journal: Journal) -> None:
+    first, last = journal.validations()[0], journal.validations()[-1]
+    pairs = zip(first["validation_rows"], last["validation_rows"], strict=True)
+    log_table(
+        tracker,
+        "validation_before_after",
+        [{"row": i, "nll_before": a, "nll_after": b, "change": b - a} for i, (a, b) in enumerate(pairs)],
+    )

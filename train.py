@@ -1,0 +1,25 @@
+"""Stage 04 without its notebook, for several GPUs: `accelerate launch train.py --run-dir runs/full`."""
+
+import sys
+
+import typer
+
+from helpers import InputError
+
+
+def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
+    """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
+    from helpers.lora_training import train
+    from helpers.run_dir import open_run
+
+    try:
+        metrics = train(open_run(profile, run_dir))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    nll = metrics["validation_nll"]
+    print(f"validation loss {nll['before']:.3f} -> {nll['after']:.3f} in {metrics['seconds'] / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    typer.run(main)
