@@ -1,0 +1,204 @@
+"""Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any
+
+from helpers.generation import completion_nll, generate
+from helpers.models import load_tokenizer, load_with_adapter
+from helpers.prompts import as_markdown, encode_example, encode_prompt, split_reasoning
+from helpers.questions import choice_questions
+from helpers.run_dir import Run, read_jsonl, write_json, write_jsonl
+from helpers.scoring import (
+    bootstrap_interval,
+    chance,
+    compare_paired,
+    extract_choice,
+    majority_baseline,
+    verdict,
+    wilson_interval,
+)
+from helpers.tracking import log_table, tracked
+
+__all__ = ["compare_paired", "evaluate", "extract_choice", "majority_baseline", "verdict", "wilson_interval"]
+
+SIDES = ("base", "tuned")
+Prediction = dict[str, Any]
+
+
+@contextmanager
+def adapter_switched(model: Any, side: str) -> Iterator[None]:
+    """In the block `model` answers as the base model, or as the tuned one: the same weights either way.
+
+    For the tuned side the adapter is added into the weights for the time of the block, which spares two small
+    matrix products a layer and token; not into 4-bit weights, where that would round the change away.
+    """
+    if side == "base":
+        with model.disable_adapter():
+            yield
+    elif getattr(model, "is_loaded_in_4bit", False):
+        yield
+    else:
+        model.merge_adapter()
+        try:
+            yield
+        finally:
+            model.unmerge_adapter()
+
+
+def validation_rows(run: Run) -> list[dict[str, str]]:
+    """The unseen rows that are scored and answered."""
+    path = run.require("data/validation.jsonl", "03_dataset_prep")
+    return read_jsonl(path)[: run.config.evaluation.max_validation]
+
+
+def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]:
+    """One side's predictions: every validation row and every multiple-choice question, one dict each.
+
+    Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; for a validation row also
+    reference and nll (nats a completion token); for a multiple-choice question options, answer_idx, choice, correct.
+    """
+    config = run.config
+    rows = validation_rows(run)
+    tasks = choice_questions(config.evaluation.questions, config.evaluation.max_questions)
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("validation", f"validation-{i}", row["Question"], {"reference": row["Response"]}) for i, row in enumerate(rows)
+    ]
+    for task, questions in tasks.items():
+        asked += [(task, q.id, q.as_prompt(), {"options": q.options, "answer_idx": q.answer_idx}) for q in questions]
+    encoded = [encode_example(tokenizer, row, config.model.max_length, config.model.prompt_style) for row in rows]
+    prompts = [encode_prompt(tokenizer, text, config.model.prompt_style) for _, _, text, _ in asked]
+    with adapter_switched(model, side):
+        losses = completion_nll(model, encoded, tokenizer.pad_token_id, f"rows scored, {side} model")
+        replies = generate(model, tokenizer, prompts, config.generation, config.seed, f"replies, {side} model")
+    predictions = []
+    for i, ((task, name, text, more), reply) in enumerate(zip(asked, replies, strict=True)):
+        parts = split_reasoning(reply.text)
+        row = {
+            "task": task,
+            "id": name,
+            "question": text,
+            "reply": reply.text,
+            "closed": parts.closed,
+            "finished": reply.finished,
+            "tokens": reply.tokens,
+            "thinking_tokens": len(tokenizer(parts.thinking, add_special_tokens=False)["input_ids"]),
+            **more,
+        }
+        if task == "validation":
+            row["nll"] = losses[i]
+        else:
+            row["choice"] = extract_choice(reply.text, more["options"])
+            # Without its end a reply may not have had its last word: it counts as wrong, whatever it has said so far.
+            row["correct"] = reply.finished and row["choice"] == more["answer_idx"]
+        predictions.append(row)
+    return predictions
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, and return the metrics."""
+    adapter = run.require("adapter", "04_lora_training")
+    tokenizer = load_tokenizer(run.config.model)
+    model = load_with_adapter(run.config, adapter)
+    with tracked(run, "evaluation") as tracker:
+        predictions = {side: predict(run, model, tokenizer, side) for side in SIDES}
+        metrics = summarise(predictions["base"], predictions["tuned"], run.config.seed)
+        for side in SIDES:
+            write_jsonl(run / f"evaluation/predictions.{side}.jsonl", predictions[side])
+        write_json(run / "evaluation/metrics.json", metrics)
+        if tracker:
+            tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
+        log_table(tracker, "replies_before_after", side_by_side(predictions["base"], predictions["tuned"]))
+    return metrics
+
+
+def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
+    """evaluation/metrics.json from the two sides' predictions, which are in the same order."""
+    tasks = list(dict.fromkeys(row["task"] for row in base if row["task"] != "validation"))
+    return {
+        "validation": _validation(_of(base, "validation"), _of(tuned, "validation"), seed),
+        "tasks": {task: _task(_of(base, task), _of(tuned, task), seed) for task in tasks},
+    }
+
+
+def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
+    """Pairs of replies to the same question, those that got worse first, then those that got better."""
+    pairs = []
+    for one, two in zip(base, tuned, strict=True):
+        if one["task"] == "validation":
+            change = one["nll"] - two["nll"]
+        else:
+            change = float(two["correct"]) - float(one["correct"])
+        outcome = "worse" if change < 0 else "better" if change > 0 else "same"
+        pairs.append(
+            {
+                "task": one["task"],
+                "id": one["id"],
+                "outcome": outcome,
+                "question": one["question"],
+                "base": one["reply"],
+                "tuned": two["reply"],
+            }
+        )
+    return sorted(pairs, key=lambda pair: ["worse", "better", "same"].index(pair["outcome"]))
+
+
+def example(pairs: list[Prediction], outcome: str) -> str:
+    """The first pair with this outcome ("worse", "better" or "same") as markdown, both replies taken apart."""
+    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
+    if pair is None:
+        return f"*No reply got {outcome}.*"
+    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
+    return "\n\n".join(sides)
+
+
+def _of(rows: list[Prediction], task: str) -> list[Prediction]:
+    return [row for row in rows if row["task"] == task]
+
+
+def _validation(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
+    differences = [two["nll"] - one["nll"] for one, two in zip(base, tuned, strict=True)]
+    interval = bootstrap_interval(differences, seed)
+    delta = fmean(differences)
+    return {
+        "n": len(base),
+        **{
+            side: {
+                "nll": fmean(row["nll"] for row in rows),
+                **{key: fmean(row[key] for row in rows) for key in ("closed", "finished", "thinking_tokens")},
+            }
+            for side, rows in zip(SIDES, (base, tuned), strict=True)
+        },
+        "paired": {"nll_delta": delta, "nll_delta_ci95": list(interval)},
+        "verdict": verdict(delta, interval, lower_is_better=True, noun="completion NLL", points=False),
+    }
+
+
+def _task(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
+    pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned], seed)
+    return {
+        "n": pairs["n"],
+        "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
+        "chance": chance([len(row["options"]) for row in base]),
+        **{
+            side: {
+                "accuracy": pairs[f"{side}_accuracy"],
+                "ci95": list(pairs[f"{side}_ci95"]),
+                "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
+                "truncated": fmean(not row["finished"] for row in rows),
+            }
+            for side, rows in zip(SIDES, (base, tuned), strict=True)
+        },
+        "paired": {
+            "delta": pairs["delta"],
+            "delta_ci95": list(pairs["delta_ci95"]),
+            "base_only": pairs["base_only"],
+            "tuned_only": pairs["tuned_only"],
+            "mcnemar_p": pairs["mcnemar_p"],
+            "detectable": pairs["detectable"],
+        },
+        "verdict": verdict(
+            pairs["delta"], pairs["delta_ci95"], detectable=pairs["detectable"], p_value=pairs["mcnemar_p"]
+        ),
+    }
