@@ -1,0 +1,208 @@
+"""The command line: `python -m helpers run|ask|check|notebooks|address`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from helpers import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Fine-tune a reasoning model in six notebooks, and see if it helped.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+Profile = Annotated[str, typer.Option(help="smoke, laptop, t4, full, or auto: what this machine can do.")]
+RunDir = Annotated[str, typer.Option(help="The run folder.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+DEFAULT_RUN = "runs/default"
+
+
+@app.command()
+def run(
+    profile: Profile = "auto",
+    run_dir: RunDir = DEFAULT_RUN,
+    settings: Setting = None,
+    start: Annotated[str | None, typer.Option("--from", help="Begin with this stage, 03 say.")] = None,
+    only: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
+    force: Annotated[bool, typer.Option(help="Run finished stages again; start a folder again.")] = False,
+) -> None:
+    """Run the series, notebooks 01 to 06; finished stages whose inputs did not change are skipped."""
+    from helpers.report import headline
+    from helpers.run_all import choose_stages, run_series
+
+    stages = choose_stages(start, only)
+    opened = _open(profile, run_dir, settings, force)
+    console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
+    with _Screen() as screen:
+        times = run_series(opened, stages, force, screen.tell)
+    total = sum(seconds or 0 for _, seconds in times)
+    skipped = sum(seconds is None for _, seconds in times)
+    console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
+    _print_headline(headline(opened))
+    console.print(f"\nOpen {opened.path / 'index.html'}")
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="A clinical question; - reads standard input.")],
+    run_dir: RunDir = DEFAULT_RUN,
+    profile: Profile = "auto",
+    settings: Setting = None,
+    base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
+) -> None:
+    """Put one question to a run's tuned model and stream its reasoning and answer. No medical advice."""
+    from helpers.baseline_inference import ask as ask_model
+    from helpers.models import load_base, load_tokenizer, load_with_adapter
+    from helpers.prompts import END_THINK
+
+    text = sys.stdin.read() if question == "-" else question
+    if not text.strip():
+        raise InputError("the question is empty")
+    opened = _open(profile, run_dir, settings)
+    tokenizer = load_tokenizer(opened.config.model)
+    if base:
+        model = load_base(opened.config)
+    else:
+        model = load_with_adapter(opened.config, opened.require("adapter", "04_lora_training (or ask with --base)"))
+    console.print("Generated text for study, not medical advice.", style="dim")
+    reply = ""
+    for piece in ask_model(model, tokenizer, text.strip(), opened.config):
+        reply += piece
+        print(piece, end="", flush=True)
+    print()
+    if END_THINK not in reply:
+        console.print("(the thought was never closed: no answer)", style="yellow")
+
+
+@app.command()
+def check(profile: Profile = "auto", settings: Setting = None) -> None:
+    """Say what this machine is, what it can run, and which secrets are set."""
+    from helpers.config import Config, parse_assignment
+    from helpers.run_dir import versions
+    from helpers.setup import choose_profile, describe_machine, export_secrets, wandb_mode
+
+    machine = describe_machine()
+    choice = choose_profile(machine)
+    config = Config.resolve(
+        choice.profile if profile == "auto" else profile, dict(map(parse_assignment, settings or []))
+    )
+    rows = {
+        **{name.replace("_", " "): value for name, value in machine.model_dump().items() if value is not None},
+        "compute type": machine.compute_dtype,
+        "profile": f"{config.profile}" + (f" ({choice.why})" if profile == "auto" else ""),
+        "model": config.model.name,
+        "W&B": wandb_mode(config.tracking.wandb),
+        **export_secrets(),
+        **versions(),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+@app.command()
+def notebooks(run_dir: RunDir = "runs/notebooks") -> None:
+    """Refresh the outputs that are committed in notebooks/ with those of a `laptop` run (for maintainers)."""
+    from helpers.notebooks import refresh
+
+    refresh(Path.cwd() / run_dir)
+
+
+@app.command()
+def address(
+    url: Annotated[str, typer.Argument(help="The repository's new address, https://github.com/OWNER/NAME.")],
+) -> None:
+    """Write the repository's address into pyproject.toml and everything that repeats it."""
+    from helpers.notebooks import change_address
+
+    for path in change_address(url):
+        console.print(f"changed {path}")
+
+
+class _Screen:
+    """A line for each stage: the running one alive on a terminal, the finished ones left standing."""
+
+    def __init__(self) -> None:
+        self.live = Live(console=console, transient=True, refresh_per_second=4) if console.is_terminal else None
+        self.announced: set[str] = set()
+
+    def __enter__(self) -> "_Screen":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live:
+            self.live.stop()
+
+    def tell(self, stage: str, state: str, detail: str) -> None:
+        if state != "running":
+            if self.live:
+                self.live.update("")
+            console.print(f"{stage:<24} {state:<9} {detail}")
+        elif self.live:
+            self.live.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
+        elif stage not in self.announced:
+            self.announced.add(stage)
+            console.print(f"{stage:<24} running")
+
+
+def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False) -> Any:
+    from helpers.config import parse_assignment
+    from helpers.run_dir import open_run
+
+    overrides = dict(map(parse_assignment, settings or []))
+    for key in ("data.source", "evaluation.questions"):
+        overrides.update({key: _from_here(overrides[key])} if key in overrides else {})
+    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force)
+
+
+def _from_here(value: Any) -> Any:
+    """A file named on the command line is meant from the folder one is in."""
+    if isinstance(value, list):
+        return [_from_here(item) for item in value]
+    here = Path.cwd() / str(value)
+    return str(here.resolve()) if isinstance(value, str) and here.is_file() else value
+
+
+def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
+    if not rows:
+        return
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    for name in ("", "base", "tuned", "difference (95% interval)"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
+def main() -> None:
+    """Run a command; one readable line and status 2 for a wrong input, 1 for a failed stage with its traceback."""
+    from helpers.run_all import StageError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(prog_name="python -m helpers")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.traceback and not error.input_error:
+            print(f"\n{error.traceback}", file=sys.stderr)
+        sys.exit(2 if error.input_error else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The series as one command: each notebook through papermill in a kernel of its own, finished stages skipped."""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+
+from helpers import PROJECT_ROOT, InputError
+from helpers.progress import PROGRESS_FILE
+from helpers.report import STAGES, write_index
+from helpers.run_dir import Run, fingerprint, project_path, read_json, write_json, write_text
+
+# What each stage reads (settings, files) and what it must leave behind. Paths are inside the run folder.
+SETTINGS = {
+    "01_setup": ("model", "tracking"),
+    "02_baseline_inference": ("model", "generation"),
+    "03_dataset_prep": ("model", "data", "evaluation"),
+    "04_lora_training": ("model", "lora", "training", "evaluation", "tracking"),
+    "05_evaluation": ("model", "generation", "evaluation", "tracking"),
+    "06_export": ("model", "export", "generation"),
+}
+ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+READS = {
+    "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
+    "05_evaluation": ("data/validation.jsonl", *ADAPTER),
+    "06_export": ("evaluation/metrics.json", *ADAPTER),
+}
+LEAVES = {
+    "02_baseline_inference": ("baseline/predictions.jsonl",),
+    "03_dataset_prep": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/report.json"),
+    "04_lora_training": (*ADAPTER, "training/metrics.json", "training/log.jsonl"),
+    "05_evaluation": (
+        "evaluation/metrics.json",
+        "evaluation/predictions.base.jsonl",
+        "evaluation/predictions.tuned.jsonl",
+    ),
+    "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
+}
+
+
+class StageError(RuntimeError):
+    """A notebook stopped with an error; the message is one line, `traceback` the cell and what it raised."""
+
+    def __init__(self, message: str, traceback: str = "", input_error: bool = False) -> None:
+        super().__init__(message)
+        self.traceback, self.input_error = traceback, input_error
+
+
+class PrivateKernelManager(AsyncKernelManager):
+    """Kernels reached through files of this user and not through TCP ports that other users could listen in on."""
+
+    transport = "ipc"
+
+
+def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
+    """The stages to run, from numbers or names such as `03` or `03_dataset_prep`."""
+    names = list(STAGES)
+
+    def index(word: str) -> int:
+        found = [i for i, name in enumerate(names) if name == word or name[:2] == word.zfill(2)]
+        if not found:
+            raise InputError(f"unknown stage {word!r}; valid: {', '.join(name[:2] for name in names)}")
+        return found[0]
+
+    if start and only:
+        raise InputError("--from and --only exclude each other")
+    if only:
+        return [names[index(only)]]
+    return names[index(start) if start else 0 :]
+
+
+def run_series(
+    run: Run,
+    stages: list[str],
+    force: bool = False,
+    tell: Callable[[str, str, str], None] = lambda stage, state, detail: None,
+) -> list[tuple[str, float | None]]:
+    """Execute `stages` in order; returns each with its seconds, None for one that was skipped as finished.
+
+    `tell(stage, state, detail)` hears what happens: state is "running", "finished" or "skipped". Raises StageError.
+    """
+    times: list[tuple[str, float | None]] = []
+    for stage in stages:
+        inputs = stage_inputs(run, stage)
+        records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
+        left_behind = all((run / name).is_file() for name in LEAVES.get(stage, ()))
+        if not force and left_behind and records.get(stage, {}).get("inputs") == inputs:
+            tell(stage, "skipped", "finished earlier, inputs unchanged")
+            times.append((stage, None))
+            continue
+        started = time.monotonic()
+        with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+            execute(run, stage)
+        seconds = time.monotonic() - started
+        records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
+        write_json(run / "stages.json", records)
+        write_index(run)
+        tell(stage, "finished", f"{seconds:.0f} s")
+        times.append((stage, seconds))
+    write_index(run)
+    return times
+
+
+def stage_inputs(run: Run, stage: str) -> str:
+    """A fingerprint of all that a stage's result depends on: settings, files, its notebook's code and its module."""
+    settings = {
+        key: value
+        for key, value in run.config.flat().items()
+        if key.split(".")[0] in (*SETTINGS[stage], "seed", "profile")
+    }
+    notebook = nbformat.read(PROJECT_ROOT / f"notebooks/{stage}.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    files = [run / name for name in READS.get(stage, ())]
+    files.append(Path(__file__).with_name(f"{stage[3:]}.py"))
+    sources = [run.config.data.source] if "data" in SETTINGS[stage] else []
+    sources += run.config.evaluation.questions if "evaluation" in SETTINGS[stage] else []
+    files += [project_path(source) for source in sources if source not in ("sample", "hub")]
+    text = json.dumps([settings, code, fingerprint(*files)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def execute(run: Run, stage: str) -> None:
+    """One notebook through papermill into notebooks/ of the run folder, and its page beside it."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    target = run / f"notebooks/{stage}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp.ipynb")
+    parameters = {"PROFILE": "auto", "RUN_DIR": run.label, "OVERRIDES": {}}
+    try:
+        papermill.execute_notebook(
+            PROJECT_ROOT / f"notebooks/{stage}.ipynb",
+            temporary,
+            parameters=parameters,
+            cwd=PROJECT_ROOT,
+            kernel_name="python3",
+            kernel_manager_class=PrivateKernelManager,
+            progress_bar=False,
+            log_output=False,
+        )
+    except PapermillExecutionError as error:
+        said, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
+        raise StageError(
+            said if input_error else f"{stage} failed: {error.ename}: {said}",
+            f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
+            input_error,
+        ) from None
+    except DeadKernelError:
+        raise StageError(f"{stage} failed: its kernel died, most often because memory ran out") from None
+    finally:
+        # Also after a failure: the notebook as far as it came is what one reads to understand it.
+        if temporary.is_file():
+            temporary.replace(target)
+            write_page(target)
+
+
+def write_page(notebook: Path) -> None:
+    """The notebook as a self-contained HTML page, with no script or style fetched from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
+    quiet.setLevel(logging.ERROR)
+    exporter = HTMLExporter(
+        mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet
+    )
+    body, _ = exporter.from_filename(str(notebook))
+    write_text(notebook.with_suffix(".html"), body)
+
+
+@contextmanager
+def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, pass on what the kernel writes into its progress file, twice a second."""
+    path, done = run / ".progress.json", threading.Event()
+
+    def listen() -> None:
+        while not done.wait(0.5):
+            try:
+                tell(read_json(path)["line"])
+            except (OSError, ValueError):
+                tell("")
+
+    before = os.environ.get(PROGRESS_FILE)
+    os.environ[PROGRESS_FILE] = str(path)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        done.set()
+        listener.join()
+        path.unlink(missing_ok=True)
+        if before is None:
+            del os.environ[PROGRESS_FILE]
+        else:
+            os.environ[PROGRESS_FILE] = before
