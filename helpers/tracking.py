@@ -1,5 +1,6 @@
 """Weights & Biases: one tracked job a stage, grouped by run, and never a prompt for a key."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ def tracked(run: Run, job: str) -> Iterator[Any]:
     if mode == "disabled":
         yield None
         return
+    os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its warnings
     import wandb
 
     tracker = wandb.init(
