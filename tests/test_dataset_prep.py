@@ -1,0 +1,737 @@
+"""Reading, filtering, splitting and reporting: every wrong input, every rule's book-keeping, and the real rows."""
+
+import csv
+import json
+import random
+import socket
+from itertools import combinations
+
+import datasets
+import huggingface_hub
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from helpers import PROJECT_ROOT, InputError, dataset_prep
+from helpers.config import Config
+from helpers.dataset_prep import (
+    COLUMNS,
+    GROUP_SIMILARITY,
+    drop_exact,
+    drop_near,
+    fit,
+    keep_out,
+    overlap,
+    prepare,
+    read_rows,
+    split,
+    validate,
+)
+from helpers.questions import ChoiceQuestion, baseline_questions
+from helpers.run_dir import Run, read_json, read_jsonl
+from helpers.similarity import normalise, runs, shingles
+
+SHARED = PROJECT_ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows in ../shared/data are not here")
+SPECIAL = frozenset({"<think>", "</think>", "<|im_end|>"})
+WORDS = ["fever", "cough", "rash", "chest", "pain", "child", "acute", "renal", "hepatic", "dose", "which", "first"]
+
+
+@pytest.fixture
+def words_as_tokens(monkeypatch):
+    """A stand-in for encode_example that counts words, so that these tests need no model."""
+
+    def encode(tokenizer, row, max_length, style="native"):
+        if any(text in row["Complex_CoT"] + row["Response"] for text in SPECIAL):
+            return None
+        prompt, completion = len(row["Question"].split()), len((row["Complex_CoT"] + " " + row["Response"]).split())
+        return {"input_ids": [1] * (prompt + completion), "labels": [-100] * prompt + [1] * completion}
+
+    monkeypatch.setattr(dataset_prep, "encode_example", encode)
+    monkeypatch.setattr(dataset_prep, "special_strings", lambda tokenizer: SPECIAL)
+
+
+def row(question, line=1, thinking="Think it through.", answer="An answer."):
+    return {"Question": question, "Complex_CoT": thinking, "Response": answer, "line": line}
+
+
+def numbered(questions):
+    return [row(question, line, answer=f"Answer {line}.") for line, question in enumerate(questions, 1)]
+
+
+def distinct(count, seed=0):
+    """`count` questions of 12 made-up words each, no two of which share three in a row."""
+    rng = random.Random(seed)
+    return [" ".join(f"w{rng.randrange(10**6)}" for _ in range(12)) + "?" for _ in range(count)]
+
+
+def jaccard(one, other):
+    a, b = shingles(one), shingles(other)
+    return len(a & b) / len(a | b)
+
+
+def data_settings(source="sample", **changes):
+    return Config.resolve("laptop", {"data.source": str(source), **{f"data.{k}": v for k, v in changes.items()}}).data
+
+
+def make_run(path, source, **overrides):
+    path.mkdir(exist_ok=True)
+    (path / "run.yaml").write_text("created: now\n", encoding="utf-8")
+    return Run(path, Config.resolve("laptop", {"data.source": str(source), **overrides}))
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def assert_nothing_lost(rows_in, kept, dropped):
+    lines = sorted(r["line"] for r in kept) + sorted(line for found in dropped.values() for line in found)
+    assert sorted(lines) == sorted(r["line"] for r in rows_in)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def test_the_packaged_sample_reads_and_keeps_its_specialties():
+    rows, provenance = read_rows(data_settings(), seed=1)
+    assert len(rows) == provenance["rows"] >= 60
+    assert len({r["specialty"] for r in rows}) >= 12
+    assert provenance["source"] == "sample"
+    assert provenance["revision"] is None
+
+
+TRICKY = [
+    {
+        "Question": "What\u2028is this?\x85",
+        "Complex_CoT": "Line one\r\nline \"two\", and 'three'",
+        "Response": "naïve, 37 °C",
+    },
+    {"Question": "שאלה, سؤال 🩺", "Complex_CoT": "x" * 200_000, "Response": " spaces stay \n"},
+]
+
+
+def write_as(kind, folder):
+    path = folder / f"rows.{kind.partition(' ')[0]}"
+    if kind in ("jsonl", "json lines"):
+        path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in TRICKY), encoding="utf-8", newline="")
+    elif kind == "jsonl with mark and windows line ends":
+        text = "\r\n".join(json.dumps(r, ensure_ascii=False) for r in TRICKY) + "\r\n\r\n"
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    elif kind == "json list":
+        path.write_text("\ufeff" + json.dumps(TRICKY, indent=1), encoding="utf-8")
+    elif kind == "csv with mark":
+        with open(path, "w", encoding="utf-8-sig", newline="") as handle:
+            writer = csv.DictWriter(handle, ["extra", *COLUMNS])
+            writer.writeheader()
+            writer.writerows({"extra": "1", **r} for r in TRICKY)
+    else:
+        parquet.write_table(pa.Table.from_pylist([{"extra": 1, **r} for r in TRICKY]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["jsonl", "jsonl with mark and windows line ends", "json lines", "json list", "csv with mark", "parquet"],
+)
+def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
+    rows, provenance = read_rows(data_settings(write_as(kind, tmp_path)), seed=1)
+    assert [{name: r[name] for name in COLUMNS} for r in rows] == TRICKY
+    expected = read_rows(data_settings(write_as("jsonl", tmp_path)), seed=1)[1]["fingerprint"]
+    assert provenance["fingerprint"] == expected
+
+
+def test_a_changed_letter_changes_the_fingerprint(tmp_path):
+    prints = set()
+    for answer in ("a", "b"):
+        path = write_rows(tmp_path / "rows.jsonl", [{**TRICKY[0], "Response": answer}])
+        prints.add(read_rows(data_settings(path), seed=1)[1]["fingerprint"])
+    assert len(prints) == 2
+
+
+GOOD = json.dumps({"Question": "q", "Complex_CoT": "c", "Response": "r"})
+WRONG_FILES = {
+    "empty": ("a.jsonl", b"", "a.jsonl holds no rows"),
+    "only blank lines": ("a.json", b"\n \r\n", "holds no rows"),
+    "empty list": ("a.json", b"[]", "holds no rows"),
+    "header alone": ("a.csv", b"Question,Complex_CoT,Response\n", "holds no rows"),
+    "empty csv": ("a.csv", b"", "holds no rows"),
+    "missing column": (
+        "a.jsonl",
+        b'{"Question": "q", "Response": "r"}',
+        "no column Complex_CoT; its columns are: Question",
+    ),
+    "other case": (
+        "a.jsonl",
+        b'{"question": "q", "Complex_CoT": "c", "Response": "r"}',
+        "no column Question; .*question",
+    ),
+    "missing csv column": (
+        "a.csv",
+        b"Question,Response\n1,2\n",
+        "no column Complex_CoT; its columns are: Question, Resp",
+    ),
+    "no header": ("a.csv", b"why?,because,so\nhow?,thus,yes\n", "columns are: why\\?, because, so; is its header line"),
+    "more cells": ("a.csv", b"Question,Complex_CoT,Response\na,b,c\na,b,c,d\n", "line 3: 4 cells below 3 column names"),
+    "open quote": ("a.csv", b'Question,Complex_CoT,Response\na,"b,c\n', "line 2: not CSV"),
+    "not utf-8": ("a.jsonl", GOOD.encode() + b"\n\xe9\n", f"not UTF-8 \\(byte {len(GOOD) + 1}\\)"),
+    "not utf-8 after a mark": ("a.csv", b"\xef\xbb\xbfQuestion\xff", "not UTF-8 \\(byte 11\\)"),
+    "utf-16": ("a.csv", "Question,Complex_CoT,Response".encode("utf-16"), "not UTF-8 \\(byte 0\\)"),
+    "bad line": ("a.jsonl", f"{GOOD}\n\n{GOOD}\n{{oops\n".encode(), "a.jsonl line 4: not JSON"),
+    "cut line": ("a.json", f"{GOOD}\n{GOOD[:-4]}".encode(), "a.json line 2: not JSON"),
+    "bad list": ("a.json", f"[{GOOD},\n{GOOD},\n,]".encode(), "a.json line 3: not JSON"),
+    "not an object": ("a.jsonl", f"{GOOD}\n3\n".encode(), "line 2: int instead of an object"),
+    "list of lists": ("a.json", b'[["q", "c", "r"]]', "row 1: list instead of an object"),
+    "endless nesting": ("a.json", b"[" * 200_000, "line 1: not JSON"),
+    "endless number": ("a.jsonl", b'{"Question": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
+    "unknown ending": ("a.xlsx", b"PK", "a.xlsx has the unknown ending '.xlsx'; valid: .json, .jsonl, .csv, .parquet"),
+    "not parquet": ("a.parquet", b"Question,Complex_CoT", "a.parquet is not a parquet table"),
+    "empty parquet": ("a.parquet", b"", "a.parquet is not a parquet table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_wrong_file_gives_one_clear_line(tmp_path, name):
+    filename, content, message = WRONG_FILES[name]
+    (tmp_path / filename).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_rows(data_settings(tmp_path / filename), seed=1)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_parquet_file_without_the_columns_or_with_broken_pages(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"Question": ["q"], "Answer": ["a"]}), path)
+    with pytest.raises(InputError, match="no column Complex_CoT, Response; its columns are: Question, Answer"):
+        read_rows(data_settings(path), seed=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a parquet table"):
+        read_rows(data_settings(path), seed=1)
+
+
+def test_a_file_that_is_absent_and_a_folder(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*absent.jsonl: No such file"):
+        read_rows(data_settings(tmp_path / "absent.jsonl"), seed=1)
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
+        read_rows(data_settings(tmp_path), seed=1)
+
+
+def test_a_sample_is_seeded_and_does_not_hang_on_the_order(tmp_path):
+    lines = [{**r, "Question": f"{r['Question']} {k}"} for k in range(30) for r in TRICKY[:1]]
+    draws = {}
+    for name, rows in (("a", lines), ("b", lines[::-1])):
+        path = write_rows(tmp_path / f"{name}.jsonl", rows)
+        for seed in (1, 2):
+            drawn, provenance = read_rows(data_settings(path, sample_size=10), seed=seed)
+            assert provenance["rows"] == 30
+            assert [r["line"] for r in drawn] == sorted(r["line"] for r in drawn)
+            draws[name, seed] = {r["Question"] for r in drawn}
+    assert len(draws["a", 1]) == 10
+    assert draws["a", 1] == draws["b", 1]
+    assert draws["a", 1] != draws["a", 2]
+    assert len(read_rows(data_settings(path, sample_size=99), seed=1)[0]) == 30
+
+
+def test_the_hub_records_the_commit_it_read(monkeypatch):
+    """Shapes as huggingface_hub 1.33 and datasets 4.8 give them: DatasetInfo.sha, and a Dataset of three columns."""
+    calls = []
+
+    def dataset_info(self, repo_id, *, revision=None, timeout=None):
+        calls.append((repo_id, revision))
+        return huggingface_hub.hf_api.DatasetInfo(id=repo_id, sha="c" * 40, siblings=[], tags=[])
+
+    def load_dataset(path, name, *, split, revision):
+        calls.append((path, name, split, revision))
+        return datasets.Dataset.from_list([{name: r[name] for name in COLUMNS} for r in TRICKY])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows, provenance = read_rows(data_settings("hub", revision="main"), seed=1)
+    name = "FreedomIntelligence/medical-o1-reasoning-SFT"
+    assert calls == [(name, "main"), (name, "en", "train", "c" * 40)]
+    assert (provenance["source"], provenance["revision"], provenance["rows"]) == (name, "c" * 40, 2)
+    assert [r["line"] for r in rows] == [1, 2]
+
+
+def test_the_hub_without_a_network_is_one_line(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(InputError, match=r"cannot get FreedomIntelligence.*data.source may also be") as caught:
+        read_rows(data_settings("hub"), seed=1)
+    assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------- validating, keeping out
+
+FAULTS = {
+    "question is not text": {"Question": None},
+    "reasoning is not text": {"Complex_CoT": ["a"]},
+    "answer is not text": {"Response": 3.5},
+    "empty question": {"Question": " \n\u2003"},
+    "empty reasoning": {"Complex_CoT": ""},
+    "empty answer": {"Response": "\t"},
+    "invalid characters in the question": {"Question": "a\ud83d b"},
+    "invalid characters in the reasoning": {"Complex_CoT": "lost \ufffd text"},
+    "invalid characters in the answer": {"Response": "nul \x00"},
+    "special token in the reasoning": {"Complex_CoT": "so </think> then"},
+    "special token in the answer": {"Response": "done<|im_end|>"},
+}
+
+
+@pytest.mark.parametrize("reason", FAULTS)
+def test_each_fault_is_counted_under_its_reason(reason):
+    rows = [row("Fine?", 1), {**row("Faulty?", 7), **FAULTS[reason]}, row("Fine too?", 9)]
+    kept, dropped = validate(rows, SPECIAL)
+    assert [r["line"] for r in kept] == [1, 9]
+    assert dropped == {reason: [7]}
+
+
+def test_odd_but_right_rows_stay_as_they_are():
+    rows = [
+        row("What does <|im_end|> or </think> mean?", 1),
+        row("؟ سؤال", 2, thinking=" tab\tand\nnewline\r\n ", answer="🩺 \u2028 \u200d é"),
+        row("a.b", 3, thinking="a < b > c, think", answer="[UNK] <thin"),
+    ]
+    kept, dropped = validate(rows, SPECIAL)
+    assert kept == rows
+    assert dropped == {}
+    assert validate(rows, frozenset())[0] == rows
+
+
+def test_a_special_string_is_no_pattern():
+    kept, dropped = validate([row("q", 1, answer="aXb"), row("q", 2, answer="a.b")], frozenset({"a.b"}))
+    assert [r["line"] for r in kept] == [1]
+    assert dropped == {"special token in the answer": [2]}
+
+
+def test_baseline_questions_are_kept_out_also_reworded_a_little():
+    asked = baseline_questions()[0]
+    words = asked.split()
+    words[3] = "seamstress"
+    rows = numbered([asked, *distinct(3), " ".join(words), "Hello! " + asked.upper()])
+    kept, dropped = keep_out(rows, baseline_questions(), 0.7)
+    assert [r["line"] for r in kept] == [2, 3, 4]
+    assert dropped == {"like a question kept for the baseline": [1, 5, 6]}
+    assert keep_out(rows, [], 0.7) == (rows, {})
+
+
+# ------------------------------------------------------------------------------------------------------ duplicates
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is it?", "  what IS\n it "),
+        ("patient’s pH", "patient's ph"),
+        ("ﬁrst 37 ℃", "first 37 °C"),
+        ("zero\u200bwidth", "zerowidth"),
+        ("pH<7.35", "pH < 7.35"),
+        ("роst-mortem саsе", "post-mortem case"),  # Cyrillic letters in the first
+        ("急性肾炎？", "急性肾炎"),
+    ],
+)
+def test_texts_that_normalise_to_the_same(one, other):
+    assert normalise(one) == normalise(other)
+    assert len(drop_exact(numbered([one, other]))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("pH < 7.35", "pH > 7.35"), ("HBsAg+", "HBsAg"), ("?!", "..."), ("🩺", "💊"), ("急性", "慢性")]
+)
+def test_texts_that_stay_apart(one, other):
+    assert normalise(one) != normalise(other)
+
+
+def test_exact_duplicates_keep_the_first_whatever_the_answer():
+    questions = distinct(3)
+    rows = numbered([questions[0], questions[1], questions[0].upper(), questions[2], f" {questions[1]} !"])
+    kept, dropped = drop_exact(rows)
+    assert [r["line"] for r in kept] == [1, 2, 4]
+    assert dropped == {"same question as an earlier row": [3, 5]}
+
+
+def test_planted_near_duplicates_are_found_among_thousands():
+    rng = random.Random(5)
+    questions = [f"{one} {other}" for one, other in zip(distinct(1500), distinct(1500, seed=1), strict=True)]
+    places = rng.sample(range(1500), 120)
+    planted = []
+    for source, copy in zip(places[:60], places[60:], strict=True):
+        words = questions[source].split()
+        words[rng.randrange(len(words))] = "otherwise"
+        questions[copy] = " ".join(words)
+        planted.append(max(source, copy) + 1)
+    kept, dropped = drop_near(numbered(questions), 0.7)
+    assert dropped == {"near-duplicate of an earlier row": sorted(planted)}
+    assert len(kept) == 1440
+
+
+def test_one_other_word_in_a_short_question_makes_another_question():
+    kept, _ = drop_near(
+        numbered(["What is the drug of choice for malaria?", "What is the drug of choice for typhoid?"]), 0.7
+    )
+    assert len(kept) == 2
+
+
+def test_of_a_chain_only_the_middle_goes():
+    words = [f"word{k}" for k in range(36)]
+    chain = [" ".join(words), " ".join(words[5:]), " ".join(words[10:])]
+    assert min(jaccard(*chain[:2]), jaccard(*chain[1:])) >= 0.7 > jaccard(chain[0], chain[2])
+    assert [r["line"] for r in drop_near(numbered(chain), 0.7)[0]] == [1, 3]
+
+
+questions_strategy = st.lists(
+    st.lists(st.sampled_from(WORDS[:6]), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=40
+)
+few = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@few
+@given(questions_strategy, st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]))
+def test_near_duplicates_are_the_brute_force_ones(questions, threshold):
+    rows = numbered(questions)
+    kept = []
+    for candidate in rows:
+        if all(jaccard(candidate["Question"], r["Question"]) < threshold for r in kept):
+            kept.append(candidate)
+    found, dropped = drop_near(rows, threshold)
+    assert found == kept
+    assert_nothing_lost(rows, found, dropped)
+
+
+@few
+@given(st.lists(st.tuples(*[st.text(max_size=12) | st.none()] * 3), min_size=1, max_size=12))
+def test_no_rule_loses_a_row_or_changes_one(cells):
+    rows = [row(q, line, c, a) for line, (q, c, a) in enumerate(cells, 1)]
+    kept, dropped = validate(rows, SPECIAL)
+    assert_nothing_lost(rows, kept, dropped)
+    for rule in (drop_exact, lambda r: drop_near(r, 0.7), lambda r: keep_out(r, baseline_questions(), 0.3)):
+        before = kept
+        kept, dropped = rule(before)
+        assert_nothing_lost(before, kept, dropped)
+        assert all(r in rows for r in kept)
+    json.dumps(kept, ensure_ascii=False).encode()  # what validate lets through can be written
+
+
+# ----------------------------------------------------------------------------------------------------------- split
+
+
+def sides(rows):
+    return {name: [r for r in rows if r["split"] == name] for name in ("train", "validation", "test")}
+
+
+def test_a_split_has_the_sizes_asked_for():
+    parts = sides(split(numbered(distinct(200)), 0.1, 0.05, seed=1))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 170, "validation": 20, "test": 10}
+
+
+def test_no_test_rows_when_none_are_asked_for_and_other_rows_with_another_seed():
+    rows = numbered(distinct(50))
+    one, other = (sides(split(rows, 0.2, 0.0, seed=seed)) for seed in (1, 2))
+    assert one["test"] == []
+    assert {r["line"] for r in one["validation"]} != {r["line"] for r in other["validation"]}
+
+
+@few
+@given(questions_strategy, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_a_split_parts_no_like_questions_and_does_not_hang_on_the_order(questions, seed, rng):
+    rows = numbered(questions)
+    shuffled = rng.sample(rows, len(rows))
+    try:
+        found = split(rows, 0.2, 0.2, seed)
+    except InputError:
+        with pytest.raises(InputError, match="too few to train and to validate"):
+            split(shuffled, 0.2, 0.2, seed)
+        return
+    assert split(shuffled, 0.2, 0.2, seed) == found
+    assert sorted((r["line"], r["Question"]) for r in found) == [(r["line"], r["Question"]) for r in rows]
+    parts = sides(found)
+    assert parts["train"]
+    assert parts["validation"]
+    for a, b in combinations(found, 2):
+        if jaccard(a["Question"], b["Question"]) >= GROUP_SIMILARITY:
+            assert a["split"] == b["split"]
+
+
+@few
+@given(st.lists(st.integers(0, 99), min_size=3, max_size=25, unique=True), st.randoms(use_true_random=False))
+def test_what_plain_three_word_runs_call_near_is_near_enough_for_one_side(numbers, rng):
+    """A reader may count 3-grams without the blank words at the ends; 0.7 by that count must not be parted either."""
+    words = [f"word{k}" for k in numbers]
+    texts = [words, ["first", *words], [*words, "last"], ["first", *words, "last"], words[1:], words[:-1]]
+    changed = rng.randrange(len(words))
+    texts += [[*words[:changed], "other", *words[changed:]], [*words[:changed], "other", *words[changed + 1 :]]]
+    for one, other in combinations([" ".join(text) for text in texts], 2):
+        a, b = runs(one, 3), runs(other, 3)
+        if a and len(a & b) >= 0.7 * len(a | b):
+            assert jaccard(one, other) >= GROUP_SIMILARITY
+
+
+def test_like_rows_fill_validation_as_one_group_when_no_single_row_can():
+    questions = [f"{q} {end}" for q in distinct(4) for end in ("now", "today")]
+    parts = sides(split(numbered(questions), 0.1, 0.0, seed=1))
+    assert len(parts["validation"]) == 2
+    assert len(parts["train"]) == 6
+
+
+@pytest.mark.parametrize("questions", [["One?"], ["What is the dose now?", "What is the dose?"], []])
+def test_too_few_rows_to_split(questions):
+    with pytest.raises(InputError, match="too few to train and to validate"):
+        split(numbered(questions), 0.1, 0.1, seed=1)
+
+
+def test_a_boilerplate_cluster_is_handled_whole():
+    boilerplate = " ".join(distinct(3, seed=9))
+    alike = [f"{boilerplate} {' '.join(q.split()[:2])}" for q in distinct(900, seed=2)]
+    other = [f"{boilerplate} {q} {p}" for q, p in zip(distinct(900, seed=3), distinct(900, seed=4), strict=True)]
+    rows = numbered([*alike, *distinct(300, seed=6), *other])
+    kept, dropped = drop_near(rows, 0.7)
+    assert len(dropped["near-duplicate of an earlier row"]) == 899
+    parts = sides(split(kept, 0.1, 0.1, seed=1))
+    assert {name for name, part in parts.items() if any(boilerplate in r["Question"] for r in part)} == {"train"}
+    assert len(parts["validation"]) == round(0.1 * len(kept))
+
+
+# ------------------------------------------------------------------------------------------------------------- fit
+
+
+def test_rows_that_do_not_fit_are_left_out_whole(words_as_tokens):
+    rows = [row("three word question", k, "thought " * k, "answer") for k in range(1, 11)]
+    kept, dropped = fit(rows, None, max_length=9)
+    assert [r["line"] for r in kept] == [1, 2, 3, 4, 5]
+    assert dropped == {"longer than 9 tokens": [6, 7, 8, 9, 10]}
+    assert [(r["prompt_tokens"], r["completion_tokens"]) for r in kept] == [(3, k + 1) for k in range(1, 6)]
+    assert kept[4]["Complex_CoT"] == "thought " * 5
+
+
+def test_no_row_fits(words_as_tokens):
+    with pytest.raises(InputError, match=r"no row fits model.max_length = 4 tokens: the shortest has 6"):
+        fit([row("a b c", k, "d " * k, "e") for k in (5, 2, 3)], None, max_length=4)
+
+
+def test_a_special_token_that_validate_was_not_told_of(words_as_tokens):
+    kept, dropped = fit([row("a", 1, "b </think>"), row("a", 2, "b")], None, max_length=99)
+    assert [r["line"] for r in kept] == [2]
+    assert dropped == {"special token in the reasoning or answer": [1]}
+
+
+# --------------------------------------------------------------------------------------------------------- overlap
+
+
+def question(text, *options, name="q"):
+    letters = dict(zip("ABCD", options or ("yes", "no"), strict=False))
+    return ChoiceQuestion(id=name, question=text, options=letters, answer_idx="A")
+
+
+def test_overlap_finds_a_copy_a_quoted_run_and_a_rewrite():
+    copied, quoted, new = distinct(3, seed=8)
+    long_text = " ".join([quoted.rstrip("?"), *distinct(1, seed=11)[0].rstrip("?").split()])
+    vignette = (
+        "A 15-year-old girl has two months of fatigue and headaches. Blood pressure is 185/95 mm Hg, renin is high."
+    )
+    rewritten = (
+        "Fatigue with headache for two months in a girl of 15 whose pressure is 185/95 mm Hg and renin is high: why?"
+    )
+    rows = numbered([*distinct(30), copied, "Something else entirely?", rewritten])
+    rows[31]["Complex_CoT"] = f"Let me see. {' '.join(long_text.split()[:18])} and so on."
+    rows[32]["split"] = "test"
+    asked = [question(copied.upper(), name="copied"), question(long_text, name="quoted")]
+    asked += [question(vignette, "Renal artery stenosis", "Asthma", name="rewritten"), question("Short?", name="short")]
+    report = overlap(rows, {"task": asked, "other": [question(new)]})
+    found = {pair["id"]: pair for pair in report["task"]["top"]}
+    assert report["task"]["questions"] == 4
+    assert report["task"]["exact"] == 1
+    assert found["copied"]["exact"]
+    assert report["task"]["ngram"] == {"words": 13, "questions": 2, "any": 1, "max": 0.5}
+    assert found["quoted"]["ngram"] == 0.5  # 6 of the 12 runs of 13 words
+    assert found["copied"]["ngram"] is None  # 12 words hold no run of 13
+    assert (found["rewritten"]["line"], found["rewritten"]["split"]) == (33, "test")
+    assert found["rewritten"]["cosine"] > 0.2 > found["short"]["cosine"]
+    assert report["other"]["cosine"]["max"] < 0.05
+    assert report["other"]["exact"] == 0
+    json.dumps(report, allow_nan=False)
+
+
+def test_overlap_is_the_same_in_blocks(monkeypatch):
+    rows = numbered(distinct(20))
+    tasks = {name: [question(r["Question"], name=str(k)) for k, r in enumerate(rows[:9])] for name in ("a", "b")}
+    whole = overlap(rows, tasks)
+    monkeypatch.setattr(dataset_prep, "BLOCK", 4)
+    assert overlap(rows, tasks) == whole
+    assert [pair["line"] for pair in whole["b"]["top"]] == [int(pair["id"]) + 1 for pair in whole["b"]["top"]]
+
+
+@needs_shared
+def test_the_known_rewrites_of_benchmark_items_come_first():
+    rows, _ = read_rows(data_settings(SHARED / "medical_o1_en_187.jsonl"), seed=1)
+    tasks = {
+        name: [ChoiceQuestion.model_validate(q) for q in read_jsonl(SHARED / f"{name}.jsonl")]
+        for name in ("medqa_dev_4opt_600", "medmcqa_dev_600", "pubmedqa_pqal_train_500")
+    }
+    report = overlap(rows, tasks)
+    medqa, medmcqa, pubmedqa = report.values()
+    assert [pair["id"] for pair in medqa["top"][:2]] == ["medqa-dev-441", "medqa-dev-160"]
+    assert medqa["cosine"]["close"] == 2
+    assert medmcqa["top"][0]["row"].startswith("A 28-year-old female presents with recurrent abortions")
+    assert (medqa["exact"], medmcqa["exact"], pubmedqa["exact"]) == (0, 0, 0)
+    assert max(medqa["ngram"]["max"], medmcqa["ngram"]["max"]) < 0.05
+
+
+# --------------------------------------------------------------------------------------------------- all of it
+
+
+def made_rows(count=60):
+    rows = [{**r, "specialty": "renal" if r["line"] % 3 else "cardiac"} for r in numbered(distinct(count))]
+    for extra in rows:
+        del extra["line"]
+    return rows
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_prepare_accounts_for_every_row_and_writes_what_it_reports(tmp_path, words_as_tokens):
+    rows = made_rows()
+    rows += [{**rows[0], "Response": ""}, {**rows[1], "Complex_CoT": "a </think> b"}, dict(rows[2])]
+    rows += [{**rows[3], "Question": f"{baseline_questions()[1]}"}, {**rows[4], "Complex_CoT": "long " * 2000}]
+    rows[4]["Question"], rows[-1]["Question"] = distinct(2, seed=77)
+    source = write_rows(tmp_path / "rows.jsonl", rows)
+    run, lines = make_run(tmp_path / "run", source), []
+    report = prepare(run, None, lines.append)
+    steps = {step["rule"]: step for step in report["steps"]}
+    before = 65
+    for step in report["steps"]:
+        assert step["rows_in"] == before
+        assert step["rows_in"] == step["rows_out"] + sum(step["reasons"].values())
+        before = step["rows_out"]
+    assert steps["validate"]["reasons"] == {"empty answer": 1, "special token in the reasoning": 1}
+    assert steps["validate"]["lines"] == {"empty answer": [61], "special token in the reasoning": [62]}
+    assert steps["exact duplicates"]["reasons"] == {"same question as an earlier row": 1}
+    assert steps["keep out"]["reasons"] == {"like a question kept for the baseline": 1}
+    assert steps["fit"]["reasons"] == {"longer than 1024 tokens": 1}
+    written = {name: read_jsonl(run / f"data/{name}.jsonl") for name in ("train", "validation", "test")}
+    assert {name: len(part) for name, part in written.items()} == report["splits"]
+    assert sum(report["splits"].values()) == before == 60
+    originals = [{name: r[name] for name in COLUMNS} for r in rows]
+    for part in written.values():
+        for kept in part:
+            assert {name: kept[name] for name in COLUMNS} == originals[kept["line"] - 1]
+    assert read_json(run / "data/report.json") == report
+    assert run.record["data"]["fingerprint"] == report["provenance"]["fingerprint"]
+    assert sum(report["specialties"].values()) == 60
+    histogram = dict(report["tokens"]["histogram"])
+    assert len(histogram.pop("edges")) == 41
+    assert {name: sum(counts) for name, counts in histogram.items()} == report["splits"]
+    assert report["tokens"]["total"]["max"] <= 1024
+    assert set(report["overlap"]) == {"sample"}
+    assert [line.partition(":")[0] for line in lines] == [*steps, "overlap"]
+
+
+def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
+    run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", made_rows()), **{"data.sample_size": 20})
+    step = prepare(run, None)["steps"][0]
+    assert step["reasons"] == {"not in a random sample of 20": 40}
+
+
+def test_prepare_twice_writes_the_same_bytes(tmp_path, words_as_tokens):
+    source = write_rows(tmp_path / "rows.jsonl", made_rows())
+    first, second = (make_run(tmp_path / name, source) for name in ("one", "two"))
+    for run in (first, second):
+        prepare(run, None)
+    for name in ("train", "validation", "test"):
+        assert (first / f"data/{name}.jsonl").read_bytes() == (second / f"data/{name}.jsonl").read_bytes()
+
+
+BREAKAGES = {
+    "broken source": (lambda path: path.write_text("{", encoding="utf-8"), {}, "line 1: not JSON"),
+    "nothing valid": (
+        lambda path: write_rows(path, [{**TRICKY[0], "Response": ""}]),
+        {},
+        "no row is left after the rule 'validate': 1 x",
+    ),
+    "too few": (lambda path: write_rows(path, made_rows(1)), {}, "too few to train"),
+    "all too long": (lambda path: None, {"model.max_length": 16}, "no row fits model.max_length = 16"),
+    "no such questions": (lambda path: None, {"evaluation.questions": "absent.jsonl"}, "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_an_error_leaves_the_finished_artefacts_as_they_were(tmp_path, words_as_tokens, name):
+    source = write_rows(tmp_path / "rows.jsonl", made_rows())
+    prepare(make_run(tmp_path / "run", source), None)
+    before, record = contents(tmp_path / "run/data"), (tmp_path / "run/run.yaml").read_bytes()
+    breakage, overrides, message = BREAKAGES[name]
+    breakage(source)
+    run = Run(tmp_path / "run", Config.resolve("laptop", {"data.source": str(source), **overrides}))
+    with pytest.raises(InputError, match=message):
+        prepare(run, None)
+    assert contents(tmp_path / "run/data") == before
+    assert (tmp_path / "run/run.yaml").read_bytes() == record
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data", "run.yaml"]
+
+
+def test_a_failed_write_leaves_the_finished_artefacts_as_they_were(tmp_path, words_as_tokens, monkeypatch):
+    run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", made_rows()))
+    prepare(run, None)
+    before = contents(run / "data")
+    write_rows(tmp_path / "rows.jsonl", made_rows(50))
+
+    def disk_full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset_prep, "write_json", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(run, None)
+    assert contents(run / "data") == before
+    assert sorted(path.name for path in run.path.iterdir()) == ["data", "run.yaml"]
+
+
+def test_too_few_rows_of_one_side_fit(tmp_path, words_as_tokens):
+    rows = made_rows(10)
+    rows[0]["Response"] = "long " * 2000
+    source = write_rows(tmp_path / "rows.jsonl", rows)
+
+    def validates_the_long_row(seed):
+        found = split(read_rows(data_settings(source), seed)[0], 0.1, 0.1, seed)
+        return [r["line"] for r in sides(found)["validation"]] == [1]
+
+    seed = next(filter(validates_the_long_row, range(200)))
+    with pytest.raises(InputError, match=r"too few rows fit model.max_length = 1024 to train and to validate"):
+        prepare(make_run(tmp_path / "other", source, seed=seed), None)
+
+
+@needs_shared
+def test_real_rows_with_the_real_encoding(tmp_path):
+    """A tokenizer of single bytes, made on the spot, with R1's template: real rows have some 3,000 characters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bare = Tokenizer(models.BPE({letter: k for k, letter in enumerate(alphabet)}, []))
+    bare.pre_tokenizer, bare.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = (SHARED / "r1_distill_chat_template.jinja").read_text(encoding="utf-8")
+    run = make_run(tmp_path / "run", SHARED / "medical_o1_en_187.jsonl", **{"model.max_length": 4096})
+    report = prepare(run, tokenizer)
+    assert report["provenance"]["rows"] == 187
+    rows = [r for name in report["splits"] for r in read_jsonl(run / f"data/{name}.jsonl")]
+    assert (
+        len(rows) == sum(report["splits"].values()) == 187 - report["steps"][-1]["reasons"]["longer than 4096 tokens"]
+    )
+    for r in rows[:20]:  # one token a byte, the closing tag and the end of the sequence
+        assert r["completion_tokens"] == len((r["Complex_CoT"] + "</think>" + r["Response"]).encode()) + 1
+    twins = [r for r in rows if "gross hematuria and a unilateral flank mass" in r["Question"]]
+    assert len(twins) == 2
+    assert twins[0]["split"] == twins[1]["split"]
+
+
+def test_encode_example_is_found_here_under_its_name():
+    from helpers import prompts
+
+    assert dataset_prep.encode_example is prompts.encode_example
