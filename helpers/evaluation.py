@@ -123,19 +123,20 @@ def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dic
 
 
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
-    """Pairs of replies to the same question, those that got worse first, then those that got better."""
+    """Pairs of replies to the same question, those that got worse first, then those that got better.
+
+    What is judged is the reply: of a choice question whether it is right, of an open one whether it comes to an
+    answer at all. A row's NLL says what text a model expects, not what it writes.
+    """
     pairs = []
     for one, two in zip(base, tuned, strict=True):
-        if one["task"] == "validation":
-            change = one["nll"] - two["nll"]
-        else:
-            change = float(two["correct"]) - float(one["correct"])
-        outcome = "worse" if change < 0 else "better" if change > 0 else "same"
+        judged = "closed" if one["task"] == "validation" else "correct"
+        change = two[judged] - one[judged]
         pairs.append(
             {
                 "task": one["task"],
                 "id": one["id"],
-                "outcome": outcome,
+                "outcome": "worse" if change < 0 else "better" if change > 0 else "same",
                 "question": one["question"],
                 "base": one["reply"],
                 "tuned": two["reply"],
