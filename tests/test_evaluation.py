@@ -1,0 +1,641 @@
+"""Stage 05's book-keeping and the pages made of it: figures worked out by hand, and the same ones wherever shown."""
+
+import html
+import json
+import re
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import PROJECT_ROOT, InputError, evaluation, setup
+from helpers.config import Config
+from helpers.evaluation import evaluate, example, predict, side_by_side, summarise
+from helpers.generation import Reply
+from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
+from helpers.report import STAGES, headline, write_index, write_model_card
+from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_json, write_jsonl, write_text
+
+SHARED = PROJECT_ROOT.parent / "shared" / "data"
+LETTERS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Dabigatran"}
+SEED = 3407
+
+
+def unseen(i, nll, closed, finished, thinking_tokens, reply="a</think>b"):
+    return {
+        "task": "validation", "id": f"validation-{i}", "question": f"Question {i}?", "reply": reply, "closed": closed,
+        "finished": finished, "tokens": 50, "thinking_tokens": thinking_tokens, "reference": "R", "nll": nll,
+    }  # fmt: skip
+
+
+def choice(task, i, answer, chosen, finished=True, options=LETTERS, reply="a</think>b"):
+    return {
+        "task": task, "id": f"{task}-{i}", "question": f"Which {i}?", "reply": reply, "closed": True,
+        "finished": finished, "tokens": 50, "thinking_tokens": 3, "options": options, "answer_idx": answer,
+        "choice": chosen, "correct": finished and chosen == answer,
+    }  # fmt: skip
+
+
+THREE = {key: LETTERS[key] for key in "ABC"}
+BASE = [
+    unseen(0, 2.0, False, False, 10),
+    unseen(1, 3.0, False, True, 30),
+    choice("medqa", 0, "A", "A"),
+    choice("medqa", 1, "B", None),  # abstained
+    choice("medqa", 2, "A", "B"),
+    choice("medqa", 3, "C", None, finished=False, options=THREE),  # truncated
+    choice("other", 0, "A", "B"),
+    choice("other", 1, "A", "C"),
+    choice("other", 2, "B", None),
+]
+TUNED = [
+    unseen(0, 1.5, True, True, 20),
+    unseen(1, 3.1, False, True, 50),
+    choice("medqa", 0, "A", "C"),
+    choice("medqa", 1, "B", "B"),
+    choice("medqa", 2, "A", "A"),
+    choice("medqa", 3, "C", None, finished=False, options=THREE),
+    choice("other", 0, "A", "A"),
+    choice("other", 1, "A", "A"),
+    choice("other", 2, "B", "B"),
+]
+
+
+# metrics.json ----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_have_the_schema_of_the_design():
+    metrics = summarise(BASE, TUNED, SEED)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics  # plain numbers, lists and texts
+    assert set(metrics) >= {"validation", "tasks"}
+    assert set(metrics["validation"]) >= {"n", "base", "tuned"}
+    for side in ("base", "tuned"):
+        assert set(metrics["validation"][side]) == {"nll", "closed", "finished", "thinking_tokens"}
+    assert list(metrics["tasks"]) == ["medqa", "other"]
+    for task in metrics["tasks"].values():
+        assert set(task) >= {"n", "majority_baseline", "chance", "base", "tuned", "paired"}
+        for side in ("base", "tuned"):
+            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated"}
+        paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable"}
+        assert set(task["paired"]) == paired
+
+
+def test_validation_figures_are_those_worked_out_by_hand():
+    validation = summarise(BASE, TUNED, SEED)["validation"]
+    assert validation["n"] == 2
+    assert validation["base"] == {"nll": 2.5, "closed": 0.0, "finished": 0.5, "thinking_tokens": 20.0}
+    assert validation["tuned"] == pytest.approx({"nll": 2.3, "closed": 0.5, "finished": 1.0, "thinking_tokens": 35.0})
+    assert validation["paired"]["nll_delta"] == pytest.approx(-0.2)
+    # Of two differences a quarter of all resamples hold one twice, so the interval ends at the two themselves.
+    assert validation["paired"]["nll_delta_ci95"] == pytest.approx([-0.5, 0.1])
+    assert validation["verdict"].startswith("No difference in completion NLL is shown: ")
+    assert "-0.200 (95% interval -0.500 to +0.100)" in validation["verdict"]
+
+
+def test_task_figures_are_those_worked_out_by_hand():
+    task = summarise(BASE, TUNED, SEED)["tasks"]["medqa"]
+    assert task["n"] == 4
+    assert task["majority_baseline"] == 0.5  # A, B, A, C
+    assert task["chance"] == pytest.approx((3 / 4 + 1 / 3) / 4)
+    assert {k: v for k, v in task["base"].items() if k != "ci95"} == {
+        "accuracy": 0.25, "abstained": 0.25, "truncated": 0.25,
+    }  # fmt: skip
+    assert {k: v for k, v in task["tuned"].items() if k != "ci95"} == {
+        "accuracy": 0.5, "abstained": 0.0, "truncated": 0.25,
+    }  # fmt: skip
+    assert task["base"]["ci95"] == pytest.approx([0.0456, 0.6994], abs=1e-4)  # Wilson, 1 of 4
+    assert task["tuned"]["ci95"] == pytest.approx([0.1500, 0.8500], abs=1e-4)  # 2 of 4
+    paired = task["paired"]
+    assert (paired["base_only"], paired["tuned_only"], paired["delta"]) == (1, 2, 0.25)
+    assert paired["mcnemar_p"] == pytest.approx(1.0)
+    assert paired["detectable"] == pytest.approx(0.998, abs=1e-3)
+    low, high = paired["delta_ci95"]
+    assert -0.5 <= low < 0 < high <= 1
+    assert task["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
+
+
+def test_three_of_three_against_none_is_still_no_proof():
+    task = summarise(BASE, TUNED, SEED)["tasks"]["other"]
+    assert task["paired"]["mcnemar_p"] == pytest.approx(0.25)  # 2 / 2**3
+    assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [1.0, 1.0])
+    assert task["base"]["ci95"] == pytest.approx([0.0, 0.5615], abs=1e-4)
+    assert task["tuned"]["ci95"] == pytest.approx([0.4385, 1.0], abs=1e-4)
+    assert task["verdict"].startswith("No difference")  # the exact test forbids what the interval would allow
+
+
+def test_one_loss_all_rows_lower_is_called_better_and_all_higher_worse():
+    rows = [unseen(i, 2.0 + i / 10, True, True, 5) for i in range(20)]
+    lower = [{**row, "nll": row["nll"] - 0.3} for row in rows]
+    task = [choice("t", 0, "A", "A")]
+    better = summarise(rows + task, lower + task, SEED)["validation"]["verdict"]
+    worse = summarise(lower + task, rows + task, SEED)["validation"]["verdict"]
+    assert "is better than the base model's: -0.300 (95% interval -0.300 to -0.300)" in better
+    assert "is worse than the base model's: +0.300" in worse
+    assert "points" not in better + worse  # nats are no percentage
+
+
+def test_the_same_seed_gives_the_same_metrics():
+    assert summarise(BASE, TUNED, 1) == summarise(BASE, TUNED, 1)
+
+
+def test_sides_of_different_length_are_an_error():
+    with pytest.raises(ValueError, match=r"zip|equally long"):
+        summarise(BASE, TUNED[1:], SEED)
+
+
+# Asking both sides -----------------------------------------------------------------------------------------------
+
+
+class Words:
+    """A tokenizer by white space, as far as `predict` needs one."""
+
+    pad_token_id = 0
+
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens  # else the beginning-of-sequence token would count as a thought
+        return {"input_ids": text.split()}
+
+
+class Switchable:
+    """A model that knows which side answers."""
+
+    side = "tuned"
+
+    @contextmanager
+    def disable_adapter(self):
+        self.side = "base"
+        yield
+        self.side = "tuned"
+
+    def merge_adapter(self):
+        assert self.side == "tuned"
+
+    def unmerge_adapter(self):
+        assert self.side == "tuned"
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A run folder with validation rows, and stand-ins for the model; gives the run and what was asked."""
+    run = Run(tmp_path, Config.resolve("smoke", {"evaluation.max_validation": 2, "evaluation.max_questions": 3}))
+    rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i}", "Response": f"R{i}"} for i in range(5)]
+    write_jsonl(tmp_path / "data/validation.jsonl", rows)
+    answers = [q.answer_idx for q in choice_questions(["sample"])["sample"]]
+    right, wrong = answers[1], "A" if answers[2] != "A" else "B"
+    replies = [
+        Reply("two words</think>An answer.", 9, True),
+        Reply("never closed", 16, False),
+        Reply(f"x</think>The answer is {answers[0]}. But", 16, False),  # right so far, and cut off
+        Reply(f"x</think>The answer is {right}.", 9, True),
+        Reply(f"x</think>The answer is {wrong}.", 9, True),
+    ]
+    log = []
+    monkeypatch.setattr(evaluation, "encode_example", lambda tokenizer, row, limit, style: row["Response"])
+    monkeypatch.setattr(evaluation, "encode_prompt", lambda tokenizer, text, style: text)
+
+    def losses(model, encoded, pad, what):
+        log.append(("losses", model.side, encoded))
+        return [2.0, 3.0] if model.side == "base" else [1.0, 4.0]
+
+    def generated(model, tokenizer, prompts, settings, seed, what):
+        log.append(("replies", model.side, prompts))
+        return replies
+
+    monkeypatch.setattr(evaluation, "completion_nll", losses)
+    monkeypatch.setattr(evaluation, "generate", generated)
+    return SimpleNamespace(run=run, log=log)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(asked, side):
+    model = Switchable()
+    rows = predict(asked.run, model, Words(), side)
+    questions = choice_questions(["sample"])["sample"][:3]
+    assert asked.log == [
+        ("losses", side, ["R0", "R1"]),
+        ("replies", side, ["Q0", "Q1", *(q.as_prompt() for q in questions)]),
+    ]
+    assert model.side == "tuned"
+    assert [row["id"] for row in rows] == ["validation-0", "validation-1", *(q.id for q in questions)]
+    assert [row["task"] for row in rows] == ["validation"] * 2 + ["sample"] * 3
+    assert [row.get("nll") for row in rows[:2]] == ([2.0, 3.0] if side == "base" else [1.0, 4.0])
+    assert (rows[0]["closed"], rows[0]["thinking_tokens"], rows[0]["finished"]) == (True, 2, True)
+    assert (rows[1]["closed"], rows[1]["finished"]) == (False, False)
+    assert rows[0]["reply"] == "two words</think>An answer."  # the whole reply
+    assert rows[0]["reference"] == "R0"
+
+
+def test_a_reply_that_ran_out_of_tokens_counts_as_wrong(asked):
+    cut, right, wrong = predict(asked.run, Switchable(), Words(), "tuned")[2:]
+    assert (cut["finished"], cut["correct"]) == (False, False)
+    assert (right["choice"], right["correct"]) == (right["answer_idx"], True)
+    assert wrong["choice"] is not None
+    assert wrong["correct"] is False
+
+
+@pytest.fixture
+def evaluated(asked, monkeypatch):
+    (asked.run / "adapter").mkdir()
+    monkeypatch.setattr(evaluation, "load_tokenizer", lambda settings: Words())
+    monkeypatch.setattr(evaluation, "load_with_adapter", lambda config, adapter: Switchable())
+    return asked.run
+
+
+def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated):
+    metrics = evaluate(evaluated)
+    sides = [read_jsonl(evaluated / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
+    assert read_json(evaluated / "evaluation/metrics.json") == metrics
+    assert summarise(*sides, evaluated.config.seed) == metrics
+    assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
+    assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
+
+
+def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):
+    evaluate(evaluated)
+    folder = evaluated / "evaluation"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def stop(run, model, tokenizer, side):
+        if side == "tuned":
+            raise RuntimeError("out of memory")
+        return []
+
+    monkeypatch.setattr(evaluation, "predict", stop)
+    with pytest.raises(RuntimeError):
+        evaluate(evaluated)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
+    with pytest.raises(InputError, match="has no adapter yet: run 04_lora_training first"):
+        evaluate(Run(tmp_path, Config.resolve("smoke")))
+
+
+# Side by side ----------------------------------------------------------------------------------------------------
+
+
+def test_replies_that_got_worse_come_first_and_keep_their_order():
+    pairs = side_by_side(BASE, TUNED)
+    assert [(pair["id"], pair["outcome"]) for pair in pairs] == [
+        ("medqa-0", "worse"),
+        ("validation-0", "better"),
+        ("medqa-1", "better"),
+        ("medqa-2", "better"),
+        ("other-0", "better"),
+        ("other-1", "better"),
+        ("other-2", "better"),
+        ("validation-1", "same"),
+        ("medqa-3", "same"),
+    ]
+    assert set(pairs[0]) == {"task", "id", "outcome", "question", "base", "tuned"}
+
+
+def test_an_example_shows_both_replies_and_says_when_there_is_none():
+    pairs = side_by_side(
+        [unseen(0, 1.0, True, True, 1, reply="base thought</think>base answer")],
+        [unseen(0, 2.0, False, True, 1, reply="tuned thought</think>tuned answer")],
+    )
+    shown = example(pairs, "worse")
+    places = [
+        shown.index(text) for text in ("Base model", "base thought", "base answer", "Tuned model", "tuned answer")
+    ]
+    assert places == sorted(places)
+    assert "better" in example(pairs, "better")
+    assert "base answer" not in example(pairs, "better")
+
+
+# Multiple-choice questions ---------------------------------------------------------------------------------------
+
+GOOD = {"id": "q1", "question": "Which drug?", "options": LETTERS, "answer_idx": "C"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*rows, name="mine.jsonl", blank=""):
+        path = tmp_path / name
+        write_text(path, blank + "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def refused(*sources, limit=None) -> str:
+    with pytest.raises(InputError) as error:
+        choice_questions(list(sources), limit)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real questions in ../shared/data are not here")
+def test_the_real_question_files_are_read_whole():
+    names = {"medqa_dev_4opt_600": 600, "medmcqa_dev_600": 600, "pubmedqa_pqal_train_500": 500}
+    tasks = choice_questions([str(SHARED / f"{name}.jsonl") for name in names])
+    assert {name: len(questions) for name, questions in tasks.items()} == names
+    pubmed = tasks["pubmedqa_pqal_train_500"]
+    assert all(q.context and q.as_prompt().startswith(q.context) for q in pubmed)
+    for questions in tasks.values():
+        assert all(q.answer_idx in q.options for q in questions)
+        assert len({q.id for q in questions}) == len(questions)
+
+
+def test_the_packaged_questions_are_sixty_with_four_options_each():
+    questions = choice_questions(["sample"])["sample"]
+    assert len(questions) >= 60
+    assert len({q.id for q in questions}) == len({q.question for q in questions}) == len(questions)
+    assert all(list(q.options) == list("ABCD") and len(set(q.options.values())) == 4 for q in questions)
+    # No letter may be a good guess.
+    counts = [sum(q.answer_idx == letter for q in questions) for letter in "ABCD"]
+    assert max(counts) <= 0.35 * len(questions)
+    assert not {q.question for q in questions} & set(baseline_questions())
+
+
+def test_a_prompt_holds_context_question_options_and_how_to_answer():
+    question = ChoiceQuestion(**GOOD, context="An abstract.")
+    prompt = question.as_prompt()
+    parts = ["An abstract.", "Which drug?", "A. Aspirin\nB. Heparin\nC. Warfarin\nD. Dabigatran", "The answer is X"]
+    assert [prompt.index(part) for part in parts] == sorted(prompt.index(part) for part in parts)
+    assert ChoiceQuestion(**GOOD).as_prompt() == prompt.removeprefix("An abstract.\n\n")
+
+
+def test_a_file_is_a_task_named_by_its_stem_and_cut_to_the_limit(file):
+    path = file(GOOD, {**GOOD, "id": "q2"}, {**GOOD, "id": "q3"}, name="my.set.jsonl")
+    assert [q.id for q in choice_questions([path], 2)["my.set"]] == ["q1", "q2"]
+    both = choice_questions(["sample", path])
+    assert list(both) == ["sample", "my.set"]
+    assert "'my.set'" in refused(path, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"answer_idx": "E"}, "'E' is not among the options A, B, C, D"),
+        ({"answer_idx": "c"}, "'c' is not among the options"),
+        ({"answer_idx": None}, "answer_idx"),
+        ({"question": ""}, "question"),
+        ({"question": None}, "question"),
+        ({"id": None}, "id"),
+        ({"options": {"A": "one"}, "answer_idx": "A"}, "options"),
+        ({"options": ["one", "two"]}, "options"),
+        ({"options": {"A": "one", "B": 2}}, "options.B"),
+        ({"options": {"1": "one", "2": "two"}, "answer_idx": "1"}, "letters from A to Z, not '1', '2'"),
+        ({"options": {"A": "one", "a": "two"}, "answer_idx": "A"}, "distinct letters"),
+        ({"options": {"A)": "one", "B)": "two"}, "answer_idx": "A)"}, "letters from A to Z"),
+    ],
+)
+def test_a_bad_question_is_named_with_its_file_and_line(file, change, says):
+    path = file(GOOD, "", {**GOOD, **change}, blank="\n\n")  # blank lines count as lines
+    message = refused(path)
+    assert message.startswith(f"{path} line 5: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no questions"),
+        (b"\n \n", "holds no questions"),
+        (b'{"id": "q1"\n', "line 1: not JSON"),
+        (json.dumps(GOOD).encode() + b"\n\n{oops}\n", "line 3: not JSON"),
+        (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
+        (b"[1, 2]\n", "1: int instead of an object"),
+        (b'"text"\n', "line 1: str instead of an object"),
+    ],
+)
+def test_a_bad_file_of_questions_is_named(tmp_path, content, says):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    message = refused(str(tmp_path / "bad.jsonl"))
+    assert "bad.jsonl" in message
+    assert says in message
+
+
+def test_a_file_of_questions_that_is_not_there():
+    assert "no_such_file.jsonl" in refused("no_such_file.jsonl")
+
+
+def test_a_question_after_the_limit_is_checked_too(file):
+    assert "line 2" in refused(file(GOOD, {**GOOD, "id": None}), limit=1)
+
+
+def test_odd_line_separators_inside_a_question_are_kept(file):
+    path = file(json.dumps({**GOOD, "question": "a\u2028b\u0085c"}, ensure_ascii=False))
+    assert choice_questions([path])["mine"][0].question == "a\u2028b\u0085c"
+
+
+# index.html and the model card -----------------------------------------------------------------------------------
+
+MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder in which nothing has run yet."""
+    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+    return open_run("smoke", tmp_path / "a run")
+
+
+def fill(run, base=BASE, tuned=TUNED):
+    """Every stage's results as the stages would leave them, by hand."""
+    metrics = summarise(base, tuned, SEED)
+    edges = [0, 256, 512]
+    tokens = {"histogram": {"edges": edges, "train": [12, 3], "validation": [1, 1], "test": [0, 1]}}
+    splits = {"train": 1501, "validation": 37, "test": 41}
+    provenance = {"source": "rows", "revision": "0a1b2c", "rows": 1579, "fingerprint": "f"}
+    write_json(run / "data/report.json", {"provenance": provenance, "splits": splits, "tokens": tokens})
+    write_jsonl(run / "training/log.jsonl", [{"step": 0, "validation_nll": 3.5}, {"step": 1, "loss": 3.25}])
+    training = {"steps": 4, "tokens_per_second": 115.4, "peak_memory_gib": 1.26}
+    write_json(run / "training/metrics.json", {**training, "validation_nll": {"before": 3.5, "after": 3.25}})
+    write_jsonl(run / "evaluation/predictions.base.jsonl", base)
+    write_jsonl(run / "evaluation/predictions.tuned.jsonl", tuned)
+    write_json(run / "evaluation/metrics.json", metrics)
+    write_json(run / "export/report.json", {"files": [{"name": "model-q8_0.gguf", "mib": 138.4}]})
+    write_text(run / "export/model-q8_0.gguf", "")
+    write_json(run / "stages.json", {name: {"inputs": "x", "seconds": 7.0 + i} for i, name in enumerate(STAGES)})
+    for name in STAGES:
+        write_text(run / f"notebooks/{name}.html", "")
+    return metrics
+
+
+class Page(HTMLParser):
+    """The texts of a page's cells and every address that it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.addresses, self.tags, self._cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def figures_of(metrics):
+    """What a reader must find, from metrics.json: row by row the base's, the tuned's and the difference's figures."""
+    unseen = metrics["validation"]
+    base, tuned, (low, high) = unseen["base"], unseen["tuned"], unseen["paired"]["nll_delta_ci95"]
+    delta = unseen["paired"]["nll_delta"]
+    rows = [[f"{base['nll']:.3f}", f"{tuned['nll']:.3f}", f"{delta:+.3f} ({low:+.3f} to {high:+.3f})"]]
+    for key in ("closed", "finished"):
+        rows.append([f"{base[key]:.0%}", f"{tuned[key]:.0%}", f"{100 * (tuned[key] - base[key]):+.0f} points"])
+    for task in metrics["tasks"].values():
+        low, high = (100 * end for end in task["paired"]["delta_ci95"])
+        difference = f"{100 * task['paired']['delta']:+.1f} points ({low:+.1f} to {high:+.1f})"
+        rows.append([f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned")] + [difference])
+    return rows
+
+
+def test_there_is_no_headline_before_there_are_metrics(run):
+    assert headline(run) == []
+
+
+def test_the_headline_holds_the_figures_of_the_metrics(run):
+    metrics = fill(run)
+    rows = headline(run)
+    assert [list(row[1:]) for row in rows] == figures_of(metrics)
+    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.500 to +0.100)")
+    assert "2 unseen rows" in rows[0][0]
+    assert "medqa (n=4, chance 27%)" in rows[3][0]
+
+
+def test_the_index_of_an_empty_run_says_what_is_to_come(run):
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "Did it help?" not in text
+    assert "img" not in page.tags
+    assert page.addresses == ["run.yaml"]
+    assert [row[0].strip() for row in page.rows[1:]] == [f"{name[:2]} {title}" for name, title in STAGES.items()]
+
+
+def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
+    metrics = fill(run)
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    shown = [row[1:] for row in page.rows if len(row) == 4]
+    assert shown == [["base", "tuned", "difference (95% interval)"], *figures_of(metrics)]
+    for verdict in (metrics["validation"]["verdict"], *(task["verdict"] for task in metrics["tasks"].values())):
+        assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
+    stages = [" ".join(cell.split()) for row in page.rows if len(row) == 3 for cell in row[1:]][2:]
+    assert stages[::2] == [
+        "",
+        "",
+        "1501 training, 37 validation, 41 test rows",
+        "4 steps, 115 tokens/s, peak 1.3 GiB, validation loss 3.500 to 3.250",
+        "2 unseen rows, 7 multiple-choice questions",
+        "model-q8_0.gguf (138 MiB)",
+    ]
+    assert stages[1::2] == ["7", "8", "9", "10", "11", "12"]
+    assert page.tags.count("img") == 4
+
+
+def test_the_index_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(run):
+    fill(run)
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
+    links = [address for address in page.addresses if address not in pictures]
+    assert len(links) >= 12
+    assert [link for link in links if not (run / link).is_file()] == []
+    without = re.sub(r'"data:image/png;base64,[A-Za-z0-9+/=]*"', "", text)
+    assert not re.search(r"//[\w-]+\.|@import|url\(", without)
+    assert not {"script", "iframe", "link", "object", "embed"} & set(page.tags)
+
+
+@pytest.mark.parametrize("stages", [("data",), ("data", "training"), ("data", "training", "evaluation")])
+def test_the_index_can_be_written_after_each_stage(run, stages):
+    fill(run)
+    for name in {"data", "training", "evaluation", "export"} - set(stages):
+        for path in (run / name).iterdir():
+            path.unlink()
+    text = write_index(run).read_text(encoding="utf-8")
+    assert ("1501 training" in text, "115 tokens/s" in text) == ("data" in stages, "training" in stages)
+    assert ("Did it help?" in text) == ("evaluation" in stages)
+    assert "138 MiB" not in text
+    assert [link for link in Page(text).addresses if ":" not in link and not (run / link).is_file()] == []
+
+
+def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE.model_copy(update={"gpu": "<u>GPU</u>"}))
+    run = open_run("smoke", tmp_path / "<b>&run")
+    evil = "<img src=x onerror=alert(1)>"
+    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
+    fill(run, base, tuned)
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags.count("img") == 4  # the pictures
+    assert not {"b", "u"} & set(page.tags)
+    assert "x" not in page.addresses
+    assert html.escape(evil) in text
+    assert "&lt;b&gt;&amp;run" in text
+    assert "&lt;u&gt;GPU" in text
+
+
+def card_rows(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_model_card_holds_the_figures_of_the_metrics(run):
+    metrics = fill(run)
+    write_model_card(run, run / "adapter/README.md")
+    text = (run / "adapter/README.md").read_text(encoding="utf-8")
+    results = card_rows(text.partition("## Results")[2])
+    assert [row[1:] for row in results[2:]] == figures_of(metrics)
+    assert metrics["validation"]["verdict"] in text
+    assert f"medqa: {metrics['tasks']['medqa']['verdict']}" in text
+    assert "1501 for training, 37 for validation, 41 held back" in text
+    assert "revision `0a1b2c`" in text
+    settings = {row[0].strip("`"): row[1] for row in card_rows(text.partition("## Results")[0])}
+    wanted = {
+        k: str(v) for k, v in run.config.flat().items() if k.split(".")[0] in ("seed", "model", "lora", "training")
+    }
+    assert settings.items() >= wanted.items()
+    assert "Not for clinical use" in text
+    assert "synthetic" in text
+    assert "Not evaluated yet" not in text
+
+
+def test_a_model_card_without_results_says_so(run):
+    write_model_card(run, run / "adapter/README.md")
+    text = (run / "adapter/README.md").read_text(encoding="utf-8")
+    assert "Not evaluated yet." in text
+    assert "Not for clinical use" in text
+    for word in ("None", "Undefined", "{{", "{%"):
+        assert word not in text.partition("## Results")[2]
+    assert card_rows(text.partition("## Results")[2]) == []
+
+
+def test_a_model_cards_head_is_the_hubs(run, tmp_path):
+    import yaml
+
+    write_model_card(run, run / "README.md")
+    _, head, _ = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    head = yaml.safe_load(head)
+    assert (head["library_name"], head["language"], head["license"]) == ("peft", "en", "apache-2.0")
+    embedded = open_run("laptop", tmp_path / "laptop")
+    write_model_card(embedded, embedded / "README.md")
+    _, head, _ = (embedded / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(head)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+    source = tmp_path / "secret folder/rows.jsonl"
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    run = open_run("smoke", tmp_path / "run", {"data.source": str(source)})
+    fill(run)
+    write_model_card(run, run / "README.md")
+    text = (run / "README.md").read_text(encoding="utf-8")
+    assert "Source: `rows.jsonl`" in text
+    assert "secret folder" not in text
+    assert "synthetic" not in text

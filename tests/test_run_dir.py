@@ -1,0 +1,491 @@
+"""The run folder: what opening one records and refuses, and that nothing in it is ever half written."""
+
+import json
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers import PROJECT_ROOT, InputError, run_dir, setup
+from helpers.config import Config
+from helpers.run_dir import (
+    Run,
+    check_writable,
+    fingerprint,
+    note_in_record,
+    open_run,
+    project_path,
+    read_json,
+    read_jsonl,
+    read_settings,
+    whole_folder,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A machine without a GPU, whatever runs the tests."""
+    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+
+
+def refused(*args, **kwargs) -> str:
+    """The one line with which open_run refuses."""
+    with pytest.raises(InputError) as error:
+        open_run(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Opening ---------------------------------------------------------------------------------------------------------
+
+
+def test_opening_a_folder_records_what_a_reader_needs_to_repeat_the_run(tmp_path):
+    run = open_run("smoke", tmp_path / "a/run", {"lora.r": 8})
+    record = yaml.safe_load((tmp_path / "a/run/run.yaml").read_text(encoding="utf-8"))
+    assert record == run.record
+    assert record["profile"] == "smoke"
+    assert record["config"] == Config.resolve("smoke", {"lora.r": 8}).flat()
+    assert record["config"]["lora.r"] == 8
+    assert record["config"]["seed"] == 3407
+    assert record["hardware"] == MACHINE.model_dump()
+    for name in ("torch", "transformers", "trl", "peft", "datasets"):
+        assert record["versions"][name] == metadata.version(name)
+    assert record["versions"]["python"].count(".") == 2
+    assert record["created"].endswith("+00:00")
+    assert "git_commit" in record
+    assert sorted(contents(tmp_path)) == ["a/run/run.yaml"]
+
+
+def test_the_commit_is_recorded_and_marked_when_files_differ_from_it(tmp_path, monkeypatch):
+    def git(*words):
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert open_run("smoke", tmp_path / "runs/none").record["git_commit"] is None  # a download without .git
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    git("init", "--quiet")
+    git("add", ".gitignore")
+    git("commit", "--quiet", "--message", "a commit")
+    commit = git("rev-parse", "HEAD")
+    assert open_run("smoke", tmp_path / "runs/clean").record["git_commit"] == commit
+    (tmp_path / ".gitignore").write_text("runs/\nother\n")
+    assert open_run("smoke", tmp_path / "runs/dirty").record["git_commit"] == f"{commit}-dirty"
+
+
+def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert open_run("smoke", tmp_path / "run").record["git_commit"] is None
+
+
+def test_auto_takes_over_the_settings_of_the_folder(tmp_path):
+    made = open_run("smoke", tmp_path, {"lora.r": 8, "evaluation.questions": ["sample"]})
+    before = contents(tmp_path)
+    again = open_run("auto", tmp_path)
+    assert again.config == made.config
+    assert again.config.profile == "smoke"
+    assert contents(tmp_path) == before
+
+
+def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, monkeypatch):
+    assert open_run("auto", tmp_path / "cpu").config.profile == "laptop"
+    card = MACHINE.model_copy(update={"gpu": "Tesla T4", "gpu_memory_gib": 14.7, "compute_capability": (7, 5)})
+    monkeypatch.setattr(setup, "describe_machine", lambda: card)
+    run = open_run("auto", tmp_path / "t4")
+    assert run.config.profile == "t4"
+    assert run.record["config"]["profile"] == "t4"
+
+
+def test_the_same_settings_open_the_folder_and_change_nothing(tmp_path):
+    open_run("smoke", tmp_path, {"seed": 5})
+    note_in_record(open_run("auto", tmp_path), data={"rows": 3})
+    before = contents(tmp_path)
+    for profile, overrides in (("smoke", {"seed": "5"}), ("auto", {"seed": 5}), ("auto", None)):
+        assert open_run(profile, tmp_path, overrides).config.seed == 5
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "key", "there", "asked"),
+    [
+        ("smoke", {"lora.r": 9}, "lora.r", "4", "9"),
+        ("auto", {"lora.r": 9}, "lora.r", "4", "9"),
+        ("auto", {"data.sample_size": None}, "data.sample_size", "24", "None"),
+        ("laptop", {}, "profile", "'smoke'", "'laptop'"),
+    ],
+)
+def test_another_configuration_is_refused_and_leaves_the_record_as_it_was(
+    tmp_path, profile, overrides, key, there, asked
+):
+    open_run("smoke", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text("{}\n")
+    before = contents(tmp_path)
+    message = refused(profile, tmp_path, overrides)
+    assert f"{key} is {there} there, {asked} asked" in message
+    assert str(tmp_path) in message
+    assert "--force" in message
+    assert contents(tmp_path) == before
+
+
+def test_more_than_one_difference_is_counted(tmp_path):
+    open_run("smoke", tmp_path)
+    assert "(and 2 more)" in refused("smoke", tmp_path, {"lora.r": 9, "lora.alpha": 9, "seed": 9})
+    assert "(and" not in refused("smoke", tmp_path, {"lora.r": 9})
+
+
+def test_force_writes_the_new_configuration_and_keeps_the_other_files(tmp_path):
+    open_run("smoke", tmp_path)
+    (tmp_path / "stages.json").write_text("{}")
+    forced = open_run("smoke", tmp_path, {"lora.r": 9}, force=True)
+    assert forced.config.lora.r == 9
+    assert forced.record["config"]["lora.r"] == 9
+    assert open_run("auto", tmp_path).config.lora.r == 9
+    assert (tmp_path / "stages.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"just words",
+        b"config:\n",
+        b"config: words\n",
+        b"config: [1, 2]\n",
+        b"profile: smoke\n",
+        b"config: {seed: 1",
+        b"\xff\xfe\x00",
+    ],
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_damaged_record_is_one_line_that_names_it_and_is_not_overwritten(tmp_path, damage, force):
+    (tmp_path / "run.yaml").write_bytes(damage)
+    assert f"{tmp_path / 'run.yaml'} is not a run record" in refused("auto", tmp_path, force=force)
+    assert contents(tmp_path) == {"run.yaml": damage}
+
+
+def test_a_record_that_lacks_settings_names_one_and_force_replaces_it(tmp_path):
+    (tmp_path / "run.yaml").write_text("config:\n  profile: smoke\n  seed: 1\n")
+    assert "field required" in refused("auto", tmp_path)
+    assert "seed is 1 there" in refused("smoke", tmp_path)
+    assert open_run("smoke", tmp_path, force=True).record["config"] == Config.resolve("smoke").flat()
+
+
+def test_a_record_that_is_a_folder(tmp_path):
+    (tmp_path / "run.yaml").mkdir()
+    assert "run.yaml" in refused("smoke", tmp_path)
+
+
+def test_wrong_requests_make_no_folder(tmp_path):
+    assert "did you mean 'smoke'" in refused("smok", tmp_path / "run")
+    assert "'training.learning_rate'" in refused("smoke", tmp_path / "run", {"training.lr": 1})
+    assert "lora.r = 0" in refused("smoke", tmp_path / "run", {"lora.r": 0})
+    assert not (tmp_path / "run").exists()
+
+
+# The user's own files are looked at before any stage spends time --------------------------------------------------
+
+
+def test_a_source_that_is_not_there_makes_no_folder(tmp_path):
+    for source in ("sampel", "no/such/file.jsonl", str(tmp_path)):
+        message = refused("smoke", tmp_path / "run", {"data.source": source})
+        assert message.startswith(f"data.source = {source!r} is neither sample nor hub nor a file")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.jsonl", b'{"Question": "Q", "Response": "A"}\n', "no column Complex_CoT"),
+        ("rows.jsonl", b"", "holds no rows"),
+        ("rows.jsonl", b'{"Question": "\xff"}\n', "not UTF-8"),
+        ("rows.jsonl", b'{"Question": "Q"}\n{"Question": \n', "line 2"),
+        ("rows.txt", b"Q", "'.txt'"),
+    ],
+)
+def test_a_wrong_source_makes_no_folder(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    assert says in refused("smoke", tmp_path / "run", {"data.source": str(tmp_path / name)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_questions_make_no_folder(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"id": "1"}\n')
+    questions = ["sample", str(tmp_path / "mine.jsonl")]
+    assert "mine.jsonl line 1" in refused("smoke", tmp_path / "run", {"evaluation.questions": questions})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_source_with_force_leaves_the_old_record(tmp_path):
+    open_run("smoke", tmp_path / "run")
+    before = contents(tmp_path)
+    refused("smoke", tmp_path / "run", {"data.source": "no/such/file.jsonl"}, force=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_finished_folder_opens_after_its_source_is_gone(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    open_run("smoke", tmp_path / "run", {"data.source": str(source)})
+    source.unlink()
+    assert open_run("auto", tmp_path / "run").config.data.source == str(source)
+
+
+# Paths -----------------------------------------------------------------------------------------------------------
+
+
+def test_relative_folders_lie_below_the_project_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert project_path("runs/x") == PROJECT_ROOT / "runs/x"
+    assert project_path("runs/../runs/x") == PROJECT_ROOT / "runs/x"
+    assert project_path(tmp_path / "x") == tmp_path / "x"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert project_path("~/x") == tmp_path / "x"
+
+
+def test_opening_a_relative_folder_makes_it_below_the_project(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    run = open_run("smoke", "runs/x")
+    assert run.path == tmp_path / "project/runs/x"
+    assert (run / "run.yaml").is_file()
+    assert run.label == "runs/x"
+    assert open_run("smoke", tmp_path / "elsewhere").label == str(tmp_path / "elsewhere")
+
+
+def test_a_missing_artefact_names_the_stage_that_makes_it(tmp_path):
+    run = Run(tmp_path, Config.resolve("smoke"))
+    with pytest.raises(InputError, match=r"has no data/train\.jsonl yet: run 03_dataset_prep first"):
+        run.require("data/train.jsonl", "03_dataset_prep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").touch()
+    assert run.require("data/train.jsonl", "03_dataset_prep") == tmp_path / "data/train.jsonl"
+
+
+# Folders that cannot be written to -------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_folders_place(tmp_path):
+    for place in ("run", "run/deeper"):
+        (tmp_path / "run").write_text("mine")
+        assert refused("smoke", tmp_path / place).startswith(f"cannot write to the run folder {tmp_path / place}: ")
+        assert contents(tmp_path) == {"run": b"mine"}
+
+
+def test_a_place_where_nobody_can_make_a_folder():
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    assert refused("smoke", "/proc/ai-doctor/run").startswith("cannot write to the run folder /proc/ai-doctor/run: ")
+
+
+def test_a_read_only_folder_is_refused_before_any_work_and_stays_as_it_was(tmp_path):
+    open_run("smoke", tmp_path / "run")
+    before = contents(tmp_path)
+    (tmp_path / "run").chmod(0o555)
+    try:
+        if os.access(tmp_path / "run", os.W_OK):
+            pytest.skip("permissions do not bind this user")
+        for overrides, force in ((None, False), ({"seed": 1}, True)):
+            assert "cannot write to the run folder" in refused("smoke", tmp_path / "run", overrides, force)
+        assert contents(tmp_path) == before
+    finally:
+        (tmp_path / "run").chmod(0o755)
+
+
+def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
+    """The same where permissions do not bind, as for root: the file system itself refuses."""
+    open_run("smoke", tmp_path)
+    before = contents(tmp_path)
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(run_dir.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(run_dir, "write_text", lambda *args: pytest.fail("written all the same"))
+    for overrides, force in ((None, False), ({"seed": 1}, True)):
+        message = refused("smoke", tmp_path, overrides, force)
+        assert message == f"cannot write to the run folder {tmp_path}: Read-only file system"
+    assert contents(tmp_path) == before
+
+
+def test_the_proof_that_a_folder_can_be_written_to_leaves_nothing_in_it(tmp_path):
+    check_writable(tmp_path / "a/b")
+    assert contents(tmp_path) == {}
+    assert (tmp_path / "a/b").is_dir()
+
+
+# Whole or not at all ---------------------------------------------------------------------------------------------
+
+
+def broken_rows():
+    yield {"a": 1}
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (lambda path: write_text(path, "begins well " * 10_000 + "\ud800"), UnicodeEncodeError),
+        (lambda path: write_jsonl(path, broken_rows()), RuntimeError),
+        (lambda path: write_jsonl(path, [{"a": 1}, {"a": float("nan")}]), ValueError),
+        (lambda path: write_jsonl(path, [{"a": 1}, {"a": object()}]), TypeError),
+        (lambda path: write_json(path, {"a": float("inf")}), ValueError),
+    ],
+)
+def test_a_write_that_fails_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path, write, error):
+    path = tmp_path / "file"
+    with pytest.raises(error):
+        write(path)
+    assert contents(tmp_path) == {}
+    path.write_text("old")
+    with pytest.raises(error):
+        write(path)
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_dir.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "file", "new")
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_while_a_file_is_written_the_old_one_stands_under_its_name(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+    seen = []
+    monkeypatch.setattr(run_dir.os, "fsync", lambda handle: seen.append((tmp_path / "file").read_text()))
+    write_text(tmp_path / "file", "new")
+    assert seen == ["old"]
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_a_folder_that_fails_in_the_middle_leaves_the_old_one_and_nothing_else(tmp_path):
+    for old in ({}, {"data/a": b"old", "data/b": b"old"}):
+        for name, content in old.items():
+            (tmp_path / "data").mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(RuntimeError), whole_folder(tmp_path / "data") as folder:  # noqa: PT012
+            (folder / "a").write_text("new")
+            assert contents(tmp_path / "data") == {name[5:]: content for name, content in old.items()}
+            raise RuntimeError("killed")
+        assert contents(tmp_path) == old
+        assert len(list(tmp_path.iterdir())) == (1 if old else 0)
+
+
+def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/deep/old").write_text("old")
+    with whole_folder(tmp_path / "data") as folder:
+        (folder / "new").write_text("new")
+    assert contents(tmp_path) == {"data/new": b"new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755  # a temporary folder is its maker's alone
+
+
+def test_a_folder_of_a_folder_that_is_not_there_yet(tmp_path):
+    with whole_folder(tmp_path / "export/merged") as folder:
+        (folder / "x").write_text("x")
+    assert contents(tmp_path) == {"export/merged/x": b"x"}
+
+
+# Reading back ----------------------------------------------------------------------------------------------------
+
+ODD = "a\u2028b\u2029c\u0085d\x0be\x1cf\r\ng\n שלום 😀 <｜User｜> \ufeff\x00"
+
+
+def test_every_text_comes_back_from_jsonl_as_it_was(tmp_path):
+    rows = [{"text": ODD}, {"text": ""}, {ODD: [ODD]}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+    raw = (tmp_path / "rows.jsonl").read_bytes()
+    assert raw.count(b"\n") == len(rows)
+    assert "\u2028".encode() in raw  # written as it is and not as an escape, so that reading has to cope with it
+
+
+def test_no_rows_and_blank_lines(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [])
+    assert read_jsonl(tmp_path / "rows.jsonl") == []
+    (tmp_path / "rows.jsonl").write_text('\n{"a": 1}\r\n  \n{"a": 2}')
+    assert read_jsonl(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}]
+
+
+def test_json_is_for_people_too(tmp_path):
+    write_json(tmp_path / "x.json", {"α": [1, None]})
+    assert read_json(tmp_path / "x.json") == {"α": [1, None]}
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert text == json.dumps({"α": [1, None]}, indent=2, ensure_ascii=False) + "\n"
+
+
+def test_facts_found_later_join_the_record_and_leave_the_settings(tmp_path):
+    run = open_run("smoke", tmp_path)
+    before = dict(run.record)
+    note_in_record(run, data={"fingerprint": "abc", "text": ODD.replace("\x00", "")})
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text(encoding="utf-8"))
+    assert record.pop("data") == {"fingerprint": "abc", "text": ODD.replace("\x00", "")}
+    assert record == before
+    assert read_settings(tmp_path) == run.config.flat()
+
+
+# Fingerprints ----------------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_content_and_not_of_dates(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("one")
+    before = fingerprint(path)
+    assert len(before) == 16
+    os.utime(path, (0, 0))
+    assert fingerprint(path) == before
+    path.write_text("two")
+    assert fingerprint(path) != before
+    path.write_text("one")
+    assert fingerprint(path) == before
+
+
+def test_absent_empty_and_full_files_have_fingerprints_of_their_own(tmp_path):
+    path = tmp_path / "a"
+    absent = fingerprint(path)
+    path.touch()
+    empty = fingerprint(path)
+    path.write_text("x")
+    assert len({absent, empty, fingerprint(path), fingerprint()}) == 4
+
+
+def test_a_folders_fingerprint_changes_with_any_file_in_it(tmp_path):
+    (tmp_path / "f/deep").mkdir(parents=True)
+    (tmp_path / "f/a").write_text("a")
+    (tmp_path / "f/deep/b").write_text("b")
+    prints = [fingerprint(tmp_path / "f")]
+    (tmp_path / "f/deep/b").write_text("c")
+    prints.append(fingerprint(tmp_path / "f"))
+    (tmp_path / "f/deep/b").rename(tmp_path / "f/deep/c")
+    prints.append(fingerprint(tmp_path / "f"))
+    (tmp_path / "f/new").touch()
+    prints.append(fingerprint(tmp_path / "f"))
+    assert len(set(prints)) == 4
+
+
+def test_the_order_of_files_counts(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    assert fingerprint(tmp_path / "a", tmp_path / "b") != fingerprint(tmp_path / "b", tmp_path / "a")
