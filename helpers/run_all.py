@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,11 @@ class PrivateKernelManager(AsyncKernelManager):
     """Kernels reached through files of this user and not through TCP ports that other users could listen in on."""
 
     transport = "ipc"
+
+    def _ip_default(self) -> str:
+        # A folder of its own: the default is the project's, where a killed run leaves its sockets for others to meet.
+        self._folder = tempfile.TemporaryDirectory(prefix="kernel-")
+        return f"{self._folder.name}/socket"
 
 
 def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
