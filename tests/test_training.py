@@ -1,0 +1,460 @@
+"""Training and generation on the tiny model: what a run leaves, how it resumes, and what the numbers mean."""
+
+import copy
+import json
+import shutil
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers import InputError, lora_training
+from helpers.config import Config, GenerationSettings, ModelSettings
+from helpers.generation import completion_nll, generate, left_padded, stream
+from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
+from helpers.models import load_base, load_tokenizer, load_with_adapter, tiny_folder
+from helpers.prompts import encode_example
+from helpers.run_dir import open_run, read_json, read_jsonl, write_jsonl
+from helpers.setup import Machine
+
+STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
+GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
+
+
+@pytest.fixture(scope="session")
+def short_rows(sample_rows):
+    return sorted(sample_rows, key=lambda row: sum(map(len, row.values())))[:12]
+
+
+def make_run(folder, rows, **overrides):
+    """A run folder as 03 leaves it, as far as 04 looks: eight rows to train on and four to validate."""
+    run = open_run("smoke", folder, {key.replace("__", "."): value for key, value in overrides.items()})
+    write_jsonl(run / "data/train.jsonl", rows[:8])
+    write_jsonl(run / "data/validation.jsonl", rows[8:])
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(short_rows, tmp_path_factory):
+    """One whole training: the run, what `train` returned, and how long the log was whenever it grew."""
+    run = make_run(tmp_path_factory.mktemp("trained") / "run", short_rows)
+    grown = []
+    metrics = train(run, watch=lambda log: grown.append(len(log)))
+    return SimpleNamespace(run=run, metrics=metrics, grown=grown, log=read_jsonl(run / "training/log.jsonl"))
+
+
+@pytest.fixture
+def interrupted(trained, tmp_path):
+    """A copy of that run as it was before its adapter was written."""
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    run = open_run("smoke", tmp_path / "run")
+    shutil.rmtree(run / "adapter")
+    (run / "training/metrics.json").unlink()
+    return run
+
+
+def losses(log):
+    return {row["step"]: row["loss"] for row in log if "loss" in row}
+
+
+def validations(log):
+    return {row["step"]: row["validation_nll"] for row in log if "validation_nll" in row}
+
+
+def adapter_weights(run):
+    return load_file(run / "adapter/adapter_model.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "bf16", "fp16"),
+    [
+        ("Tesla T4", (7, 5), False, True),
+        ("A100-SXM4-40GB", (8, 0), True, False),
+        ("L4", (8, 9), True, False),
+        (None, None, False, False),
+    ],
+)
+def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capability, bf16, fp16):
+    """A T4 emulates bfloat16 and says that it supports it, and TRL would switch it on by itself."""
+    machine = Machine(
+        system="Linux x86_64",
+        cpu_cores=2,
+        memory_gib=12,
+        disk_free_gib=50,
+        gpu=gpu,
+        gpu_count=int(gpu is not None),
+        compute_capability=capability,
+    )
+    monkeypatch.setattr(lora_training, "describe_machine", lambda: machine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.TrainingArguments._setup_devices", torch.device("cpu"))
+    arguments = sft_config(trained.run, 4, [])
+    assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (bf16, fp16, gpu is None)
+    assert arguments.optim == ("adamw_8bit" if gpu else "adamw_torch")
+
+
+def test_trl_neither_cuts_nor_reports_by_itself(trained):
+    arguments = sft_config(trained.run, 7, [])
+    assert arguments.max_length is None  # its default, 1024, cuts without a word
+    assert arguments.report_to == []
+    assert arguments.max_steps == 7
+    assert arguments.save_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "epochs", "batch", "accumulation", "rows", "devices", "steps"),
+    [
+        (60, 1, 2, 4, 500, 1, 60),
+        (60, 9, 2, 4, 1, 8, 60),
+        (-1, 1, 2, 4, 500, 1, 63),
+        (-1, 1, 2, 4, 504, 1, 63),
+        (-1, 1, 8, 1, 19_310, 1, 2414),
+        (-1, 3, 2, 1, 5, 1, 9),
+        (-1, 1.5, 2, 2, 10, 1, 5),
+        (-1, 1, 8, 1, 100, 4, 4),
+        (-1, 1, 8, 4, 1, 1, 1),
+        (-1, 0.1, 2, 1, 8, 1, 1),
+    ],
+)
+def test_planned_steps(max_steps, epochs, batch, accumulation, rows, devices, steps):
+    overrides = {"max_steps": max_steps, "epochs": epochs, "batch_size": batch, "gradient_accumulation": accumulation}
+    config = Config.resolve("smoke", {f"training.{key}": value for key, value in overrides.items()})
+    assert planned_steps(config, rows, devices) == steps
+
+
+def test_padding_is_not_the_end_of_a_reply(r1_tokenizer, smollm_tokenizer):
+    for tokenizer in (r1_tokenizer, smollm_tokenizer):
+        assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("pad", [None, "<｜end▁of▁sentence｜>"])
+def test_a_tokenizer_that_pads_with_its_end_is_given_another_token(r1_tokenizer, tmp_path, pad):
+    def saved(name, tokenizer):
+        tokenizer.pad_token = pad
+        tokenizer.save_pretrained(tmp_path / name)
+        shutil.copy(tiny_folder() / "config.json", tmp_path / name)
+        settings = Config.resolve("smoke").model.model_dump()
+        return ModelSettings(**{**settings, "name": str(tmp_path / name)})
+
+    assert load_tokenizer(saved("spare", copy.deepcopy(r1_tokenizer))).pad_token == "<|endoftext|>"
+    llama = copy.deepcopy(r1_tokenizer)
+    llama.add_tokens(["<|finetune_right_pad_id|>"], special_tokens=True)
+    assert load_tokenizer(saved("llama", llama)).pad_token == "<|finetune_right_pad_id|>"
+
+
+def test_rows_of_another_model_are_refused(trained, tmp_path, short_rows, r1_tokenizer):
+    assert len(load_split(trained.run, "train", r1_tokenizer)) == 8
+    assert len(load_split(trained.run, "train", r1_tokenizer, 3)) == 3
+    narrow = make_run(tmp_path / "narrow", short_rows, model__max_length=64)
+    with pytest.raises(InputError, match=r"data/train\.jsonl was prepared for another model: run 03_dataset_prep"):
+        load_split(narrow, "train", r1_tokenizer)
+    (narrow / "data/train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no data/train\.jsonl yet: run 03_dataset_prep first"):
+        load_split(narrow, "train", r1_tokenizer)
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def test_a_training_leaves_its_adapter_its_metrics_and_its_log(trained):
+    run, metrics, log = trained.run, trained.metrics, trained.log
+    assert read_json(run / "training/metrics.json") == json.loads(json.dumps(metrics))
+    assert (metrics["steps"], metrics["resumed_from"], metrics["train_rows"], metrics["validation_rows"]) == (
+        4,
+        0,
+        8,
+        4,
+    )
+    assert 0 < metrics["trainable_parameters"] < metrics["parameters"]
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
+
+    assert list(losses(log)) == [1, 2, 3, 4]
+    assert list(validations(log)) == [0, 2, 4]
+    assert validations(log)[0] == metrics["validation_nll"]["before"] > 0
+    assert validations(log)[4] == metrics["validation_nll"]["after"] != metrics["validation_nll"]["before"]
+    assert [len(row["validation_rows"]) for row in log if "validation_nll" in row] == [4, 4, 4]
+    assert trained.grown == list(range(1, len(log) + 1))
+
+    assert {path.name for path in run.path.iterdir()} == {"run.yaml", "data", "checkpoints", "training", "adapter"}
+    assert {"adapter_config.json", "tokenizer.json", "README.md"} <= {path.name for path in (run / "adapter").iterdir()}
+    assert read_json(run / "adapter/adapter_config.json")["base_model_name_or_path"] == "tiny"
+
+
+def test_every_adapter_has_learnt_something(trained):
+    """LoRA's B begins at zero, so an adapter with a zero B is the base model."""
+    weights = adapter_weights(trained.run)
+    b = {name: weight for name, weight in weights.items() if "lora_B" in name}
+    assert len(b) == 2 * 7  # layers, linear layers of each
+    assert all(weight.any() for weight in b.values())
+    assert {weight.shape[1] for weight in b.values()} == {trained.run.config.lora.r}
+
+
+def test_an_epoch_counts_every_real_token_once(short_rows, tmp_path, r1_tokenizer):
+    run = make_run(
+        tmp_path / "run", [*short_rows[:5], *short_rows[8:]], training__max_steps=-1, training__gradient_accumulation=2
+    )
+    write_jsonl(run / "data/train.jsonl", short_rows[:5])
+    metrics = train(run)
+    assert metrics["steps"] == planned_steps(run.config, 5) == 2
+    assert metrics["epochs"] == 1
+    assert metrics["tokens"] == sum(len(encode_example(r1_tokenizer, row, 512)["input_ids"]) for row in short_rows[:5])
+
+
+def test_the_seed_decides(trained, short_rows, tmp_path):
+    again = make_run(tmp_path / "again", short_rows)
+    train(again)
+    log = read_jsonl(again / "training/log.jsonl")
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-6)
+    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-6)
+    other = make_run(tmp_path / "other", short_rows, seed=1, training__max_steps=1)
+    train(other)
+    assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------ resume
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_rows, tmp_path):
+    run = make_run(tmp_path / "run", short_rows)
+
+    def kill(log):
+        if 3 in losses(log):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(run, watch=kill)
+    assert 3 in losses(read_jsonl(run / "training/log.jsonl"))
+    assert not (run / "adapter").exists()
+    assert not (run / "training/metrics.json").exists()
+    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-2", 2)
+
+    metrics = train(run)
+    log = read_jsonl(run / "training/log.jsonl")
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    assert [(row["step"], "loss" in row) for row in log] == [(row["step"], "loss" in row) for row in trained.log]
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-5)
+    assert metrics["validation_nll"] == pytest.approx(trained.metrics["validation_nll"], rel=1e-5)
+    assert 0 < metrics["tokens"] < trained.metrics["tokens"]
+    for name, weight in adapter_weights(trained.run).items():
+        torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_that_was_not_finished_is_no_checkpoint(trained, interrupted):
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)
+    (interrupted / "checkpoints/checkpoint-4/complete").unlink()
+    (interrupted / "checkpoints/checkpoint-4/optimizer.pt").unlink()
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    log = read_jsonl(interrupted / "training/log.jsonl")
+    assert list(losses(log)) == [1, 2, 3, 4]
+    assert len(log) == len(trained.log)
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert (interrupted / "adapter/adapter_model.safetensors").is_file()
+
+
+def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, interrupted):
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"], metrics["tokens"]) == (STEPS, STEPS, 0)
+    assert read_jsonl(interrupted / "training/log.jsonl") == trained.log
+    for name, weight in adapter_weights(trained.run).items():
+        assert torch.equal(adapter_weights(interrupted)[name], weight)
+
+
+@pytest.mark.parametrize("change", [{"training.learning_rate": 1e-3}, {"seed": 1}, {"lora.r": 8}, "rows"], ids=str)
+def test_checkpoints_of_other_settings_or_rows_are_dropped(interrupted, short_rows, change):
+    if change == "rows":
+        write_jsonl(interrupted / "data/train.jsonl", short_rows[1:8])
+        run = interrupted
+    else:
+        run = open_run("smoke", interrupted.path, change, force=True)
+    assert last_checkpoint(run) == (None, 0)
+    assert not list((run / "checkpoints").glob("checkpoint-*"))
+
+
+def test_settings_that_training_does_not_see_keep_the_checkpoints(interrupted):
+    run = open_run("smoke", interrupted.path, {"generation.max_new_tokens": 7}, force=True)
+    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-4", 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- nll
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(Config.resolve("smoke"))
+
+
+@pytest.fixture(scope="module")
+def encoded(short_rows, r1_tokenizer):
+    """Six rows of many lengths: more than one batch of completion_nll, in no order."""
+    rows = [*short_rows[6:10], {"Question": "?", "Complex_CoT": "", "Response": ""}, short_rows[0]]
+    return [encode_example(r1_tokenizer, row, 512) for row in rows]
+
+
+def nll_by_hand(model, row):
+    with torch.no_grad():
+        logits = model(torch.tensor([row["input_ids"]])).logits[0].double()
+    logs = torch.log_softmax(logits, dim=-1)
+    # The logits at one place are about the token at the next.
+    terms = [-logs[i - 1, label].item() for i, label in enumerate(row["labels"]) if label != -100]
+    return sum(terms) / len(terms)
+
+
+def test_completion_nll_is_the_mean_over_a_rows_own_completion(base, encoded, r1_tokenizer):
+    rows = completion_nll(base, encoded, r1_tokenizer.pad_token_id)
+    assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=1e-5)
+    assert len({round(nll, 4) for nll in rows}) == len(rows)
+    assert completion_nll(base, [], r1_tokenizer.pad_token_id) == []
+
+
+def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
+    model = copy.deepcopy(base)
+    for training in (True, False):
+        model.train(training)
+        completion_nll(model, encoded[:1], r1_tokenizer.pad_token_id)
+        assert model.training is training
+
+
+def test_the_adapter_switched_off_is_the_base_model(trained, base, r1_tokenizer):
+    rows = load_split(trained.run, "validation", r1_tokenizer)
+    model = load_with_adapter(trained.run.config, trained.run / "adapter")
+    on = completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    with model.disable_adapter():
+        off = completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    assert off == completion_nll(base, rows, r1_tokenizer.pad_token_id)
+    assert all(a != b for a, b in zip(on, off, strict=True))
+    # The adapter that was saved is the one that the last validation saw, and the first saw the base model.
+    measured = [row["validation_rows"] for row in trained.log if "validation_nll" in row]
+    assert off == pytest.approx(measured[0], abs=2e-5)
+    assert on == pytest.approx(measured[-1], abs=2e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- generation
+
+
+@pytest.fixture(scope="module")
+def chatty(r1_tokenizer):
+    """A random model that is sure of itself: unlike the tiny one it does not repeat the prompt's last token."""
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(r1_tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.5,
+            eos_token_id=r1_tokenizer.eos_token_id,
+            pad_token_id=r1_tokenizer.pad_token_id,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(sample_rows, r1_tokenizer):
+    """Seven prompts, short and long mixed."""
+    questions = [row["Question"][:length] for row, length in zip(sample_rows, [40, 7, 90, 3, 60, 20, 75], strict=False)]
+    return [r1_tokenizer(question, add_special_tokens=False)["input_ids"] for question in questions]
+
+
+@pytest.fixture(scope="module")
+def ending(chatty, prompts, r1_tokenizer):
+    """The same model, but where its reply to prompts[0] had a sixth token it says that the reply ends."""
+    model = copy.deepcopy(chatty)
+    with torch.no_grad():
+        output = model.generate(torch.tensor([prompts[0]]), do_sample=False, max_new_tokens=6)
+        sixth = output[0, -1].item()
+        assert sixth not in output[0, len(prompts[0]) : -1]
+        head, eos = model.lm_head.weight, r1_tokenizer.eos_token_id
+        head[[sixth, eos]] = head[[eos, sixth]].clone()
+    return model
+
+
+def test_replies_come_in_the_order_of_the_prompts(chatty, prompts, r1_tokenizer):
+    alone = generate(chatty, r1_tokenizer, prompts, GREEDY, seed=1)
+    assert len({reply.text for reply in alone}) == len(prompts)
+    for size in (2, 4, 16):
+        together = generate(chatty, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": size}), seed=1)
+        assert together == alone
+    ids = torch.tensor([prompts[3]])
+    output = chatty.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
+    assert alone[3].text == r1_tokenizer.decode(output[0, len(prompts[3]) :])
+    assert generate(chatty, r1_tokenizer, [], GREEDY, seed=1) == []
+
+
+def test_prompts_are_padded_on_the_left():
+    ids, mask = left_padded([[5, 6, 7], [8]], pad=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_reply_ends_at_the_end_of_sequence_token_and_says_so(chatty, ending, prompts, r1_tokenizer):
+    whole = generate(chatty, r1_tokenizer, prompts[:1], GREEDY, seed=1)[0]
+    assert (whole.tokens, whole.finished) == (16, False)
+    for size in (1, 4):
+        replies = generate(ending, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": size}), seed=1)
+        assert (replies[0].tokens, replies[0].finished) == (6, True)
+        assert replies[0].text
+        assert whole.text.startswith(replies[0].text)
+        assert r1_tokenizer.eos_token not in replies[0].text
+        assert r1_tokenizer.pad_token not in replies[0].text
+        assert not all(reply.finished for reply in replies)
+        assert all(reply.tokens == 16 for reply in replies if not reply.finished)
+    for limit, finished in ((5, False), (6, True)):
+        cut = GREEDY.model_copy(update={"max_new_tokens": limit})
+        [reply] = generate(ending, r1_tokenizer, prompts[:1], cut, seed=1)
+        assert (reply.text, reply.tokens, reply.finished) == (replies[0].text, limit, finished)
+
+
+def test_sampling_hangs_on_the_seed(base, prompts, r1_tokenizer):
+    warm = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
+    first, again, other = (generate(base, r1_tokenizer, prompts, warm, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_stream_is_the_reply_in_pieces(chatty, ending, prompts, r1_tokenizer):
+    for model in (chatty, ending):
+        for prompt in prompts[:3]:
+            pieces = list(stream(model, r1_tokenizer, prompt, GREEDY, seed=1))
+            [reply] = generate(model, r1_tokenizer, [prompt], GREEDY, seed=1)
+            assert "".join(pieces) == reply.text
+            assert len(pieces) > 1
+            assert all(pieces)
+
+
+def test_leaving_a_stream_stops_the_model(chatty, prompts, r1_tokenizer):
+    steps = []
+    handle = chatty.register_forward_hook(lambda *_: steps.append(1))
+    before = threading.active_count()
+    try:
+        for _piece in stream(chatty, r1_tokenizer, prompts[0], GREEDY.model_copy(update={"max_new_tokens": 1900}), 1):
+            break
+    finally:
+        handle.remove()
+    assert threading.active_count() == before
+    assert 0 < len(steps) < 1000
+
+
+def test_a_failure_inside_a_stream_reaches_the_reader(r1_tokenizer):
+    def generate(**_):
+        raise RuntimeError("out of memory")
+
+    model = SimpleNamespace(device="cpu", generate=generate)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(stream(model, r1_tokenizer, [1, 2], GREEDY, seed=1))
