@@ -1,0 +1,703 @@
+"""The command line and its runner: one line for a wrong input, finished stages skipped, nothing finished harmed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from helpers import PROJECT_ROOT, InputError, dataset_prep, models, run_all, run_dir, setup
+from helpers.__main__ import main
+from helpers.config import Config
+from helpers.progress import PROGRESS_FILE
+from helpers.report import STAGES, write_index
+from helpers.run_all import LEAVES, StageError, choose_stages, run_series, stage_inputs
+from helpers.run_dir import open_run, read_json, write_json, write_jsonl, write_text
+
+NAMES = list(STAGES)
+MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+ROWS = [{"Question": f"Question {i}?", "Complex_CoT": f"Thought {i}.", "Response": f"Answer {i}."} for i in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No settings of the caller's, and a machine without a GPU."""
+    for name in ("AI_DOCTOR_PROFILE", "AI_DOCTOR_RUN_DIR", "WANDB_API_KEY", "HF_TOKEN", PROGRESS_FILE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """`cli("run", "--only", "03")` in this process; gives status, out and err as the shell would see them."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(status=ended.value.code or 0, out=out, err=err)
+
+    return call
+
+
+def error_line(result) -> str:
+    """What a wrong input must come to: status 2 and one line, which is returned."""
+    assert result.status == 2
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# The runner, with notebooks that only pretend ---------------------------------------------------------------------
+
+RESULTS = {
+    "data/report.json": {
+        "provenance": {"revision": None},
+        "splits": {"train": 24, "validation": 4, "test": 2},
+        "tokens": {"histogram": {"edges": [0, 512], "train": [24], "validation": [4], "test": [2]}},
+    },
+    "training/metrics.json": {
+        "steps": 4, "tokens_per_second": 99.0, "peak_memory_gib": 0.5, "validation_nll": {"before": 3.0, "after": 2.5},
+    },
+    "evaluation/metrics.json": {
+        "validation": {
+            "n": 1,
+            "base": {"nll": 3.125, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
+            "tuned": {"nll": 2.875, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
+            "paired": {"nll_delta": -0.25, "nll_delta_ci95": [-0.25, -0.25]},
+            "verdict": "A verdict.",
+        },
+        "tasks": {},
+    },
+    "export/report.json": {"files": []},
+}  # fmt: skip
+PREDICTION = '{"task": "validation", "nll": 3.0}\n'
+
+
+class Pretended:
+    """Stands in for `execute`: leaves what each stage must leave behind, and notes which stages ran."""
+
+    def __init__(self):
+        self.ran, self.versions, self.breaks = [], {}, None
+
+    def __call__(self, run, stage):
+        self.ran.append(stage)
+        if stage == self.breaks:
+            raise StageError(f"{stage} failed: ValueError: no", "in a cell")
+        for name in LEAVES.get(stage, ()):
+            text = PREDICTION if name.startswith("evaluation/pred") else f'{{"version": {self.version(name)}}}\n'
+            write_text(run / name, json.dumps(RESULTS[name]) if name in RESULTS else text)
+        write_text(run / f"notebooks/{stage}.html", "<p>A page</p>")
+
+    def version(self, name):
+        return self.versions.get(name, 0)
+
+    def since(self):
+        ran, self.ran = self.ran, []
+        return ran
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    stub = Pretended()
+    monkeypatch.setattr(run_all, "execute", stub)
+    monkeypatch.setattr(
+        run_all, "write_index", lambda run: write_text(run / "index.html", "no pictures: they take time")
+    )
+    return stub
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.fixture
+def run(tmp_path, source):
+    return open_run("smoke", tmp_path / "run", {"data.source": str(source)})
+
+
+@pytest.fixture
+def finished(run, pretended):
+    run_series(run, NAMES)
+    assert pretended.since() == NAMES
+    return run
+
+
+def test_the_stages_run_in_order_and_then_not_again(run, pretended):
+    said = []
+    times = run_series(run, NAMES, tell=lambda *words: said.append(words))
+    assert pretended.since() == NAMES
+    assert [name for name, _ in times] == NAMES
+    assert all(isinstance(seconds, float) for _, seconds in times)
+    assert [(stage, state) for stage, state, _ in said if state != "running"] == [(name, "finished") for name in NAMES]
+    said.clear()
+    before = contents(run.path)
+    assert run_series(run, NAMES, tell=lambda *words: said.append(words)) == [(name, None) for name in NAMES]
+    assert pretended.since() == []
+    assert [(stage, state) for stage, state, _ in said] == [(name, "skipped") for name in NAMES]
+    assert contents(run.path) == before
+
+
+def test_a_file_written_again_with_the_same_content_changes_nothing(finished, pretended, source):
+    source.write_bytes(source.read_bytes())
+    os.utime(source, (1, 1))
+    for name in sum(LEAVES.values(), ()):
+        os.utime(finished / name, (1, 1))
+    run_series(finished, NAMES)
+    assert pretended.since() == []
+
+
+def test_a_changed_source_runs_03_again_and_the_next_only_if_its_outputs_changed(finished, pretended, source):
+    write_jsonl(source, ROWS[1:])
+    run_series(finished, NAMES)
+    assert pretended.since() == ["03_dataset_prep"]
+    write_jsonl(source, ROWS)
+    pretended.versions["data/train.jsonl"] = 1
+    run_series(finished, NAMES)
+    assert pretended.since() == ["03_dataset_prep", "04_lora_training"]
+    write_jsonl(source, ROWS[2:])
+    pretended.versions |= {"data/validation.jsonl": 1}
+    run_series(finished, NAMES)
+    assert pretended.since() == ["03_dataset_prep", "04_lora_training", "05_evaluation"]
+    run_series(finished, NAMES)
+    assert pretended.since() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("data/train.jsonl", ["04_lora_training"]),
+        ("data/validation.jsonl", ["04_lora_training", "05_evaluation"]),
+        ("data/test.jsonl", []),
+        ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export"]),
+        ("adapter/adapter_config.json", ["05_evaluation", "06_export"]),
+        ("evaluation/metrics.json", ["06_export"]),
+    ],
+)
+def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pretended, name, again):
+    changed = {**RESULTS.get(name, {}), "changed": True}
+    write_text(finished / name, json.dumps(changed) + "\n")
+    run_series(finished, NAMES)
+    assert pretended.since() == again
+
+
+@pytest.mark.parametrize("name", sum(LEAVES.values(), ()))
+def test_a_missing_output_is_made_again(finished, pretended, name):
+    (finished / name).unlink()
+    run_series(finished, NAMES)
+    assert pretended.since() == [next(stage for stage in NAMES if name in LEAVES.get(stage, ()))]
+    assert (finished / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "again"),
+    [
+        ("model.max_length", 400, "01 02 03 04 05 06"),
+        ("seed", 1, "01 02 03 04 05 06"),
+        ("data.near_duplicate", 0.5, "03"),
+        ("lora.r", 8, "04"),
+        ("training.max_steps", 5, "04"),
+        ("generation.max_new_tokens", 17, "02 05 06"),
+        ("evaluation.max_questions", 5, "03 04 05"),
+        ("export.gguf", "f16", "06"),
+        ("tracking.project", "other", "01 04 05"),
+    ],
+)
+def test_a_setting_counts_for_the_stages_that_read_it(tmp_path, run, key, value, again):
+    other = open_run("smoke", tmp_path / "other", {"data.source": run.config.data.source, key: value})
+    changed = [name[:2] for name in NAMES if stage_inputs(run, name) != stage_inputs(other, name)]
+    assert " ".join(changed) == again
+
+
+def test_every_setting_counts_for_some_stage():
+    sections = {section for read in run_all.SETTINGS.values() for section in read}
+    assert {key.split(".")[0] for key in Config.resolve("smoke").flat()} == {*sections, "seed", "profile"}
+    assert list(run_all.SETTINGS) == NAMES
+
+
+def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    row = {"id": "1", "question": "Q", "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
+    write_jsonl(questions, [row])
+    run = open_run("smoke", tmp_path / "run", {"evaluation.questions": str(questions)})
+    before = {name: stage_inputs(run, name) for name in NAMES}
+    write_jsonl(questions, [row, {**row, "id": "2"}])
+    changed = [name[:2] for name in NAMES if stage_inputs(run, name) != before[name]]
+    assert changed == ["03", "04", "05"]
+
+
+def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run, monkeypatch):
+    shutil.copytree(PROJECT_ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.setattr(run_all, "PROJECT_ROOT", tmp_path)
+    before = stage_inputs(run, "02_baseline_inference")
+    path = tmp_path / "notebooks/02_baseline_inference.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source += " More prose."
+        else:
+            cell.outputs, cell.execution_count = [], 99
+    nbformat.write(notebook, path)
+    assert stage_inputs(run, "02_baseline_inference") == before
+    next(cell for cell in notebook.cells if cell.cell_type == "code").source += "\n1 + 1"
+    nbformat.write(notebook, path)
+    assert stage_inputs(run, "02_baseline_inference") != before
+
+
+def test_force_runs_the_stages_that_were_asked_for_again(finished, pretended):
+    run_series(finished, ["03_dataset_prep"], force=True)
+    assert pretended.since() == ["03_dataset_prep"]
+    run_series(finished, NAMES, force=True)
+    assert pretended.since() == NAMES
+
+
+def test_after_a_failed_stage_the_series_goes_on_there(run, pretended):
+    pretended.breaks = "04_lora_training"
+    with pytest.raises(StageError):
+        run_series(run, NAMES)
+    assert pretended.since() == NAMES[:4]
+    assert list(read_json(run / "stages.json")) == NAMES[:3]
+    assert (run / "index.html").is_file()
+    pretended.breaks = None
+    run_series(run, NAMES)
+    assert pretended.since() == NAMES[3:]
+
+
+def test_a_stage_that_fails_on_changed_inputs_is_tried_again(finished, pretended, source):
+    write_jsonl(source, ROWS[1:])
+    pretended.breaks = "03_dataset_prep"
+    for _ in range(2):
+        with pytest.raises(StageError):
+            run_series(finished, NAMES)
+        assert pretended.since() == ["03_dataset_prep"]
+
+
+def test_the_inputs_are_those_from_before_the_stage_ran(run, monkeypatch, pretended, source):
+    """A file that changes while its stage runs must make the stage run again."""
+
+    def meddle(run, stage):
+        pretended(run, stage)
+        if stage == "03_dataset_prep":
+            write_jsonl(source, ROWS[: 30 - len(pretended.ran)])
+
+    monkeypatch.setattr(run_all, "execute", meddle)
+    run_series(run, NAMES)
+    pretended.since()
+    run_series(run, NAMES[:3])
+    assert pretended.since() == ["03_dataset_prep"]
+
+
+@pytest.mark.parametrize(
+    ("start", "only", "numbers"),
+    [
+        (None, None, "01 02 03 04 05 06"),
+        ("03", None, "03 04 05 06"),
+        ("3", None, "03 04 05 06"),
+        ("06_export", None, "06"),
+        (None, "05", "05"),
+        (None, "5", "05"),
+        (None, "01_setup", "01"),
+    ],
+)
+def test_from_and_only_choose_stages(start, only, numbers):
+    assert " ".join(name[:2] for name in choose_stages(start, only)) == numbers
+
+
+@pytest.mark.parametrize("word", ["07", "00", "0", "export", "three", "-1", "033"])
+def test_an_unknown_stage_is_named_with_the_valid_ones(word):
+    for choice in ({"start": word}, {"only": word}):
+        with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06"):
+            choose_stages(**choice)
+
+
+def test_the_index_is_written_after_every_stage(run, monkeypatch, pretended):
+    seen = []
+
+    def look(run, stage):
+        seen.append((run / "index.html").read_text() if (run / "index.html").is_file() else None)
+        pretended(run, stage)
+
+    monkeypatch.setattr(run_all, "execute", look)
+    monkeypatch.setattr(run_all, "write_index", write_index)
+    run_series(run, NAMES)
+    seen.append((run / "index.html").read_text())
+    assert seen[0] is None
+    for done, page in enumerate(seen[1:], 1):
+        linked = re.findall(r'href="notebooks/(\w+)\.html"', page)
+        assert linked == NAMES[:done]
+        assert ("Did it help?" in page) == (done >= 5)
+        assert ("3.125" in page, "2.875" in page, "-0.250" in page) == ((done >= 5),) * 3
+        assert not re.search(r"https?://|src=\"(?!data:)", page)
+
+
+def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pretended):
+    said = []
+
+    def work(run, stage):
+        write_json(Path(os.environ[PROGRESS_FILE]), {"line": "7/9 rows", "done": 7, "total": 9})
+        deadline = time.monotonic() + 5
+        while ("01_setup", "running", "7/9 rows") not in said and time.monotonic() < deadline:
+            time.sleep(0.05)
+        pretended(run, stage)
+
+    monkeypatch.setattr(run_all, "execute", work)
+    run_series(run, NAMES[:1], tell=lambda *words: said.append(words))
+    assert ("01_setup", "running", "7/9 rows") in said
+    assert PROGRESS_FILE not in os.environ
+    assert not [name for name in contents(run.path) if "progress" in name]
+
+
+# The command line, with notebooks that only pretend ---------------------------------------------------------------
+
+
+def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
+    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
+    assert (result.status, result.err) == (0, "")
+    assert pretended.since() == NAMES
+    assert [line.split()[:2] for line in result.out.splitlines() if " finished " in line] == [
+        [name, "finished"] for name in NAMES
+    ]
+    assert "6 stages run" in result.out
+    assert "-0.250 (-0.250 to -0.250)" in result.out
+    assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
+    again = cli("run", "--run-dir", tmp_path / "run")
+    assert again.status == 0
+    assert pretended.since() == []
+    assert "0 stages run" in again.out
+    assert "6 skipped" in again.out
+    assert "-0.250 (-0.250 to -0.250)" in again.out
+
+
+def test_run_takes_from_only_set_and_force(cli, pretended, tmp_path):
+    folder = tmp_path / "run"
+    assert cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "2").status == 0
+    assert pretended.since() == ["02_baseline_inference"]
+    assert cli("run", "--run-dir", folder, "--from", "05").status == 0
+    assert pretended.since() == ["05_evaluation", "06_export"]
+    forced = cli("run", "--run-dir", folder, "--profile", "smoke", "--force", "--set", "lora.r=8", "--only", "04")
+    assert forced.status == 0
+    assert pretended.since() == ["04_lora_training"]
+    assert open_run("auto", folder).config.lora.r == 8
+
+
+def test_a_file_on_the_command_line_is_meant_from_the_folder_one_is_in(cli, pretended, tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    result = cli("run", "--profile", "smoke", "--run-dir", "a/run", "--set", "data.source=rows.jsonl", "--only", "01")
+    assert result.status == 0
+    assert open_run("auto", tmp_path / "a/run").config.data.source == str(source)
+
+
+def test_a_failed_stage_is_status_1_with_the_cell_and_traceback_below(cli, pretended, tmp_path):
+    pretended.breaks = "02_baseline_inference"
+    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
+    assert result.status == 1
+    assert result.err.splitlines()[0] == "error: 02_baseline_inference failed: ValueError: no"
+    assert "in a cell" in result.err
+    assert "Traceback" not in result.err
+
+
+WRONG_FILES = {
+    "missing column": ("rows.jsonl", b'{"Question": "Q", "Response": "A"}\n', ["rows.jsonl", "Complex_CoT"]),
+    "no header": ("rows.csv", b"a question,a thought,an answer\n1,2,3\n", ["rows.csv", "header line"]),
+    "empty": ("rows.jsonl", b"", ["rows.jsonl", "holds no rows"]),
+    "only blank lines": ("rows.jsonl", b"\n  \n", ["rows.jsonl", "holds no rows"]),
+    "empty csv": ("rows.csv", b"", ["rows.csv", "holds no rows"]),
+    "not UTF-8": ("rows.jsonl", '{"Question": "Fièvre"}'.encode("latin-1"), ["rows.jsonl", "not UTF-8", "byte 16"]),
+    "malformed line": (
+        "rows.jsonl",
+        b'{"Question": "Q"}\n\n{"Question": "Q",}\n',
+        ["rows.jsonl", "line 3", "not JSON"],
+    ),
+    "no object": ("rows.jsonl", b'{"Question": "Q"}\n[1]\n', ["rows.jsonl", "line 2"]),
+    "not parquet": ("rows.parquet", b"PAR1 no", ["rows.parquet", "parquet"]),
+    "unknown ending": ("rows.xlsx", b"PK", ["rows.xlsx", ".jsonl"]),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_FILES)
+def test_a_wrong_file_is_one_line_before_any_work(cli, pretended, tmp_path, fault):
+    name, content, parts = WRONG_FILES[fault]
+    (tmp_path / name).write_bytes(content)
+    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run", "--set", f"data.source={tmp_path / name}")
+    assert all(part in error_line(result) for part in parts)
+    assert result.out == ""
+    assert pretended.ran == []
+    assert not (tmp_path / "run").exists()
+
+
+WRONG_WORDS = {
+    "unknown profile": (["--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
+    "unknown key": (["--set", "training.lr=1"], "unknown key 'training.lr'; did you mean 'training.learning_rate'?"),
+    "bad value": (["--set", "lora.r=big"], "lora.r = 'big'"),
+    "no assignment": (["--set", "lora.r"], "--set takes KEY=VALUE, got 'lora.r'"),
+    "no such file": (["--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
+    "unknown stage": (["--only", "7"], "unknown stage '7'"),
+    "from and only": (["--from", "2", "--only", "3"], "exclude each other"),
+    "another configuration": (["--set", "lora.r=9"], "lora.r is 4 there, 9 asked"),
+    "another profile": (["--profile", "laptop"], "profile is 'smoke' there, 'laptop' asked"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_WORDS)
+def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, finished, pretended, fault):
+    words, says = WRONG_WORDS[fault]
+    before = contents(finished.path)
+    profile = [] if "--profile" in words or "--force" not in words else ["--profile", "smoke"]
+    result = cli("run", "--run-dir", finished.path, *profile, *words)
+    assert says in error_line(result)
+    assert result.out == ""
+    assert pretended.ran == []
+    assert contents(finished.path) == before
+
+
+@pytest.mark.parametrize("fault", WRONG_FILES)
+def test_a_wrong_file_leaves_a_finished_folder_as_it_was_even_with_force(cli, finished, pretended, tmp_path, fault):
+    name, content, _ = WRONG_FILES[fault]
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / name).write_bytes(content)
+    before = contents(finished.path)
+    words = [
+        "run",
+        "--profile",
+        "smoke",
+        "--run-dir",
+        finished.path,
+        "--set",
+        f"data.source={tmp_path / 'wrong' / name}",
+    ]
+    assert "data.source is" in error_line(cli(*words))
+    assert name in error_line(cli(*words, "--force"))
+    assert pretended.ran == []
+    assert contents(finished.path) == before
+
+
+def test_a_damaged_record_is_one_line(cli, finished, pretended):
+    (finished / "run.yaml").write_text("config: [")
+    before = contents(finished.path)
+    assert "run.yaml is not a run record" in error_line(cli("run", "--run-dir", finished.path))
+    assert contents(finished.path) == before
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_one_line(cli, finished, pretended, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    assert "cannot write" in error_line(cli("run", "--profile", "smoke", "--run-dir", tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+    def refuse(**kwargs):
+        raise OSError(30, "Read-only file system")
+
+    before = contents(finished.path)
+    monkeypatch.setattr(run_dir.tempfile, "TemporaryFile", refuse)
+    assert "Read-only file system" in error_line(cli("run", "--run-dir", finished.path))
+    assert pretended.ran == []
+    assert contents(finished.path) == before
+
+
+def test_check_says_what_the_machine_can_do_and_no_secret(cli, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret_value")
+    result = cli("check")
+    assert (result.status, result.err) == (0, "")
+    assert re.search(r"profile +laptop \(no CUDA GPU", result.out)
+    assert re.search(r"HF_TOKEN +environment", result.out)
+    assert re.search(r"WANDB_API_KEY +not set", result.out)
+    assert "Test machine" in result.out
+    assert "hf_a_secret_value" not in result.out
+    assert re.search(r"model +tiny", cli("check", "--profile", "smoke").out)
+    assert "did you mean 'smoke'" in error_line(cli("check", "--profile", "smok"))
+    assert "training.learning_rate" in error_line(cli("check", "--set", "training.lr=1"))
+
+
+def test_ask_needs_a_question_and_an_adapter(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load_tokenizer", lambda settings: None)
+    folder = ["--profile", "smoke", "--run-dir", tmp_path / "run"]
+    assert "the question is empty" in error_line(cli("ask", "  ", *folder))
+    assert not (tmp_path / "run").exists()
+    assert "has no adapter yet: run 04_lora_training" in error_line(cli("ask", "What is it?", *folder))
+
+
+def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path, pretended):
+    def fault(*args):
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(run_all, "execute", fault)
+    monkeypatch.setattr(sys, "argv", ["helpers", "run", "--profile", "smoke", "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+# Real kernels, small notebooks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A project whose 01 is the cells given; `small("1 / 0")` writes it."""
+    monkeypatch.setattr(run_all, "PROJECT_ROOT", tmp_path)
+
+    def write(*cells):
+        parameters = nbformat.v4.new_code_cell(
+            "PROFILE = RUN_DIR = OVERRIDES = None", metadata={"tags": ["parameters"]}
+        )
+        notebook = nbformat.v4.new_notebook(cells=[parameters, *map(nbformat.v4.new_code_cell, cells)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        nbformat.write(notebook, tmp_path / "notebooks/01_setup.ipynb")
+        return tmp_path / "run"
+
+    return write
+
+
+def test_a_notebook_that_works_is_kept_with_its_page_and_got_the_parameters(cli, small):
+    folder = small("print('seen', PROFILE, RUN_DIR, OVERRIDES)")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert (result.status, result.err) == (0, "")
+    assert sorted(contents(folder)) == [
+        "index.html", "notebooks/01_setup.html", "notebooks/01_setup.ipynb", "run.yaml", "stages.json",
+    ]  # fmt: skip
+    page = (folder / "notebooks/01_setup.html").read_text()
+    assert f"seen auto {folder} {{}}" in page
+    loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"'](?!data:)[^\"']+", page)
+    assert loaded == []
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        "notebooks",
+        "run",
+    ]  # and none of the kernel's sockets
+
+
+def test_a_notebook_that_fails_is_status_1_with_its_cell_and_is_kept_as_far_as_it_came(cli, small):
+    folder = small("print('came this far')", "x = 1\nx / 0", "print('never')")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert result.status == 1
+    assert result.err.splitlines()[0] == "error: 01_setup failed: ZeroDivisionError: division by zero"
+    assert "x = 1\nx / 0" in result.err
+    assert "Traceback" in result.err  # the notebook's own, and not the runner's
+    assert "papermill" not in result.err
+    page = (folder / "notebooks/01_setup.html").read_text()
+    assert "came this far" in page
+    assert "ZeroDivisionError" in page
+    assert not (folder / "stages.json").exists()
+    assert not [name for name in contents(folder) if "tmp" in name or "progress" in name]
+
+
+def test_a_wrong_input_that_a_notebook_finds_is_one_line_too(cli, small):
+    folder = small("class InputError(ValueError): ...", "raise InputError('rows.jsonl line 3: not JSON')")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert error_line(result) == "error: rows.jsonl line 3: not JSON"
+
+
+def test_a_message_of_many_lines_comes_after_one_that_says_it_all(cli, small):
+    folder = small("raise RuntimeError('first\\nsecond')")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert result.status == 1
+    assert result.err.splitlines()[:2] == ["error: 01_setup failed: RuntimeError: first", ""]
+    assert "second" in result.err
+
+
+def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
+    folder = small("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert result.status == 1
+    [line] = result.err.splitlines()
+    assert line.startswith("error: 01_setup failed: its kernel died")
+
+
+# Real kernels, the real notebook 03 -------------------------------------------------------------------------------
+
+
+def with_data(folder: Path) -> dict[str, bytes]:
+    """A folder with finished data, and what must stay of it."""
+    for name in LEAVES["03_dataset_prep"]:
+        write_text(folder / name, json.dumps(RESULTS.get(name, {"finished": "earlier"})) + "\n")
+    return {name: content for name, content in contents(folder).items() if name.startswith(("data/", "run.yaml"))}
+
+
+def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_data(cli, run, source):
+    before = with_data(run.path)
+    with open(source, "a", encoding="utf-8") as handle:
+        handle.write("\n{oops\n")
+    result = cli("run", "--run-dir", run.path, "--only", "03")
+    assert "rows.jsonl line 32: not JSON" in error_line(result)
+    assert contents(run.path).items() >= before.items()
+    assert not (run / "stages.json").exists()
+
+
+def test_rows_that_are_all_too_long_are_one_line_and_leave_the_older_data(cli, tmp_path):
+    folder = open_run("smoke", tmp_path / "run", {"model.max_length": 16}).path
+    before = with_data(folder)
+    result = cli("run", "--run-dir", folder, "--only", "03")
+    assert contents(folder).items() >= before.items()
+    assert "no row fits model.max_length = 16" in error_line(result)
+
+
+def test_preparing_rows_that_are_all_too_long_leaves_the_older_data(tmp_path):
+    run = open_run("smoke", tmp_path / "run", {"model.max_length": 16})
+    before = with_data(run.path)
+    with pytest.raises(InputError, match=r"no row fits model\.max_length = 16 tokens: the shortest has"):
+        dataset_prep.prepare(run, models.load_tokenizer(run.config.model))
+    assert contents(run.path) == before
+
+
+def python(*args, **more):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "AI_DOCTOR_P", "AI_DOCTOR_R"))}
+    environment |= more.pop("env", {})
+    done = subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=120, check=False, env=environment, **more
+    )
+    return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_hub_without_a_network_is_one_line_from_the_shell_and_leaves_the_older_data(tmp_path):
+    folder = tmp_path / "run"
+    before = with_data(open_run("smoke", folder, {"data.source": "hub"}).path)
+    words = ["-m", "helpers", "run", "--run-dir", str(folder), "--only", "03"]
+    result = python(*words, cwd=PROJECT_ROOT, env={"HF_HUB_OFFLINE": "1"})
+    assert "cannot get FreedomIntelligence/medical-o1-reasoning-SFT: " in error_line(result)
+    assert "sample or a file" in result.err
+    assert contents(folder).items() >= before.items()
+
+
+def test_a_read_only_folder_is_one_line_from_the_shell():
+    """As another user where this one is root, whom permissions do not bind."""
+    other = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp())  # not tmp_path, which only its owner may enter
+    try:
+        open_run("smoke", folder / "run")
+        before = contents(folder)
+        for path in (folder, folder / "run"):
+            path.chmod(0o555)
+        try:
+            able = python("-c", "import helpers.run_dir", cwd=PROJECT_ROOT, **other).status == 0
+        except OSError:
+            able = False
+        if not able:
+            pytest.skip("no other user can run this Python here")
+        result = python("-m", "helpers", "run", "--run-dir", str(folder / "run"), cwd=PROJECT_ROOT, **other)
+        assert "cannot write to the run folder" in error_line(result)
+        assert "Permission denied" in result.err
+        assert contents(folder) == before
+    finally:
+        for path in (folder, folder / "run"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
+    result = python("-m", "helpers", "run", "--profile", "smok", cwd=tmp_path, env={"PYTHONPATH": str(PROJECT_ROOT)})
+    assert error_line(result) == "error: unknown profile 'smok'; did you mean 'smoke'?"
+    assert list(tmp_path.iterdir()) == []
