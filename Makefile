@@ -75,7 +75,7 @@ test-code: $(STAMP) ## the tests alone
 test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test
 	@rm -rf $(SMOKE_RUN)
 	@$(ISOLATED) AI_DOCTOR_PROFILE=smoke AI_DOCTOR_RUN_DIR=$(SMOKE_RUN) \
-	  $(PY) -m pytest -v --durations=0 --durations-min=1 --nbmake --nbmake-timeout=600 notebooks
+	  $(PY) -m pytest -v --durations=0 --durations-min=1 --nbmake --nbmake-timeout=1500 notebooks
 
 # `make lint RUFF=ruff` takes the ruff that is on the path, and no .venv.
 lint: $(if $(RUFF),,$(STAMP)) ## check style and formatting

@@ -151,6 +151,7 @@ def execute(run: Run, stage: str) -> None:
             cwd=PROJECT_ROOT,
             kernel_name="python3",
             kernel_manager_class=PrivateKernelManager,
+            start_timeout=300,
             progress_bar=False,
             log_output=False,
         )

@@ -54,7 +54,7 @@ IS = r"(?:\b(?:is|are|be)\b|'s\b|[:=]| - )"
 # What stands before a stated option. CUE: "the answer is"; WEAK_CUE: "the most likely diagnosis is"; FAR_CUE: "the
 # answer is AML" before "(C)"; LAST_CUE: "therefore", where the sentence ends with the option.
 CUE = (
-    rf"(?:{NOUN}[^‹›;?!]{{0,80}}?{IS}|\b(?:correct|right|final)(?: {NOUN})?[,:]? |\b(?:choose|select|pick"
+    rf"(?:{NOUN}[^‹›;?!]{{0,80}}?{IS}|\b(?:correct|right|final)(?: {NOUN},?|:) |\b(?:choose|select|pick"
     r"|go(?:ing)? with|opt for|settle on|leav\w+ (?:us )?with|corresponds to|points to"
     rf"|(?:i|we)(?:'d| would|'ll| will)? (?:say|answer|conclude)) ){FILL}$"
 )
@@ -64,12 +64,12 @@ LAST_CUE = (
     r"(?:^|[,;.-] )(?:so|thus|therefore|hence|finally|actually|in conclusion|in summary|correction|(?:no,? )?wait"
     rf"|no(?=,)|(?:final )?answer|i (?:think|believe))\b[,:]? ?{FILL}$"
 )
-# "C is the answer": what stands before, and what follows.
+# "C is the answer": what stands before, and what follows. "Yes, this is right" speaks of something else.
 SUBJECT = rf"(?:^|[,;:(-] ?|\b(?:that|so|thus|therefore|hence|and|but|because|while|makes|making|leaving) ){FILL}$"
 PREDICATE = (
-    r"[ ,:.)-]*(?:this )?(?:(?:is|are|remains|seems|(?:must|seems to|appears to) be)(?: \w+ly)?(?P<no> not)? |(?:as )?"
-    r"(?=the ))(?:(?P<named>(?:the|my|our) (?:[\w-]+ ){0,3}?(?:answer|choice|option)\b)"
-    rf"|the {BEST}|(?:correct|right|most likely)\b)"
+    r"[ ,:.)-]*(?P<this>this )?(?:(?:is|are|remains|seems|(?:must|seems to|appears to) be)(?: \w+ly)?(?P<no> not)? "
+    r"|(?:as )?(?=the ))(?:(?P<named>(?:the|my|our) (?:[\w-]+ ){0,3}?(?:answer|choice|option)\b)"
+    rf"|(?(this)(?!)|(?:the {BEST}|(?:correct|right|most likely)\b)))"
 )
 UNREAL = (  # spoken of, not asserted
     r"(?<!even )\bif\b(?! (?:i|we) (?:had|have)\b)|^\W*(?:otherwise|had|were)\b|\b(?:unless|assuming|suppose"

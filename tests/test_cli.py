@@ -657,7 +657,7 @@ def python(*args, **more):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "AI_DOCTOR_P", "AI_DOCTOR_R"))}
     environment |= more.pop("env", {})
     done = subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, timeout=120, check=False, env=environment, **more
+        [sys.executable, *args], capture_output=True, text=True, timeout=400, check=False, env=environment, **more
     )
     return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
 

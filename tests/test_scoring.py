@@ -502,6 +502,10 @@ TABLE = {
         ("A relapse is common, and C is the most severe form.", None),
         ("B is correct. B is not the answer.", None),
         ("Ceftriaxone is the correct answer. Gentamicin binds the ribosome.", "C"),
+        ("The effect was large. Yes, this seems right.", None, POLAR),
+        ("That must be right, yes, since the effect was large.", None, POLAR),
+        ("The vessel runs to the right (A).", None),
+        ("‘B’ seems right: it moves towards the lateral border.", "B"),
     ],
     "lower case": [
         ("c", "C"),
