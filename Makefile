@@ -27,6 +27,8 @@ SMOKE_RUN := runs/test
 export JUPYTER_PREFER_ENV_PATH := 1
 export TOKENIZERS_PARALLELISM := false
 export UV_PYTHON_DOWNLOADS := never
+# Compiled once here, not in each of the series' kernels.
+export UV_COMPILE_BYTECODE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-code test-notebooks lint format notebooks lock clean

@@ -1,12 +1,12 @@
 """The command line and its runner: one line for a wrong input, finished stages skipped, nothing finished harmed."""
 
+import ctypes
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -672,29 +672,29 @@ def test_hub_without_a_network_is_one_line_from_the_shell_and_leaves_the_older_d
     assert contents(folder).items() >= before.items()
 
 
-def test_a_read_only_folder_is_one_line_from_the_shell():
-    """As another user where this one is root, whom permissions do not bind."""
-    other = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp())  # not tmp_path, which only its owner may enter
+def bound_by_permissions():
+    """For a child of root's: without the two capabilities that let root read and write what permissions forbid."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def test_a_read_only_folder_is_one_line_from_the_shell(finished):
+    root = os.geteuid() == 0
+    if root and sys.platform != "linux":
+        pytest.skip("permissions do not bind root")
+    before = contents(finished.path)
+    finished.path.chmod(0o555)
     try:
-        open_run("smoke", folder / "run")
-        before = contents(folder)
-        for path in (folder, folder / "run"):
-            path.chmod(0o555)
-        try:
-            able = python("-c", "import helpers.run_dir", cwd=PROJECT_ROOT, **other).status == 0
-        except OSError:
-            able = False
-        if not able:
-            pytest.skip("no other user can run this Python here")
-        result = python("-m", "helpers", "run", "--run-dir", str(folder / "run"), cwd=PROJECT_ROOT, **other)
-        assert "cannot write to the run folder" in error_line(result)
-        assert "Permission denied" in result.err
-        assert contents(folder) == before
+        words = ["-m", "helpers", "run", "--run-dir", str(finished.path)]
+        result = python(*words, cwd=PROJECT_ROOT, preexec_fn=bound_by_permissions if root else None)
+    except subprocess.SubprocessError:
+        pytest.skip("root may not give up its capabilities here")
     finally:
-        for path in (folder, folder / "run"):
-            path.chmod(0o755)
-        shutil.rmtree(folder)
+        finished.path.chmod(0o755)
+    assert error_line(result) == f"error: cannot write to the run folder {finished.path}: Permission denied"
+    assert contents(finished.path) == before
 
 
 def test_the_module_from_another_folder_ends_with_status_2(tmp_path):

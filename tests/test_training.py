@@ -397,6 +397,15 @@ def test_replies_come_in_the_order_of_the_prompts(chatty, prompts, r1_tokenizer)
     assert generate(chatty, r1_tokenizer, [], GREEDY, seed=1) == []
 
 
+def test_the_faster_decoding_chooses_the_tokens_of_the_plain_one(chatty, prompts, r1_tokenizer):
+    """Prompts padded together, of which the shortest has most positions to be kept from looking at."""
+    ids, mask = left_padded(prompts, r1_tokenizer.pad_token_id)
+    plain = chatty.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=16)[:, ids.shape[1] :]
+    replies = generate(chatty, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": len(prompts)}), seed=1)
+    assert [reply.text for reply in replies] == [r1_tokenizer.decode(row) for row in plain]
+    assert chatty.config._attn_implementation == "sdpa"
+
+
 def test_prompts_are_padded_on_the_left():
     ids, mask = left_padded([[5, 6, 7], [8]], pad=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
@@ -455,6 +464,6 @@ def test_a_failure_inside_a_stream_reaches_the_reader(r1_tokenizer):
     def generate(**_):
         raise RuntimeError("out of memory")
 
-    model = SimpleNamespace(device="cpu", generate=generate)
+    model = SimpleNamespace(device=torch.device("meta"), generate=generate)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(stream(model, r1_tokenizer, [1, 2], GREEDY, seed=1))
