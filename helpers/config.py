@@ -3,12 +3,16 @@
 import difflib
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from helpers import InputError
+
+# Settled when a run folder is opened, by what the card can do (helpers/gpus.yaml).
+Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
@@ -18,7 +22,8 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     name: str = Field(min_length=1)
     revision: str | None
-    load_in_4bit: bool
+    load_in_4bit: bool | Auto
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"]
     max_length: int = Field(ge=16)
     prompt_style: Literal["native", "plain"]
 
@@ -39,16 +44,18 @@ class LoraSettings(_Section):
 
 
 class TrainingSettings(_Section):
+    backend: Literal["auto", "unsloth", "transformers"]
     learning_rate: float = Field(gt=0, lt=1)
-    batch_size: int = Field(ge=1)
-    gradient_accumulation: int = Field(ge=1)
+    packing: bool | Auto
+    batch_size: Count | Auto
+    gradient_accumulation: Count | Auto
     max_steps: int = Field(ge=-1)
     epochs: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"]
     optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Auto
     validations: int = Field(ge=1)
     checkpoints: int = Field(ge=1)
 
@@ -120,8 +127,13 @@ class Config(_Section):
             return cls.model_validate(nested)
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            key = ".".join(str(part) for part in first["loc"][:2])  # what follows says which of several types it is not
             raise InputError(f"{key} = {first['input']!r}: {first['msg'].lower()}") from None
+
+    def settled(self, values: dict[str, Any]) -> "Config":
+        """This configuration with each `auto` that `values` (dotted keys) has a value for replaced by it."""
+        flat = self.flat()
+        return self.from_flat(flat, {key: value for key, value in values.items() if flat.get(key) == "auto"})
 
     def flat(self) -> dict[str, Any]:
         """The settings as dotted keys, in the table's order."""

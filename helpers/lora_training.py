@@ -1,14 +1,16 @@
 """Stage 04: LoRA fine-tuning with TRL's SFTTrainer on rows that are already encoded, labels and all."""
 
+import gc
 import importlib.util
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -16,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from helpers import InputError
 from helpers.config import Config
 from helpers.generation import completion_nll
-from helpers.models import load_tokenizer, load_trainable, public_name
+from helpers.models import choose_backend, compute_dtype, load_tokenizer, load_trainable, public_name, start_backend
 from helpers.progress import Progress
 from helpers.prompts import encode_example
 from helpers.report import write_model_card
@@ -38,8 +40,49 @@ def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) ->
     return encoded
 
 
+def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
+    """The rows as the trainer takes them: one by one, or laid end to end into packs of up to `model.max_length`.
+
+    Packs hold whole rows, longest first into the fullest pack that has room (TRL's "bfd"); `seq_lengths` says how long
+    each row of a pack is.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()  # a second of work
+    dataset = Dataset.from_list(list(rows))
+    if not config.training.packing:
+        return dataset
+    from trl import pack_dataset
+
+    return pack_dataset(dataset, config.model.max_length, strategy="bfd")
+
+
+def collator(config: Config, pad: int, unsloth: bool) -> Any:
+    """Make a batch of dataset rows: padded on the right, or, of packs, one long row without any padding.
+
+    In such a row positions start again at 0 with every document, which is how transformers sees where attention has
+    to end; Unsloth is told by `packed_seq_lengths`.
+    """
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    if not config.training.packing:
+        return DataCollatorForLanguageModeling(pad_token_id=pad)
+
+    class PackCollator(DataCollatorForLanguageModeling):
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            import torch
+
+            batch = super().torch_call(examples)
+            if unsloth:
+                lengths = [length for example in examples for length in example["seq_lengths"]]
+                batch["packed_seq_lengths"] = torch.tensor(lengths, dtype=torch.int32)
+            return batch
+
+    return PackCollator(pad_token_id=pad, padding_free=True)
+
+
 def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
-    """Optimizer steps that the trainer will make."""
+    """Optimizer steps that the trainer will make with so many rows, or packs of rows."""
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
@@ -47,17 +90,29 @@ def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
     return math.ceil(math.ceil(rows / a_step) * training.epochs)
 
 
-def sft_config(run: Run, steps: int, report_to: list[str]) -> Any:
+def smaller_batch(batch: int, accumulation: int) -> tuple[int, int]:
+    """Half the micro-batch and twice the accumulation, so that a step still sees as many rows; of odd sizes, a third
+    and so on. Raises InputError for a micro-batch of one row."""
+    if batch == 1:
+        raise InputError(
+            "out of GPU memory with one row at a time: lower model.max_length or lora.r, or set model.load_in_4bit or "
+            "training.gradient_checkpointing to true"
+        )
+    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
+    return batch // factor, accumulation * factor
+
+
+def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulation: int) -> Any:
     """The run's settings as TRL's SFTConfig. Rows come encoded, so TRL's own preparation is switched off."""
     from trl import SFTConfig
 
-    training, machine = run.config.training, describe_machine()
+    training, machine, dtype = run.config.training, describe_machine(), compute_dtype(run.config)
     automatic = "adamw_8bit" if machine.gpu else "adamw_torch"
     return SFTConfig(
         output_dir=str(run / "checkpoints"),
         max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
         gradient_checkpointing=training.gradient_checkpointing,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
@@ -65,10 +120,14 @@ def sft_config(run: Run, steps: int, report_to: list[str]) -> Any:
         weight_decay=training.weight_decay,
         optim=automatic if training.optimizer == "auto" else training.optimizer,
         # Asked for by name: TRL switches bf16 on by itself, which a T4 only emulates.
-        bf16=machine.compute_dtype == "bfloat16",
-        fp16=machine.compute_dtype == "float16",
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
         use_cpu=machine.gpu is None,
         max_length=None,
+        # Both said in the collator; TRL and Unsloth would otherwise arrange them a second time.
+        packing=False,
+        padding_free=False,
+        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=run.config.seed,
         save_steps=math.ceil(steps / training.checkpoints),
@@ -81,21 +140,56 @@ def sft_config(run: Run, steps: int, report_to: list[str]) -> Any:
     )
 
 
-def trainer_class() -> type:
-    """TRL's SFTTrainer; where there is no Triton (a CPU, macOS), with the loss that transformers computes.
+def trainer_class(unsloth: bool) -> type:
+    """TRL's SFTTrainer that also logs throughput; with the loss that its model computes where TRL's own will not do.
 
-    TRL 1.15 computes its loss in a Triton kernel and has no other way: without Triton it stops at the first step.
+    TRL 1.15 computes its loss in a Triton kernel and has no other way: without Triton (a CPU, macOS) it stops at the
+    first step. Unsloth has a fused loss in its model.
     """
     from trl import SFTTrainer
 
-    if importlib.util.find_spec("triton") and describe_machine().gpu:
-        return SFTTrainer
+    fused = not unsloth and importlib.util.find_spec("triton") and describe_machine().gpu
 
-    class SFTTrainerWithoutTriton(SFTTrainer):
+    class ReasoningTrainer(SFTTrainer):
+        clock: "Clock"
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "loss" in logs:
+                logs |= self.clock.lap(int(self.state.num_input_tokens_seen))
+            super().log(logs, *args, **kwargs)
+
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            return Trainer.compute_loss(self, *args, **kwargs)
+            return super().compute_loss(*args, **kwargs) if fused else Trainer.compute_loss(self, *args, **kwargs)
 
-    return SFTTrainerWithoutTriton
+    return ReasoningTrainer
+
+
+class Clock:
+    """Seconds of training, without those that validation takes, and what each step made of them."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.paused, self.tokens = 0.0, 0
+
+    def start(self, tokens: int) -> None:
+        """Begin the first lap, with so many tokens seen by the part of the training that this one goes on from."""
+        self.last, self.tokens = time.monotonic() - self.paused, tokens
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started - self.paused
+
+    def lap(self, tokens: int) -> dict[str, float]:
+        """Throughput since the last call, given all real tokens so far, and the memory reserved or resident now."""
+        now = time.monotonic() - self.paused
+        rate = (tokens - self.tokens) / (now - self.last)
+        self.last, self.tokens = now, tokens
+        return {"tokens_per_second": rate, "memory_gib": memory_gib()}
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.paused += time.monotonic() - started
 
 
 class Journal(TrainerCallback):
@@ -106,21 +200,25 @@ class Journal(TrainerCallback):
     ) -> None:
         self.run, self.validation, self.pad, self.watch = run, validation, pad, watch
         self.log: LogRows = []
-        self.paused = 0.0  # seconds spent on validation, which are no training time
+        self.clock = Clock()
         self.progress = Progress(0, "steps")
 
     def resume(self, step: int) -> None:
         """Take over an interrupted run's log up to `step`; what came after it is trained again."""
         self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
+        if self.watch:
+            self.watch(self.log)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if not self.log:
             self._validate(model, 0)
+        self.clock.start(int(state.num_input_tokens_seen))
         self.progress = Progress(state.max_steps, "steps", done=state.global_step).__enter__()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" in logs:
-            row = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            kept = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
+            row = {name: float(logs[name]) for name in kept if name in logs}
             self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -142,9 +240,8 @@ class Journal(TrainerCallback):
         return [row for row in self.log if "validation_nll" in row]
 
     def _validate(self, model: Any, step: int) -> None:
-        started = time.monotonic()
-        rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
-        self.paused += time.monotonic() - started
+        with self.clock.pause():
+            rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
         self._add({"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]})
 
     def _add(self, row: dict[str, Any]) -> None:
@@ -157,39 +254,66 @@ class Journal(TrainerCallback):
 def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
     """Fine-tune, from the newest whole checkpoint if there is one; writes adapter/ and training/.
 
-    `watch` is called with the log whenever it grows. Returns what training/metrics.json holds: losses in nats a
-    completion token, seconds without validation, real (non-padding) tokens a second, peak memory in GiB.
+    `watch` is called with the log whenever it grows. When GPU memory runs out the micro-batch is halved, the
+    accumulation doubled, and training goes on from the last checkpoint. Returns what training/metrics.json holds:
+    losses in nats a completion token, seconds without validation, real (non-padding) tokens a second, peak memory in
+    GiB.
     """
-    from datasets import Dataset
+    import torch
 
+    start_backend(run)
     tokenizer = load_tokenizer(run.config.model)
     rows = load_split(run, "train", tokenizer)
     validation = load_split(run, "validation", tokenizer, run.config.evaluation.max_validation)
-    checkpoint, done = last_checkpoint(run)
+    batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
     with tracked(run, "training") as tracker:
-        model = load_trainable(run.config)
-        steps = planned_steps(run.config, len(rows), max(1, describe_machine().gpu_count))
-        journal = Journal(run, validation, tokenizer.pad_token_id, watch)
-        if checkpoint:
-            journal.resume(done)
-            if watch:
-                watch(journal.log)
-        trainer = trainer_class()(
-            model=model,
-            args=sft_config(run, steps, ["wandb"] if tracker else []),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            callbacks=[journal],
-        )
-        trainer.remove_callback(PrinterCallback)
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = time.monotonic() - started - journal.paused
-        metrics = _metrics(run, journal, trainer, seconds, done, len(rows))
-        if trainer.is_world_process_zero():
-            save_adapter(run, model, tokenizer)
-            write_json(run / "training/metrics.json", metrics)
+        while True:
+            journal = Journal(run, validation, tokenizer.pad_token_id, watch)
+            try:
+                metrics = _train_once(run, tokenizer, rows, journal, ["wandb"] if tracker else [], batch, accumulation)
+                break
+            except torch.OutOfMemoryError:
+                batch, accumulation = smaller_batch(batch, accumulation)
+                print(f"out of GPU memory: going on with micro-batches of {batch}, {accumulation} to a step")
+            # Only here are the failed attempt's model and activations unreachable.
+            gc.collect()
+            torch.cuda.empty_cache()
         _log_before_after(tracker, journal)
+    return metrics
+
+
+def _train_once(
+    run: Run,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    journal: Journal,
+    report_to: list[str],
+    batch: int,
+    accumulation: int,
+) -> dict[str, Any]:
+    checkpoint, done = last_checkpoint(run)
+    unsloth = choose_backend(run.config, describe_machine()) == "unsloth"
+    model = load_trainable(run.config)
+    dataset = as_dataset(run.config, rows)
+    steps = planned_steps(run.config, len(dataset), max(1, describe_machine().gpu_count))
+    if checkpoint:
+        journal.resume(done)
+    trainer = trainer_class(unsloth)(
+        model=model,
+        args=sft_config(run, steps, report_to, batch, accumulation),
+        train_dataset=dataset,
+        data_collator=collator(run.config, tokenizer.pad_token_id, unsloth),
+        processing_class=tokenizer,
+        callbacks=[journal],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.clock = journal.clock = Clock()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = _metrics(run, journal, trainer, journal.clock.seconds(), done, len(rows))
+    metrics |= {"micro_batch": batch, "gradient_accumulation": accumulation}
+    if trainer.is_world_process_zero():
+        save_adapter(run, model, tokenizer)
+        write_json(run / "training/metrics.json", metrics)
     return metrics
 
 
@@ -225,6 +349,14 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
         write_model_card(run, folder / "README.md")
 
 
+def memory_gib() -> float:
+    """Memory taken now: reserved on the GPU where there is one, else the process's resident set."""
+    import psutil
+    import torch
+
+    return (torch.cuda.memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss) / GIB
+
+
 def peak_memory_gib() -> float:
     """Most memory that was taken: reserved on the GPU where there is one, else the process's resident set."""
     import torch
@@ -254,10 +386,13 @@ def _metrics(run: Run, journal: Journal, trainer: Any, seconds: float, done: int
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / seconds,
+        # Without the first steps, in which kernels are compiled and memory is first taken.
+        "steady_tokens_per_second": median(row["tokens_per_second"] for row in losses[min(5, len(losses) // 2) :]),
         "peak_memory_gib": peak_memory_gib(),
         "trainable_parameters": sum(n for n, wanted in counts if wanted),
         "parameters": sum(n for n, _ in counts),
-        "compute_dtype": describe_machine().compute_dtype,
+        "compute_dtype": compute_dtype(run.config),
+        "backend": choose_backend(run.config, describe_machine()),
     }
 
 

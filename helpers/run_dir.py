@@ -79,6 +79,11 @@ def open_run(
 
             profile = choose_profile(describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
+    if "auto" in wanted.flat().values():
+        from helpers.setup import card_settings, describe_machine
+
+        # A folder keeps what it was made with, also where another card is in the machine today.
+        wanted = wanted.settled({**card_settings(describe_machine()), **({} if force else _settled_before(stored))})
     run = Run(path, wanted)
     if stored:
         changed = [(k, stored.get(k), v) for k, v in wanted.flat().items() if stored.get(k) != v]
@@ -107,6 +112,12 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         return None
     except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{path / 'run.yaml'} is not a run record; choose another run folder") from None
+
+
+def _settled_before(stored: dict[str, Any] | None) -> dict[str, Any]:
+    from helpers.setup import hardware_table
+
+    return {key: stored[key] for key in hardware_table()[0] if stored and stored.get(key, "auto") != "auto"}
 
 
 def check_sources(config: Config) -> None:

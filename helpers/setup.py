@@ -4,9 +4,12 @@ import os
 import platform
 import shutil
 import sys
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import psutil
+import yaml
 from pydantic import BaseModel
 
 from helpers import PROJECT_ROOT, InputError
@@ -25,15 +28,24 @@ class Machine(BaseModel):
     gpu: str | None = None
     gpu_count: int = 0
     gpu_memory_gib: float | None = None
+    gpu_free_gib: float | None = None
     compute_capability: tuple[int, int] | None = None
     colab: bool = False
 
     @property
     def compute_dtype(self) -> str:
-        """bfloat16 only where the hardware has it: below capability 8 (a T4) CUDA merely emulates it, slowly."""
+        """The type to compute in: what the table of cards says, float32 without one."""
+        return self.fit["compute_dtype"] if self.gpu else "float32"
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The column of the table of cards (helpers/gpus.yaml) that this machine's GPU gets; empty without a GPU."""
         if self.compute_capability is None:
-            return "float32"
-        return "bfloat16" if self.compute_capability >= (8, 0) else "float16"
+            return {}
+        capability = float(f"{self.compute_capability[0]}.{self.compute_capability[1]}")
+        free = self.gpu_memory_gib if self.gpu_free_gib is None else self.gpu_free_gib
+        columns = hardware_table()
+        return next(c for c in columns if capability >= c["capability"] and (free or 0) >= c["free_memory_gib"])
 
 
 class Choice(BaseModel):
@@ -54,6 +66,7 @@ def describe_machine() -> Machine:
             "gpu": card.name,
             "gpu_count": torch.cuda.device_count(),
             "gpu_memory_gib": round(card.total_memory / GIB, 1),
+            "gpu_free_gib": round(torch.cuda.mem_get_info(0)[0] / GIB, 1),
             "compute_capability": (card.major, card.minor),
         }
     return Machine(
@@ -64,6 +77,19 @@ def describe_machine() -> Machine:
         colab="google.colab" in sys.modules,
         **facts,
     )
+
+
+@cache
+def hardware_table() -> list[dict[str, Any]]:
+    """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
+    rows = yaml.safe_load(resources.files("helpers").joinpath("gpus.yaml").read_text(encoding="utf-8"))
+    return [dict(zip(rows, column, strict=True)) for column in zip(*rows.values(), strict=True)]
+
+
+def card_settings(machine: Machine) -> dict[str, Any]:
+    """What the settings that say `auto` become on this machine; without a GPU the most frugal choice."""
+    column = machine.fit or {**hardware_table()[-1], "model.load_in_4bit": False}
+    return {key: value for key, value in column.items() if "." in key}
 
 
 def choose_profile(machine: Machine) -> Choice:

@@ -75,11 +75,12 @@ def test_a_gpu_is_described_by_what_its_driver_says(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (14 * 2**30, card.total_memory))
     # A T4 says yes here, since CUDA emulates the type; nobody may ask.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: pytest.fail("asked the emulation"))
     machine = describe_machine()
     assert (machine.gpu, machine.gpu_count, machine.gpu_memory_gib) == ("Tesla T4", 2, 14.7)
-    assert machine.compute_capability == (7, 5)
+    assert (machine.compute_capability, machine.gpu_free_gib) == ((7, 5), 14.0)
     assert machine.compute_dtype == "float16"
     assert choose_profile(machine).profile == "t4"
 

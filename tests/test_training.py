@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import InputError, lora_training
+from helpers import InputError, lora_training, models
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.generation import completion_nll, generate, left_padded, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
@@ -91,17 +91,18 @@ def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capabi
         gpu_count=int(gpu is not None),
         compute_capability=capability,
     )
-    monkeypatch.setattr(lora_training, "describe_machine", lambda: machine)
+    for module in (lora_training, models):
+        monkeypatch.setattr(module, "describe_machine", lambda: machine)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr("transformers.training_args.TrainingArguments._setup_devices", torch.device("cpu"))
-    arguments = sft_config(trained.run, 4, [])
+    arguments = sft_config(trained.run, 4, [], 2, 1)
     assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (bf16, fp16, gpu is None)
     assert arguments.optim == ("adamw_8bit" if gpu else "adamw_torch")
 
 
 def test_trl_neither_cuts_nor_reports_by_itself(trained):
-    arguments = sft_config(trained.run, 7, [])
+    arguments = sft_config(trained.run, 7, [], 2, 1)
     assert arguments.max_length is None  # its default, 1024, cuts without a word
     assert arguments.report_to == []
     assert arguments.max_steps == 7
