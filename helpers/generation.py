@@ -129,21 +129,21 @@ def stream_together(
 def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[float]:
     """Each row's negative log-likelihood in nats a completion token: the mean over its labels that are not -100.
 
-    One row at a time is slow and one padded batch is large, so rows of like length go together, four by four.
-    Perplexity is exp of the mean. The mean over rows, not over all tokens, so that a long row counts no more than
-    a short one and rows can be paired.
+    One row at a time is slow and one padded batch is large, so rows of like length go together: up to four, and up to
+    2,048 positions, since logits over a vocabulary of 128k take half a GiB for as many. Perplexity is exp of the mean.
+    The mean over rows, not over all tokens, so that a long row counts no more than a short one and rows can be paired.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     losses: dict[int, float] = {}
     was_training = model.training
     model.eval()
     with Progress(len(rows), what) as progress, torch.inference_mode():
-        for start in range(0, len(order), 4):
-            batch = order[start : start + 4]
-            width = len(rows[batch[0]]["input_ids"])
+        while order:
+            width = len(rows[order[0]]["input_ids"])
+            size = max(1, min(4, 2048 // width))
+            batch, order = order[:size], order[size:]
             ids = torch.tensor([_right(rows[i]["input_ids"], width, pad) for i in batch], device=model.device)
             labels = torch.tensor([_right(rows[i]["labels"], width, -100) for i in batch], device=model.device)
             mask = torch.tensor(
@@ -152,11 +152,19 @@ def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, w
             )
             logits = model(input_ids=ids, attention_mask=mask).logits
             for i, row, label in zip(batch, logits, labels, strict=True):
-                # Row by row: float32 logits of a whole batch over a 128k vocabulary would not fit beside the model.
-                losses[i] = cross_entropy(row[:-1].float(), label[1:], ignore_index=-100).item()
+                losses[i] = _mean_nll(row[:-1], label[1:])
             progress.update(len(batch))
     model.train(was_training)
     return [losses[i] for i in range(len(rows))]
+
+
+def _mean_nll(logits: Any, labels: Any) -> float:
+    """Mean over the labels that are not -100; in pieces, whose float32 logits fit beside the model."""
+    from torch.nn.functional import cross_entropy
+
+    pieces = zip(logits.split(512), labels.split(512), strict=True)
+    total = sum(cross_entropy(x.float(), y, ignore_index=-100, reduction="sum").item() for x, y in pieces)
+    return total / (labels != -100).sum().item()
 
 
 def generation_arguments(tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:

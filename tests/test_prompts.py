@@ -466,16 +466,17 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
 
 def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
     """The counterpart of the test above, through the very trainer and settings that stage 04 uses."""
-    from helpers.lora_training import sft_config, trainer_class
+    from helpers.lora_training import as_dataset, collator, sft_config, trainer_class
     from helpers.models import load_base
 
     rows = sample_rows[:5]
     run = open_run("smoke", tmp_path / "run")
     encoded = [encode_example(r1_tokenizer, row, 512) for row in rows]
-    trainer = trainer_class()(
+    trainer = trainer_class(unsloth=False)(
         model=load_base(run.config),
-        args=sft_config(run, 4, []),
-        train_dataset=Dataset.from_list(encoded),
+        args=sft_config(run, 4, [], 2, 1),
+        train_dataset=as_dataset(run.config, encoded),
+        data_collator=collator(run.config, r1_tokenizer.pad_token_id, unsloth=False),
         processing_class=r1_tokenizer,
     )
     wanted = [row["Complex_CoT"] + END_THINK + row["Response"] + r1_tokenizer.eos_token for row in rows]
