@@ -166,7 +166,8 @@ def one(settings: str, out: Path) -> None:
 
 
 def measure(run: Any, options: dict[str, Any]) -> dict[str, Any]:
-    from helpers.models import model_shape, start_backend
+    from helpers.backends import start_backend
+    from helpers.models import model_shape
 
     start_backend(run)
     import torch

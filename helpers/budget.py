@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
+from helpers.batches import Encoded, planned_steps
 from helpers.config import Config
-from helpers.lora_training import Encoded, planned_steps
 from helpers.models import compute_dtype, model_shape
 from helpers.setup import GIB, describe_machine
 

@@ -6,19 +6,19 @@ from statistics import fmean
 from typing import Any
 
 from helpers.generation import completion_nll, generate
-from helpers.models import load_tokenizer, load_with_adapter
-from helpers.prompts import as_markdown, encode_example, encode_prompt, split_reasoning
-from helpers.questions import choice_questions
-from helpers.run_dir import Run, read_jsonl, write_json, write_jsonl
-from helpers.scoring import (
+from helpers.intervals import (
     bootstrap_interval,
     chance,
     compare_paired,
-    extract_choice,
     majority_baseline,
     verdict,
     wilson_interval,
 )
+from helpers.models import load_tokenizer, load_with_adapter
+from helpers.prompts import as_markdown, encode_example, encode_prompt, split_reasoning
+from helpers.questions import choice_questions
+from helpers.run_dir import Run, read_jsonl, write_json, write_jsonl
+from helpers.scoring import extract_choice
 from helpers.tracking import log_table, tracked
 
 __all__ = ["compare_paired", "evaluate", "extract_choice", "majority_baseline", "verdict", "wilson_interval"]

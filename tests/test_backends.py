@@ -8,11 +8,13 @@ from importlib import util
 import pytest
 import torch
 
-from helpers import InputError, budget, lora_training, models, run_dir
+from helpers import InputError, backends, budget, lora_training, run_dir
+from helpers.backends import choose_backend, start_backend
+from helpers.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.config import Config
 from helpers.generation import completion_nll
-from helpers.lora_training import as_dataset, collator, load_split, planned_steps, sft_config, smaller_batch, train
-from helpers.models import choose_backend, load_base, model_shape, start_backend
+from helpers.lora_training import sft_config, train
+from helpers.models import load_base, model_shape
 from helpers.prompts import encode_example
 from helpers.run_dir import open_run, read_jsonl, write_jsonl
 from helpers.setup import Machine, card_settings, choose_profile, hardware_table
@@ -50,10 +52,12 @@ def on(monkeypatch):
     """Make this machine look like another, Unsloth installed or not."""
 
     def pretend(other, unsloth=True):
-        for module in ("helpers.setup", "helpers.models", "helpers.lora_training", "helpers.budget"):
-            monkeypatch.setattr(sys.modules[module], "describe_machine", lambda: other)
+        for module in ("setup", "models", "backends", "lora_training", "budget"):
+            monkeypatch.setattr(sys.modules[f"helpers.{module}"], "describe_machine", lambda: other)
         real = util.find_spec
-        monkeypatch.setattr(models.util, "find_spec", lambda name: unsloth or None if name == "unsloth" else real(name))
+        monkeypatch.setattr(
+            backends.util, "find_spec", lambda name: unsloth or None if name == "unsloth" else real(name)
+        )
 
     return pretend
 
@@ -283,7 +287,7 @@ def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, on
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     config = open_run("full", tmp_path / "run", {"data.source": "sample", "model.name": str(folder)}).config
-    assert models.load_trainable(config) == "model with adapters"
+    assert backends.load_trainable(config) == "model with adapters"
     (_, source, load), (_, model, adapters) = fake_unsloth.calls
     assert (source, model) == (str(folder), "model")
     assert (load["load_in_4bit"], load["dtype"], load["max_seq_length"]) == (four_bit, dtype, longest)

@@ -15,16 +15,16 @@ from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from helpers.scoring import (
+from helpers.intervals import (
     bootstrap_interval,
     chance,
     compare_paired,
     detectable_difference,
-    extract_choice,
     majority_baseline,
     verdict,
     wilson_interval,
 )
+from helpers.scoring import extract_choice
 
 DRUGS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
 POLAR = {"A": "yes", "B": "no", "C": "maybe"}
