@@ -9,11 +9,15 @@ from helpers import InputError
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
-    from helpers.lora_training import train
+    from helpers.backends import start_backend
     from helpers.run_dir import open_run
 
     try:
-        metrics = train(open_run(profile, run_dir))
+        run = open_run(profile, run_dir)
+        start_backend(run)  # before the import below, which imports transformers
+        from helpers.lora_training import train
+
+        metrics = train(run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

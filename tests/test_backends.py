@@ -1,6 +1,7 @@
 """What a GPU decides: compute type, attention, batch, packing, the library that trains; all of it without a GPU."""
 
 import json
+import subprocess
 import sys
 import types
 from importlib import util
@@ -8,7 +9,7 @@ from importlib import util
 import pytest
 import torch
 
-from helpers import InputError, backends, budget, lora_training, run_dir
+from helpers import PROJECT_ROOT, InputError, backends, budget, lora_training, run_dir
 from helpers.backends import choose_backend, start_backend
 from helpers.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.config import Config
@@ -275,6 +276,13 @@ def test_a_t4_is_not_given_a_kernel_that_it_cannot_run(on, fake_unsloth, torch_2
 def test_a_machine_without_a_gpu_never_imports_unsloth(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "unsloth", None)  # importing it would raise
     assert start_backend(open_run("smoke", tmp_path)) == "transformers"
+
+
+@pytest.mark.parametrize("module", ["helpers.backends", "helpers.run_dir"])
+def test_what_starts_the_backend_has_not_imported_transformers(module):
+    """Unsloth can replace only what is imported after it."""
+    code = f"import sys, {module}; sys.exit('transformers' in sys.modules or 'trl' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
