@@ -95,8 +95,8 @@ def _lend_torchs_varlen_attention() -> None:
     """Let Unsloth use torch's attention for packs also in torch 2.11, Colab's, where it would go row by row.
 
     It asks for an argument, `enable_gqa`, that came with torch 2.12. The kernel of 2.11 shares keys among query
-    heads without being told (a test on the card compares it with attention row by row). Packed training of the 8B
-    model: 15,380 tokens/s with it, 12,006 without, on one H100.
+    heads without being told (`benchmarks/training.py parity` compares packed rows with padded ones on the card). Packed
+    training of the 8B model: 15,380 tokens/s with it, 12,006 without, on one H100.
     """
     import inspect
 
