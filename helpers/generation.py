@@ -198,7 +198,7 @@ def _decoding(model: Any) -> Iterator[dict[str, Any]]:
 
     On a CPU the default spends most of a step copying: a cache that grows by concatenation, and keys and values
     repeated for every query head that shares them. A cache of fixed size and attention over groups of heads choose
-    the same tokens 2.2 times as fast (40 prompts, 256 new tokens, two cores).
+    the same tokens 1.18 times as fast (40 prompts, 120 new tokens, two cores), and more so the longer the replies.
     """
     if model.device.type != "cpu":
         yield {}
