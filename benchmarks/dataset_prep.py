@@ -19,15 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.dataset_prep import prepare
+from helpers.dataset_prep import SAMPLE, prepare
 from helpers.questions import choice_questions
-from helpers.run_dir import open_run, versions, write_json, write_jsonl
+from helpers.run_dir import open_run, read_jsonl, versions, write_json, write_jsonl
 
 # Stock phrases in parts, so that a run of three words is about as frequent as in real questions: the commonest in 40%,
 # the tenth in 8%, the twenty-fifth in 4% of them.
@@ -48,8 +48,7 @@ QUESTIONS = 1273  # MedQA's test set has as many
 def make_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
     """`count` rows in a random order; see the top of this file."""
     rng = random.Random(seed)
-    packaged = resources.files("helpers").joinpath("data", "sample.jsonl").read_text(encoding="utf-8")
-    pool = [word for line in packaged.split("\n") if line for word in " ".join(json.loads(line).values()).split()]
+    pool = [word for row in read_jsonl(SAMPLE) for word in " ".join(row.values()).split()]
 
     def prose(median: float, spread: float, most: float) -> list[str]:
         characters = min(most, median * rng.lognormvariate(0, spread))

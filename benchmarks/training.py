@@ -3,10 +3,10 @@
     python benchmarks/training.py speed FOLDER FILE.json     four stacks and `full`, side by side
     python benchmarks/training.py parity FOLDER FILE.json    the same rows, seed and adapters, four ways
     python benchmarks/training.py memory FOLDER FILE.json    `t4` in 12 GB and float16, and out of memory
-    python benchmarks/training.py make-model FOLDER                        the 8B shape with random weights
+    python benchmarks/training.py make-model FOLDER          the 8B shape with random weights
 
 FOLDER is a model's; random weights show speed and memory as well as real ones. Each variant is a process of its own,
-which trains through `helpers.lora_training.train`, as the notebooks do, on rows of the packaged sample (about 450
+which trains through `helpers.lora_training.train`, as the notebooks do, on rows of the packaged sample (about 350
 tokens). Steady tokens a second leave out the first steps, in which kernels are compiled and memory is first taken.
 """
 

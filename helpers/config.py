@@ -146,9 +146,13 @@ class Config(_Section):
 @cache
 def profile_table() -> dict[str, dict[str, Any]]:
     """profiles.yaml turned on its side: profile name to its dotted keys and values."""
-    rows = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
-    names = rows.pop("profiles")
-    return {name: {key: values[i] for key, values in rows.items()} for i, name in enumerate(names)}
+    return {column.pop("profiles"): column for column in table_columns("profiles.yaml")}
+
+
+def table_columns(name: str) -> list[dict[str, Any]]:
+    """A table of this package, one key a row with a list of values: its columns, each a dict of all keys."""
+    rows = yaml.safe_load(resources.files("helpers").joinpath(name).read_text(encoding="utf-8"))
+    return [dict(zip(rows, column, strict=True)) for column in zip(*rows.values(), strict=True)]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from helpers import InputError
 from helpers.config import Config
+from helpers.generation import generation_arguments, left_padded
 from helpers.models import load_base, load_tokenizer, model_source
 from helpers.prompts import build_prompt, encode_prompt
 from helpers.report import write_model_card
@@ -130,17 +131,12 @@ def greedy_agreement(run: Run, gguf: Path, questions: Sequence[str], max_new_tok
     tokenizer = load_tokenizer(run.config.model)
     model = AutoModelForCausalLM.from_pretrained(run / "export/merged", dtype=torch.float32).eval()
     prompts = [encode_prompt(tokenizer, question, run.config.model.prompt_style) for question in questions]
+    greedy = run.config.generation.model_copy(update={"temperature": 0, "max_new_tokens": max_new_tokens})
     rows = []
     with llama_server(gguf) as server, torch.inference_mode():
         for prompt in prompts:
-            output = model.generate(
-                input_ids=torch.tensor([prompt]),
-                attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            ids, mask = left_padded([prompt], tokenizer.pad_token_id)
+            output = model.generate(input_ids=ids, attention_mask=mask, **generation_arguments(tokenizer, greedy))
             ours = [token for token in output[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
             theirs = complete(server, prompt, max_new_tokens)[1]
             theirs = [token for token in theirs if token != tokenizer.eos_token_id]

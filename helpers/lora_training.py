@@ -25,8 +25,6 @@ from helpers.run_dir import Run, fingerprint, read_jsonl, whole_folder, write_js
 from helpers.setup import GIB, describe_machine
 from helpers.tracking import log_table, tracked
 
-__all__ = ["as_dataset", "load_split", "planned_steps", "train"]
-
 LogRows = list[dict[str, Any]]
 
 
@@ -123,12 +121,13 @@ class Clock:
 class Journal(TrainerCallback):
     """Writes training/log.jsonl as it goes, measures the validation loss, and marks checkpoints as whole."""
 
+    clock: Clock  # the trainer's
+
     def __init__(
         self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
     ) -> None:
         self.run, self.validation, self.pad, self.watch = run, validation, pad, watch
         self.log: LogRows = []
-        self.clock = Clock()
         self.progress = Progress(0, "steps")
 
     def resume(self, step: int) -> None:
@@ -237,8 +236,7 @@ def _train_once(
     trainer.remove_callback(PrinterCallback)
     trainer.clock = journal.clock = Clock()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = _metrics(run, journal, trainer, journal.clock.seconds(), done, len(rows))
-    metrics |= {"micro_batch": batch, "gradient_accumulation": accumulation}
+    metrics = _metrics(run, journal, trainer, done, len(rows))
     if trainer.is_world_process_zero():
         save_adapter(run, model, tokenizer)
         write_json(run / "training/metrics.json", metrics)
@@ -297,7 +295,8 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def _metrics(run: Run, journal: Journal, trainer: Any, seconds: float, done: int, rows: int) -> dict[str, Any]:
+def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> dict[str, Any]:
+    seconds = journal.clock.seconds()
     first, last = journal.validations()[0], journal.validations()[-1]
     losses = [row for row in journal.log if "loss" in row]
     before = [row["tokens"] for row in losses if row["step"] <= done]
@@ -321,6 +320,8 @@ def _metrics(run: Run, journal: Journal, trainer: Any, seconds: float, done: int
         "parameters": sum(n for n, _ in counts),
         "compute_dtype": compute_dtype(run.config),
         "backend": choose_backend(run.config, describe_machine()),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "gradient_accumulation": trainer.args.gradient_accumulation_steps,
     }
 
 

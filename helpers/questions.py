@@ -1,15 +1,13 @@
 """Questions that training must never see: the baseline's open ones and the evaluation's multiple-choice ones."""
 
-import json
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import InputError
-from helpers.run_dir import project_path
+from helpers.run_dir import project_path, read_jsonl
 from helpers.tables import read_table
 
 
@@ -72,5 +70,4 @@ def _question(row: Any, where: str) -> ChoiceQuestion:
 
 
 def _packaged(name: str) -> list[dict[str, Any]]:
-    text = resources.files("helpers").joinpath("data", name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return read_jsonl(Path(__file__).parent / "data" / name)

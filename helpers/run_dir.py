@@ -79,11 +79,7 @@ def open_run(
 
             profile = choose_profile(describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
-    if "auto" in wanted.flat().values():
-        from helpers.setup import card_settings, describe_machine
-
-        # A folder keeps what it was made with, also where another card is in the machine today.
-        wanted = wanted.settled({**card_settings(describe_machine()), **({} if force else _settled_before(stored))})
+    wanted = _settle(wanted, {} if force else stored or {})
     run = Run(path, wanted)
     if stored:
         changed = [(k, stored.get(k), v) for k, v in wanted.flat().items() if stored.get(k) != v]
@@ -114,10 +110,19 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         raise InputError(f"{path / 'run.yaml'} is not a run record; choose another run folder") from None
 
 
-def _settled_before(stored: dict[str, Any] | None) -> dict[str, Any]:
-    from helpers.setup import hardware_table
+def _settle(config: Config, stored: dict[str, Any]) -> Config:
+    """Each `auto` that the table of cards has a value for becomes what the folder was made with, else this card's.
 
-    return {key: stored[key] for key in hardware_table()[0] if stored and stored.get(key, "auto") != "auto"}
+    So a folder keeps its settings where another card is in the machine today, and a machine is looked at, for which
+    torch has to be imported, only where something is still open.
+    """
+    from helpers.setup import card_settings, describe_machine, hardware_table
+
+    config = config.settled({key: stored[key] for key in hardware_table()[0] if key in stored})
+    flat = config.flat()
+    if any(flat.get(key) == "auto" for key in hardware_table()[0]):
+        config = config.settled(card_settings(describe_machine()))
+    return config
 
 
 def check_sources(config: Config) -> None:

@@ -5,14 +5,13 @@ import platform
 import shutil
 import sys
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import psutil
-import yaml
 from pydantic import BaseModel
 
 from helpers import PROJECT_ROOT, InputError
+from helpers.config import table_columns
 
 # Read by torch when it is first imported. Packs of ever new lengths cut GPU memory into pieces that fit nothing: the 8B
 # model came to reserve 78 GiB of an H100, where packs of one length took 44. Windows and WSL do not support it.
@@ -40,7 +39,7 @@ class Machine(BaseModel):
     @property
     def compute_dtype(self) -> str:
         """The type to compute in: what the table of cards says, float32 without one."""
-        return self.fit["compute_dtype"] if self.gpu else "float32"
+        return self.fit.get("compute_dtype", "float32")
 
     @property
     def fit(self) -> dict[str, Any]:
@@ -87,8 +86,7 @@ def describe_machine() -> Machine:
 @cache
 def hardware_table() -> list[dict[str, Any]]:
     """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
-    rows = yaml.safe_load(resources.files("helpers").joinpath("gpus.yaml").read_text(encoding="utf-8"))
-    return [dict(zip(rows, column, strict=True)) for column in zip(*rows.values(), strict=True)]
+    return table_columns("gpus.yaml")
 
 
 def card_settings(machine: Machine) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from importlib import util
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers import PROJECT_ROOT, InputError, backends, budget, lora_training, run_dir
 from helpers.backends import choose_backend, start_backend
 from helpers.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.config import Config
 from helpers.generation import completion_nll
-from helpers.lora_training import sft_config, train
+from helpers.lora_training import train
 from helpers.models import load_base, model_shape
 from helpers.prompts import encode_example
 from helpers.run_dir import open_run, read_jsonl, write_jsonl
@@ -143,26 +144,6 @@ def test_what_is_asked_for_goes_before_the_table(on, tmp_path):
 @pytest.mark.parametrize(("card", "profile"), [(CPU, "laptop"), (T4, "t4"), (L4, "full"), (A100_40, "full")])
 def test_the_profile_that_auto_takes(card, profile):
     assert choose_profile(card).profile == profile
-
-
-@pytest.mark.parametrize(
-    ("card", "asked", "bf16", "fp16"),
-    [
-        (CPU, "auto", False, False),
-        (T4, "auto", False, True),
-        (H100, "auto", True, False),
-        (H100, "float16", False, True),
-        (H100, "float32", False, False),
-    ],
-)
-def test_the_trainer_is_told_the_compute_type(card, asked, bf16, fp16, on, tmp_path, monkeypatch):
-    made = {}
-    monkeypatch.setitem(sys.modules, "trl", types.SimpleNamespace(SFTConfig=lambda **words: made.update(words)))
-    on(card)
-    sft_config(open_run("smoke", tmp_path, {"model.compute_dtype": asked}), 4, [], 2, 1)
-    assert (made["bf16"], made["fp16"]) == (bf16, fp16)
-    assert made["optim"] == ("adamw_torch" if card is CPU else "adamw_8bit")
-    assert (made["use_cpu"], made["packing"], made["padding_free"]) == (card is CPU, False, False)
 
 
 # --------------------------------------------------------------------------------------------------------- the backend
@@ -418,8 +399,6 @@ def test_packed_and_padded_training_see_the_same_rows_and_losses(sample_rows, tm
         log = read_jsonl(run / "training/log.jsonl")
         first[packed] = next(row for row in log if "loss" in row)
         assert metrics["backend"] == "transformers"
-        from safetensors.torch import load_file
-
         weights = load_file(run / "adapter/adapter_model.safetensors")
         assert all(value.abs().sum() > 0 for name, value in weights.items() if "lora_B" in name)
     assert first[True]["loss"] == pytest.approx(first[False]["loss"], rel=1e-4)

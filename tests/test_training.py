@@ -17,7 +17,7 @@ from helpers.generation import completion_nll, generate, left_padded, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
 from helpers.models import load_base, load_tokenizer, load_with_adapter, tiny_folder
 from helpers.prompts import encode_example
-from helpers.run_dir import open_run, read_json, read_jsonl, write_jsonl
+from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_jsonl
 from helpers.setup import Machine
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
@@ -72,15 +72,18 @@ def adapter_weights(run):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "capability", "bf16", "fp16"),
+    ("gpu", "capability", "asked", "bf16", "fp16"),
     [
-        ("Tesla T4", (7, 5), False, True),
-        ("A100-SXM4-40GB", (8, 0), True, False),
-        ("L4", (8, 9), True, False),
-        (None, None, False, False),
+        ("Tesla T4", (7, 5), "auto", False, True),
+        ("A100-SXM4-40GB", (8, 0), "auto", True, False),
+        ("L4", (8, 9), "auto", True, False),
+        ("H100", (9, 0), "auto", True, False),
+        ("H100", (9, 0), "float16", False, True),
+        ("H100", (9, 0), "float32", False, False),
+        (None, None, "auto", False, False),
     ],
 )
-def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capability, bf16, fp16):
+def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capability, asked, bf16, fp16):
     """A T4 emulates bfloat16 and says that it supports it, and TRL would switch it on by itself."""
     machine = Machine(
         system="Linux x86_64",
@@ -96,7 +99,8 @@ def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capabi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr("transformers.training_args.TrainingArguments._setup_devices", torch.device("cpu"))
-    arguments = sft_config(trained.run, 4, [], 2, 1)
+    run = Run(trained.run.path, Config.resolve("smoke", {"model.compute_dtype": asked}))
+    arguments = sft_config(run, 4, [], 2, 1)
     assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (bf16, fp16, gpu is None)
     assert arguments.optim == ("adamw_8bit" if gpu else "adamw_torch")
 
@@ -105,6 +109,7 @@ def test_trl_neither_cuts_nor_reports_by_itself(trained):
     arguments = sft_config(trained.run, 7, [], 2, 1)
     assert arguments.max_length is None  # its default, 1024, cuts without a word
     assert arguments.report_to == []
+    assert (arguments.packing, arguments.padding_free) == (False, False)
     assert arguments.max_steps == 7
     assert arguments.save_steps == 4
 
