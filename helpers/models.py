@@ -93,20 +93,17 @@ def model_shape(settings: ModelSettings) -> dict[str, int]:
     }
 
 
-def load_base(config: Config, full_precision: bool = False) -> Any:
-    """The base model, in the compute type that this machine has; in 4-bit NF4 where the settings say so.
-
-    `full_precision` leaves the 4-bit loading out: merging needs the 16-bit weights.
-    """
+def load_base(config: Config) -> Any:
+    """The base model, in the compute type that this machine has; in 4-bit NF4 where the settings say so."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     machine = describe_machine()
     dtype = getattr(torch, compute_dtype(config))
     extra: dict[str, Any] = {"dtype": dtype}
-    if machine.gpu and not full_precision:
+    if machine.gpu:
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-    if config.model.load_in_4bit and not full_precision:
+    if config.model.load_in_4bit:
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -195,7 +195,7 @@ def fake_unsloth(monkeypatch):
     utils.attention_dispatch, unsloth.utils, unsloth.calls = dispatch, utils, calls
     for module in (unsloth, utils, dispatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name in ("UNSLOTH_COMPILE_LOCATION", "UNSLOTH_DISABLE_STATISTICS"):
+    for name in ("UNSLOTH_COMPILE_LOCATION", "UNSLOTH_DISABLE_STATISTICS", "UNSLOTH_CE_LOSS_TARGET_GB"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     return unsloth
@@ -252,6 +252,15 @@ def test_a_t4_is_not_given_a_kernel_that_it_cannot_run(on, fake_unsloth, torch_2
     on(T4)
     assert start_backend(open_run("smoke", tmp_path)) == "unsloth"
     assert fake_unsloth.utils.attention_dispatch._TORCH_VARLEN_ATTN is None
+
+
+@pytest.mark.parametrize(("card", "gib"), [(T4, "1"), (L4, "1"), (H100, "4")])
+def test_the_loss_takes_as_much_memory_as_the_table_says(card, gib, on, fake_unsloth, tmp_path):
+    import os
+
+    on(card)
+    start_backend(open_run("smoke", tmp_path))
+    assert os.environ["UNSLOTH_CE_LOSS_TARGET_GB"] == gib
 
 
 def test_a_machine_without_a_gpu_never_imports_unsloth(tmp_path, monkeypatch):

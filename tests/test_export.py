@@ -1,0 +1,268 @@
+"""Stage 06: the merged folder is the base model plus the adapter, file by file, and whole or not there."""
+
+import shutil
+import weakref
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from helpers import InputError, export
+from helpers.backends import LINEAR_LAYERS
+from helpers.export import merge
+from helpers.models import tiny_folder
+from helpers.run_dir import open_run, read_json, write_json
+
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter/adapter_model.safetensors"
+IDS = torch.arange(300, 340)[None]
+HUB_ID = "organisation/model"
+
+
+def load(folder, **how):
+    return AutoModelForCausalLM.from_pretrained(folder, **how).eval()
+
+
+def make(folder, dtype=torch.float32, shard="5GB", name=None, **lora):
+    """A base model in a folder of its own, and a run with an adapter whose change is large enough to be seen."""
+    base = folder / "base"
+    shutil.copytree(tiny_folder(), base)
+    (base / "model.safetensors").unlink()
+    load(tiny_folder(), dtype=dtype).save_pretrained(base, max_shard_size=shard)
+    run = open_run("smoke", folder / "run", {"model.name": name or str(base)})
+    torch.manual_seed(1)
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": LINEAR_LAYERS, "task_type": "CAUSAL_LM", **lora}
+    model = get_peft_model(load(base), LoraConfig(**settings))
+    for key, weight in model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(weight, std=0.05)
+    model.save_pretrained(run / "adapter", save_embedding_layers=False)
+    return SimpleNamespace(run=run, base=base)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return make(tmp_path)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    made = make(tmp_path, shard="100KB")
+    assert len(list(made.base.glob("*.safetensors"))) > 2
+    return made
+
+
+def by_peft(made):
+    """The merge that holds the whole model, in float32."""
+    model = PeftModel.from_pretrained(load(made.base, dtype=torch.float32), str(made.run / "adapter"))
+    return model.merge_and_unload()
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model.float()(IDS).logits
+
+
+def check(made, dtype):
+    """The merged folder loads, and is PEFT's merge but for the rounding to `dtype`."""
+    folder = merge(made.run)
+    assert folder == made.run / "export/merged"
+    merged, whole = load(folder), by_peft(made)
+    weights, expected = merged.state_dict(), whole.state_dict()
+    assert {weight.dtype for weight in weights.values()} == {dtype}
+    assert merged.config.dtype == dtype
+    assert weights.keys() == expected.keys()
+    for key, weight in weights.items():
+        torch.testing.assert_close(weight.float(), expected[key], rtol=torch.finfo(dtype).eps, atol=1e-7)
+    ours, peft, base = logits(merged), logits(whole), logits(load(made.base))
+    assert (ours - peft).abs().max() < (base - peft).abs().max() / 20
+    assert (base - peft).abs().max() > 0.1
+    return folder
+
+
+def names(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def one_line(made):
+    with pytest.raises(InputError) as caught:
+        merge(made.run)
+    assert "\n" not in str(caught.value)
+    assert not (made.run / "export/merged").exists()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_rslora": True}, {"target_modules": ["q_proj", "down_proj"]}])
+def test_merging_is_what_peft_does(tmp_path, lora):
+    made = make(tmp_path, **lora)
+    folder = check(made, torch.float16)
+    assert names(folder) == names(made.base)
+    for name in names(folder) - {"model.safetensors", "config.json"}:
+        assert (folder / name).read_bytes() == (made.base / name).read_bytes()
+    assert read_json(folder / "config.json") == {**read_json(made.base / "config.json"), "dtype": "float16"}
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("float32", "float16"), ("float16", "float16"), ("bfloat16", "bfloat16")])
+def test_shards_stay_shards(tmp_path, dtype, kept):
+    made = make(tmp_path, dtype=getattr(torch, dtype), shard="100KB")
+    folder = check(made, getattr(torch, kept))
+    assert names(folder) == names(made.base)
+    before, after = read_json(made.base / INDEX), read_json(folder / INDEX)
+    assert after["weight_map"] == before["weight_map"]
+    files = {name: load_file(folder / name) for name in set(after["weight_map"].values())}
+    assert {key: name for name, tensors in files.items() for key in tensors} == after["weight_map"]
+    size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    assert after["metadata"] == {**before["metadata"], "total_size": size}
+
+
+def test_every_tensor_keeps_its_kind(made):
+    weights = load_file(made.base / "model.safetensors")
+    weights |= {"extra.ids": torch.arange(5), "extra.wide": torch.ones(3, dtype=torch.float64)}
+    weights["model.norm.weight"] = weights["model.norm.weight"].bfloat16()
+    save_file(weights, made.base / "model.safetensors")
+    merged = load_file(merge(made.run) / "model.safetensors")
+    assert merged.keys() == weights.keys()
+    kinds = {"extra.ids": torch.int64, "model.norm.weight": torch.bfloat16}
+    assert {key: tensor.dtype for key, tensor in merged.items()} == {**dict.fromkeys(merged, torch.float16), **kinds}
+    assert merged["extra.ids"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_older_configuration_keeps_its_word_for_the_type(made):
+    config = read_json(made.base / "config.json")
+    config["torch_dtype"] = config.pop("dtype")
+    write_json(made.base / "config.json", config)
+    assert read_json(check(made, torch.float16) / "config.json") == {**config, "torch_dtype": "float16"}
+
+
+def test_a_whole_file_goes_before_an_index(made):
+    write_json(made.base / INDEX, {"weight_map": {"model.norm.weight": "another.safetensors"}})
+    assert INDEX not in names(check(made, torch.float16))
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+def test_no_more_than_one_file_is_in_memory(sharded, monkeypatch):
+    held = []
+
+    def save(tensors, *more, **options):
+        assert not any(tensor() is not None for tensor in held)
+        held.extend(map(weakref.ref, tensors.values()))
+        save_file(tensors, *more, **options)
+
+    def refuse(*args, **more):
+        raise AssertionError("the whole model was loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+        patch.setattr(safetensors.torch, "save_file", save)
+        merge(sharded.run)
+    assert len(held) == len(read_json(sharded.base / INDEX)["weight_map"])
+    check(sharded, torch.float16)
+
+
+# ----------------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_failure_in_the_middle_leaves_what_was_there(sharded, monkeypatch, older):
+    saved = []
+
+    def save(tensors, target, **options):
+        saved.append(target)
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device")
+        save_file(tensors, target, **options)
+
+    if older:
+        (sharded.run / "export/merged").mkdir(parents=True)
+        (sharded.run / "export/merged/old").touch()
+    monkeypatch.setattr(safetensors.torch, "save_file", save)
+    with pytest.raises(OSError, match="No space left"):
+        merge(sharded.run)
+    assert [path.name for path in (sharded.run / "export").rglob("*")] == ["merged", "old"] * older
+
+
+@pytest.mark.parametrize("sides", ["AB", "A", "B"])
+def test_an_adapter_that_the_base_has_no_place_for(made, sides):
+    weights = load_file(made.run / ADAPTER)
+    stray = "base_model.model.model.layers.7.mlp.up_proj.lora_{}.weight"
+    weights |= {stray.format(side): torch.ones(4, 4) for side in sides}
+    save_file(weights, made.run / ADAPTER)
+    with pytest.raises(RuntimeError, match=stray.format(sides[0])) as caught:
+        merge(made.run)
+    assert "\n" not in str(caught.value)
+    assert list((made.run / "export").iterdir()) == []
+
+
+def test_a_run_without_an_adapter(made):
+    shutil.rmtree(made.run / "adapter")
+    assert "run 04_lora_training first" in one_line(made)
+
+
+def test_a_quantised_base(made):
+    config = read_json(made.base / "config.json")
+    write_json(made.base / "config.json", {**config, "quantization_config": {"quant_method": "bitsandbytes"}})
+    assert "set model.name to the 16-bit model" in one_line(made)
+
+
+def test_a_base_that_is_not_in_safetensors(made):
+    (made.base / "model.safetensors").rename(made.base / "pytorch_model.bin")
+    assert "has no model.safetensors; merging needs safetensors" in one_line(made)
+
+
+def test_a_base_that_lacks_a_file(sharded):
+    gone = sorted(sharded.base.glob("*.safetensors"))[1]
+    gone.unlink()
+    assert f"has no {gone.name}" in one_line(sharded)
+
+
+# ------------------------------------------------------------------------------------------------------------ the hub
+
+
+@pytest.mark.parametrize(("revision", "asked"), [(None, "main"), ("v2", "v2")])
+def test_a_base_from_the_hub(tmp_path, monkeypatch, r1_tokenizer, revision, asked):
+    made = make(tmp_path, shard="100KB", name=HUB_ID)
+    run = open_run("smoke", tmp_path / "hub", {"model.name": HUB_ID, "model.revision": revision})
+    shutil.copytree(made.run / "adapter", run / "adapter")
+    calls = []
+
+    def download(repo, **options):
+        calls.append((repo, options.pop("revision"), options))
+        return str(made.base)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(export, "load_tokenizer", lambda settings: r1_tokenizer)
+    folder = check(SimpleNamespace(run=run, base=made.base), torch.float16)
+    assert "tokenizer.json" in names(folder)
+    [(repo, revision, patterns)] = calls
+    assert (repo, revision) == (HUB_ID, asked)
+    wanted = ["config.json", "generation_config.json", INDEX, "model-00001-of-00002.safetensors"]
+    others = ["consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin", "README.md"]
+    assert list(filter_repo_objects(wanted + others, **patterns)) == wanted
+
+
+def test_a_hub_out_of_reach(tmp_path, monkeypatch):
+    def download(*args, **options):
+        raise LocalEntryNotFoundError("Cannot find\nan appropriate cached snapshot folder")
+
+    made = make(tmp_path, name=HUB_ID)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert one_line(made).startswith(f"cannot load {HUB_ID}: the hub cannot be reached")
+
+
+@pytest.mark.parametrize(("free", "kind"), [(2.0, "f16"), (0.5, "q8_0")])
+def test_the_kind_to_check_hangs_on_the_memory_that_is_free(made, monkeypatch, free, kind):
+    size = sum(file.stat().st_size for file in merge(made.run).glob("*.safetensors"))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free * size))
+    assert export.check_kind(made.run) == kind
