@@ -254,7 +254,7 @@ def test_a_t4_is_not_given_a_kernel_that_it_cannot_run(on, fake_unsloth, torch_2
     assert fake_unsloth.utils.attention_dispatch._TORCH_VARLEN_ATTN is None
 
 
-@pytest.mark.parametrize(("card", "gib"), [(T4, "1"), (L4, "1"), (H100, "4")])
+@pytest.mark.parametrize(("card", "gib"), [(T4, "0.5"), (L4, "0.5"), (H100, "4")])
 def test_the_loss_takes_as_much_memory_as_the_table_says(card, gib, on, fake_unsloth, tmp_path):
     import os
 
@@ -276,10 +276,10 @@ def test_what_starts_the_backend_has_not_imported_transformers(module):
 
 
 @pytest.mark.parametrize(
-    ("card", "four_bit", "dtype", "recompute", "longest"),
-    [(H100, False, torch.bfloat16, False, 4 * 2048), (T4, True, torch.float16, "unsloth", 2048)],
+    ("card", "four_bit", "dtype", "recompute", "longest", "embedding"),
+    [(H100, False, torch.bfloat16, False, 4 * 2048, "auto"), (T4, True, torch.float16, "unsloth", 2048, True)],
 )
-def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, on, fake_unsloth, tmp_path):
+def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, embedding, on, fake_unsloth, tmp_path):
     on(card)
     folder = tmp_path / "model"
     folder.mkdir()
@@ -289,6 +289,7 @@ def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, on
     (_, source, load), (_, model, adapters) = fake_unsloth.calls
     assert (source, model) == (str(folder), "model")
     assert (load["load_in_4bit"], load["dtype"], load["max_seq_length"]) == (four_bit, dtype, longest)
+    assert load["offload_embedding"] == embedding
     assert (adapters["r"], adapters["lora_alpha"], adapters["random_state"]) == (16, 16, 3407)
     assert adapters["use_gradient_checkpointing"] == recompute
     assert len(adapters["target_modules"]) == 7
