@@ -212,22 +212,28 @@ def measure(run: Any, options: dict[str, Any]) -> dict[str, Any]:
         "warm_up_seconds": metrics["seconds"] - metrics["tokens"] / steady,
         "losses": [row["loss"] for row in log],
         "validation_nll": metrics["validation_nll"],
-        **seen(),
+        **seen,
     }
 
 
-def observe(lora_training: Any, options: dict[str, Any]) -> Any:
-    """Look into the training from outside: the adapters after one step, the gradients' scale, a row's neighbours."""
+def observe(lora_training: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Look into the training from outside: adapters and memory after a step, the gradients' scale, a row's neighbours.
+
+    Returns what is filled in as training goes on. It holds no trainer: one that ran out of memory has to go.
+    """
     import torch
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file, save_file
 
-    facts: dict[str, Any] = {}
-    trainers: list[Any] = []
+    facts: dict[str, Any] = {"allocated_gib": {}}
     load, journal, make = lora_training.load_trainable, lora_training.Journal, lora_training.trainer_class
+
+    def most_so_far(when: str) -> None:
+        facts["allocated_gib"][when] = round(torch.cuda.max_memory_allocated() / GIB, 2)
 
     def load_trainable(config: Any) -> Any:
         model = load(config)
+        most_so_far("loaded")
         if options.get("adapter"):
             first = Path(options["adapter"])
             if not first.exists():
@@ -237,8 +243,13 @@ def observe(lora_training: Any, options: dict[str, Any]) -> Any:
         return model
 
     class Journal(journal):
+        def on_train_begin(self, *args: Any, **more: Any) -> None:
+            super().on_train_begin(*args, **more)
+            most_so_far("validated")
+
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
             if state.global_step == 1:
+                most_so_far("one step")
                 sums = [w.detach().abs().sum().item() for name, w in model.named_parameters() if "lora_B" in name]
                 facts["b_matrices"], facts["b_not_zero_after_one_step"] = len(sums), sum(s > 0 for s in sums)
             super().on_step_end(args, state, control, model=model, **more)
@@ -246,20 +257,17 @@ def observe(lora_training: Any, options: dict[str, Any]) -> Any:
     def trainer_class(unsloth: bool) -> type:
         class Seen(make(unsloth)):
             def train(self, *args: Any, **kwargs: Any) -> Any:
-                trainers[:] = [self]
                 batch = next(iter(self.get_train_dataloader()))
                 labels = batch["labels"][batch["labels"] != -100]
                 facts["first_batch_ends"] = int((labels == self.processing_class.eos_token_id).sum())
                 facts["first_batch_labels"] = self.processing_class.decode(labels[:12]) + " ..."
                 if options.get("training.packing"):
                     facts["neighbours"] = neighbours(self)
-                return super().train(*args, **kwargs)
+                done = super().train(*args, **kwargs)
+                facts["scale"] = self.accelerator.scaler.get_scale() if self.accelerator.scaler else None
+                return done
 
         return Seen
-
-    def finish() -> dict[str, Any]:
-        scaler = getattr(trainers[0].accelerator, "scaler", None)
-        return {**facts, "scale": scaler.get_scale() if scaler else None}
 
     def neighbours(trainer: Any) -> float:
         """The most that one row's loss changes with what else is in its pack, as a share of it."""
@@ -283,7 +291,7 @@ def observe(lora_training: Any, options: dict[str, Any]) -> Any:
 
     lora_training.load_trainable, lora_training.Journal = load_trainable, Journal
     lora_training.trainer_class = trainer_class
-    return finish
+    return facts
 
 
 def sample_rows(run: Any, options: dict[str, Any]) -> list[dict[str, str]]:

@@ -10,10 +10,12 @@ from helpers.config import Config
 from helpers.models import compute_dtype, model_shape
 from helpers.setup import GIB, describe_machine
 
-# Share of the machine's matrix-product rate that training reaches. Packs on an H100: between 0.52 and 0.61 in
-# benchmarks/results/training-h100.json. Two CPU cores: 130 tokens/s of the embedded model beside 135 GFLOP/s. Padded
-# micro-batches of two rows: from the 2,203 tokens/s that Unsloth was seen to make on an H100 before this project began.
-REACHED = {"packed": 0.58, "padded": 0.12, "cpu": 0.52}
+# Share of the machine's matrix-product rate that a large enough micro-batch reaches: on an H100 between 0.52 and 0.61
+# in benchmarks/results/training-h100.json, on two CPU cores 130 tokens/s of the embedded model beside 135 GFLOP/s.
+REACHED = 0.58
+# Seconds that a layer of a micro-batch takes a GPU at the least, however few its tokens: Unsloth's two rows of 350
+# tokens took 0.385 s for 32 layers (same file), of which 0.07 s is arithmetic.
+LAYER_SECONDS = 0.01
 
 
 def matmul_rate() -> float:
@@ -37,7 +39,8 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
 
     `units` is the number of rows or, where they are packed, of packs. A token costs 2 operations a weight forward
     and 2 backward, since the frozen weights get no gradient of their own, and 2 more where activations are recomputed
-    (Kaplan et al. 2020, section 2.1, without the weight gradients). Memory is weights, adapters with their gradients
+    (Kaplan et al. 2020, section 2.1, without the weight gradients). A GPU's arithmetic hides what a layer takes at the
+    least, except where it waits for activations to be recomputed. Memory is weights, adapters with their gradients
     and optimizer states, and activations: per token and layer six vectors of the hidden size, two of the keys' and
     two of the MLP's, or one vector where they are recomputed.
     """
@@ -45,10 +48,9 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
     dtype = compute_dtype(config)
     width = 4 if dtype == "float32" else 2
     steps = planned_steps(config, units, max(1, describe_machine().gpu_count))
-    tokens = sum(len(row["input_ids"]) for row in rows) / units
-    tokens *= steps * training.batch_size * training.gradient_accumulation
+    batches = steps * training.gradient_accumulation
+    tokens = sum(len(row["input_ids"]) for row in rows) / units * training.batch_size * batches
     recomputed = training.gradient_checkpointing
-    kind = "cpu" if dtype == "float32" else "packed" if training.packing else "padded"
     longest = config.model.max_length if training.packing else max(len(row["input_ids"]) for row in rows)
     activations = width * (6 * shape["hidden"] + 2 * shape["keys"] + 2 * shape["intermediate"])
     kept = width * shape["hidden"] * shape["layers"] + activations if recomputed else activations * shape["layers"]
@@ -56,10 +58,12 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
     adapters = config.lora.r * shape["lora_per_rank"] * (4 + 4 + (8 if dtype == "float32" else 2))
     memory = linear + shape["embeddings"] * width + adapters + training.batch_size * longest * kept
     operations = (6 if recomputed else 4) * (shape["linear"] + shape["head"])
+    arithmetic = tokens * operations / (rate * REACHED)
+    least = batches * shape["layers"] * LAYER_SECONDS if describe_machine().gpu else 0
     return {
         "steps": steps,
         "tokens": round(tokens),
-        "minutes": tokens * operations / (rate * REACHED[kind]) / 60,
+        "minutes": (arithmetic + least if recomputed else max(arithmetic, least)) / 60,
         "memory_gib": memory / GIB,
     }
 

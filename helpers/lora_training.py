@@ -301,7 +301,7 @@ def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> 
     losses = [row for row in journal.log if "loss" in row]
     before = [row["tokens"] for row in losses if row["step"] <= done]
     tokens = losses[-1]["tokens"] - (before[-1] if before else 0)
-    counts = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    trainable, parameters = trainer.model.get_nb_trainable_parameters()  # counts 4-bit weights, which lie two to a byte
     return {
         "steps": trainer.state.global_step,
         "resumed_from": done,
@@ -316,8 +316,8 @@ def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> 
         # Without the first steps, in which kernels are compiled and memory is first taken.
         "steady_tokens_per_second": median(row["tokens_per_second"] for row in losses[min(5, len(losses) // 2) :]),
         "peak_memory_gib": peak_memory_gib(),
-        "trainable_parameters": sum(n for n, wanted in counts if wanted),
-        "parameters": sum(n for n, _ in counts),
+        "trainable_parameters": trainable,
+        "parameters": parameters,
         "compute_dtype": compute_dtype(run.config),
         "backend": choose_backend(run.config, describe_machine()),
         "micro_batch": trainer.args.per_device_train_batch_size,
