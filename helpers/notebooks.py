@@ -37,6 +37,9 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
         cell.outputs, cell.execution_count = ran[cell.id].outputs, number
         for output in cell.outputs:
             output.pop("transient", None)
+            data = output.get("data", {})
+            if "text/html" in data and " at 0x" in data.get("text/plain", ""):
+                del data["text/plain"]  # an address in memory, another one in every run
             if output.output_type == "execute_result":
                 output.execution_count = number
     return source
