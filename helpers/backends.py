@@ -79,6 +79,8 @@ def _load_with_unsloth(config: Config) -> Any:
         max_seq_length=config.model.max_length * (training.batch_size if training.packing else 1),
         dtype=getattr(torch, compute_dtype(config)),
         load_in_4bit=config.model.load_in_4bit,
+        # Else it takes its own 4-bit copy of a known model, quantised differently from the base that 05 compares with.
+        use_exact_model_name=True,
         offload_embedding=describe_machine().fit["offload_embedding"],
     )
     return FastLanguageModel.get_peft_model(

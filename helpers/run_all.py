@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, InputError
+from helpers.backends import choose_backend
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
 from helpers.run_dir import Run, fingerprint, project_path, read_json, write_json, write_text
+from helpers.setup import describe_machine
 
 # What each stage reads (settings, files) and what it must leave behind. Paths are inside the run folder.
 SETTINGS = {
@@ -56,9 +59,17 @@ class StageError(RuntimeError):
 
 
 class PrivateKernelManager(AsyncKernelManager):
-    """Kernels reached through files of this user and not through TCP ports that other users could listen in on."""
+    """Kernels reached through files of this user and not through TCP ports that other users could listen in on.
+
+    What a kernel writes past its notebook goes into the file `said`: one that is ended just after an error complains of
+    its closed sockets, which is nothing to read on a terminal.
+    """
 
     transport = "ipc"
+    said: IO[bytes]
+
+    async def start_kernel(self, **kwargs: Any) -> None:
+        await super().start_kernel(stderr=self.said, **kwargs)
 
     def _ip_default(self) -> str:
         # A folder of its own: the default is the project's, where a killed run leaves its sockets for others to meet.
@@ -93,6 +104,8 @@ def run_series(
 
     `tell(stage, state, detail)` hears what happens: state is "running", "finished" or "skipped". Raises StageError.
     """
+    if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
+        choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
     times: list[tuple[str, float | None]] = []
     for stage in stages:
         inputs = stage_inputs(run, stage)
@@ -143,32 +156,37 @@ def execute(run: Run, stage: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp.ipynb")
     parameters = {"PROFILE": "auto", "RUN_DIR": run.label, "OVERRIDES": {}}
-    try:
-        papermill.execute_notebook(
-            PROJECT_ROOT / f"notebooks/{stage}.ipynb",
-            temporary,
-            parameters=parameters,
-            cwd=PROJECT_ROOT,
-            kernel_name="python3",
-            kernel_manager_class=PrivateKernelManager,
-            start_timeout=300,
-            progress_bar=False,
-            log_output=False,
-        )
-    except PapermillExecutionError as error:
-        said, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
-        raise StageError(
-            said if input_error else f"{stage} failed: {error.ename}: {said}",
-            f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
-            input_error,
-        ) from None
-    except DeadKernelError:
-        raise StageError(f"{stage} failed: its kernel died, most often because memory ran out") from None
-    finally:
-        # Also after a failure: the notebook as far as it came is what one reads to understand it.
-        if temporary.is_file():
-            temporary.replace(target)
-            write_page(target)
+    with tempfile.TemporaryFile() as said:
+        try:
+            papermill.execute_notebook(
+                PROJECT_ROOT / f"notebooks/{stage}.ipynb",
+                temporary,
+                parameters=parameters,
+                cwd=PROJECT_ROOT,
+                kernel_name="python3",
+                kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"said": said}),
+                start_timeout=300,
+                progress_bar=False,
+                log_output=False,
+            )
+        except PapermillExecutionError as error:
+            reason, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
+            raise StageError(
+                reason if input_error else f"{stage} failed: {error.ename}: {reason}",
+                f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
+                input_error,
+            ) from None
+        except DeadKernelError:
+            said.seek(0)
+            raise StageError(
+                f"{stage} failed: its kernel died, most often because memory ran out",
+                said.read().decode(errors="replace"),
+            ) from None
+        finally:
+            # Also after a failure: the notebook as far as it came is what one reads to understand it.
+            if temporary.is_file():
+                temporary.replace(target)
+                write_page(target)
 
 
 def write_page(notebook: Path) -> None:

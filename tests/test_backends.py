@@ -290,7 +290,7 @@ def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, em
     (_, source, load), (_, model, adapters) = fake_unsloth.calls
     assert (source, model) == (str(folder), "model")
     assert (load["load_in_4bit"], load["dtype"], load["max_seq_length"]) == (four_bit, dtype, longest)
-    assert load["offload_embedding"] == embedding
+    assert (load["offload_embedding"], load["use_exact_model_name"]) == (embedding, True)
     assert (adapters["r"], adapters["lora_alpha"], adapters["random_state"]) == (16, 16, 3407)
     assert adapters["use_gradient_checkpointing"] == recompute
     assert len(adapters["target_modules"]) == 7

@@ -140,6 +140,15 @@ def finished(run, pretended):
     return run
 
 
+def test_unsloth_without_a_gpu_is_refused_before_any_stage_starts(tmp_path, pretended):
+    run = open_run("smoke", tmp_path / "gpu", {"training.backend": "unsloth"})
+    with pytest.raises(InputError, match="Unsloth needs a GPU"):
+        run_series(run, NAMES)
+    assert pretended.since() == []
+    run_series(run, NAMES[:3])
+    assert pretended.since() == NAMES[:3]
+
+
 def test_the_stages_run_in_order_and_then_not_again(run, pretended):
     said = []
     times = run_series(run, NAMES, tell=lambda *words: said.append(words))
@@ -615,6 +624,14 @@ def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
     assert result.status == 1
     [line] = result.err.splitlines()
     assert line.startswith("error: 01_setup failed: its kernel died")
+
+
+def test_the_last_words_of_a_kernel_that_dies_are_shown(cli, small):
+    folder = small("import os, sys\nos.write(sys.__stderr__.fileno(), b'double free')\nos.abort()")
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert result.status == 1
+    assert result.err.startswith("error: 01_setup failed: its kernel died")
+    assert "double free" in result.err
 
 
 # Real kernels, the real notebook 03 -------------------------------------------------------------------------------
