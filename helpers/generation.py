@@ -139,7 +139,10 @@ def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, w
     losses: dict[int, float] = {}
     was_training = model.training
     model.eval()
-    with Progress(len(rows), what) as progress, torch.inference_mode():
+    # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    mixed = torch.autocast(model.device.type, causal.dtype, enabled=causal.dtype != torch.float32)
+    with Progress(len(rows), what) as progress, torch.inference_mode(), mixed:
         while order:
             width = len(rows[order[0]]["input_ids"])
             size = max(1, min(4, 2048 // width))
@@ -147,7 +150,7 @@ def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, w
             ids = torch.tensor([_right(rows[i]["input_ids"], width, pad) for i in batch], device=model.device)
             labels = torch.tensor([_right(rows[i]["labels"], width, -100) for i in batch], device=model.device)
             mask = torch.tensor([_right([1] * len(rows[i]["input_ids"]), width, 0) for i in batch], device=model.device)
-            logits = model(input_ids=ids, attention_mask=mask).logits
+            logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for i, row, label in zip(batch, logits, labels, strict=True):
                 losses[i] = _mean_nll(row[:-1], label[1:])
             progress.update(len(batch))

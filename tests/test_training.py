@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -335,6 +337,19 @@ def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
         model.train(training)
         completion_nll(model, encoded[:1], r1_tokenizer.pad_token_id)
         assert model.training is training
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, r1_tokenizer, trained, dtype):
+    """accelerate wraps the model that trains, and the wrapper makes float32 of 2,048 times 128,256 logits."""
+    seen = []
+    model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
+    model.forward = convert_outputs_to_fp32(model.forward)
+    model.get_base_model().lm_head.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    wide = model(torch.tensor([encoded[0]["input_ids"]])).logits.dtype
+    rows = completion_nll(model, encoded, r1_tokenizer.pad_token_id)
+    assert (wide, {output.dtype for output in seen[1:]}) == (torch.float32, {dtype})
+    assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=0.01)
 
 
 def test_the_adapter_switched_off_is_the_base_model(trained, base, r1_tokenizer):
