@@ -32,12 +32,15 @@ def adapter_switched(model: Any, side: str) -> Iterator[None]:
     """In the block `model` answers as the base model, or as the tuned one: the same weights either way.
 
     For the tuned side the adapter is added into the weights for the time of the block, which spares two small
-    matrix products a layer and token; not into 4-bit weights, where that would round the change away.
+    matrix products a layer and token; not into 4-bit or 16-bit weights, where part of the change would be rounded away
+    and another model measured than the one that was trained.
     """
+    import torch
+
     if side == "base":
         with model.disable_adapter():
             yield
-    elif getattr(model, "is_loaded_in_4bit", False):
+    elif getattr(model, "is_loaded_in_4bit", False) or model.dtype != torch.float32:
         yield
     else:
         model.merge_adapter()

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from helpers import PROJECT_ROOT, InputError, evaluation, setup
 from helpers.config import Config
@@ -160,7 +161,7 @@ class Words:
 class Switchable:
     """A model that knows which side answers."""
 
-    side = "tuned"
+    side, dtype = "tuned", torch.float32
 
     @contextmanager
     def disable_adapter(self):

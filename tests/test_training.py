@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import InputError, lora_training, models
 from helpers.config import Config, GenerationSettings, ModelSettings
+from helpers.evaluation import adapter_switched
 from helpers.generation import completion_nll, generate, left_padded, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
 from helpers.models import load_base, load_tokenizer, load_with_adapter, tiny_folder
@@ -350,6 +351,17 @@ def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, r1_tokenize
     rows = completion_nll(model, encoded, r1_tokenizer.pad_token_id)
     assert (wide, {output.dtype for output in seen[1:]}) == (torch.float32, {dtype})
     assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=0.01)
+
+
+@pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])
+def test_the_adapter_is_added_only_into_weights_that_can_hold_it(base, trained, dtype, merged):
+    model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    with adapter_switched(model, "tuned"):
+        assert (layer.merged, layer.disable_adapters) == (merged, False)
+    assert not layer.merged
+    with adapter_switched(model, "base"):
+        assert (layer.merged, layer.disable_adapters) == (False, True)
 
 
 def test_the_adapter_switched_off_is_the_base_model(trained, base, r1_tokenizer):
