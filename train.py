@@ -11,6 +11,7 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
     from helpers.backends import start_backend
     from helpers.run_dir import open_run
+    from helpers.setup import is_main_process
 
     try:
         run = open_run(profile, run_dir)
@@ -22,7 +23,8 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     nll = metrics["validation_nll"]
-    print(f"validation loss {nll['before']:.3f} -> {nll['after']:.3f} in {metrics['seconds'] / 60:.1f} minutes")
+    if is_main_process():
+        print(f"validation loss {nll['before']:.3f} -> {nll['after']:.3f} in {metrics['seconds'] / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

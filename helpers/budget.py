@@ -8,7 +8,7 @@ from typing import Any
 from helpers.batches import Encoded, planned_steps
 from helpers.config import Config
 from helpers.models import compute_dtype, model_shape
-from helpers.setup import GIB, describe_machine
+from helpers.setup import GIB, describe_machine, world_size
 
 # Share of the machine's matrix-product rate that a large enough micro-batch reaches: on an H100 between 0.52 and 0.61
 # in benchmarks/results/training-h100.json, on two CPU cores 130 tokens/s of the embedded model beside 135 GFLOP/s.
@@ -47,7 +47,7 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
     training, shape = config.training, model_shape(config.model)
     dtype = compute_dtype(config)
     width = 4 if dtype == "float32" else 2
-    steps = planned_steps(config, units, max(1, describe_machine().gpu_count))
+    steps = planned_steps(config, units, world_size())
     batches = steps * training.gradient_accumulation
     tokens = sum(len(row["input_ids"]) for row in rows) / units * training.batch_size * batches
     recomputed = training.gradient_checkpointing

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.generation import completion_nll
@@ -22,7 +23,7 @@ from helpers.models import compute_dtype, load_tokenizer, public_name
 from helpers.progress import Progress
 from helpers.report import write_model_card
 from helpers.run_dir import Run, fingerprint, read_jsonl, whole_folder, write_json, write_jsonl, write_text
-from helpers.setup import GIB, describe_machine
+from helpers.setup import GIB, describe_machine, is_main_process, world_size
 from helpers.tracking import log_table, tracked
 
 LogRows = list[dict[str, Any]]
@@ -34,7 +35,7 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
 
     training, machine, dtype = run.config.training, describe_machine(), compute_dtype(run.config)
     automatic = "adamw_8bit" if machine.gpu else "adamw_torch"
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(run / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=batch,
@@ -63,7 +64,12 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         dataloader_pin_memory=machine.gpu is not None,
         disable_tqdm=True,
         report_to=report_to,
+        ddp_find_unused_parameters=False,  # every adapter is used in every step
     )
+    # A process has one card. Of several that it sees, transformers would make a DataParallel, which 4-bit weights and
+    # packs do not survive; `accelerate launch train.py` uses them all.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def trainer_class(unsloth: bool) -> type:
@@ -156,8 +162,9 @@ class Journal(TrainerCallback):
             self._validate(model, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = self.run / f"checkpoints/checkpoint-{state.global_step}"
-        write_text(checkpoint / "complete", identity(self.run))
+        if state.is_world_process_zero:  # which saved it; the others are here before it is whole
+            checkpoint = self.run / f"checkpoints/checkpoint-{state.global_step}"
+            write_text(checkpoint / "complete", identity(self.run))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.__exit__(None, None, None)
@@ -173,7 +180,8 @@ class Journal(TrainerCallback):
 
     def _add(self, row: dict[str, Any]) -> None:
         self.log.append(row)
-        write_jsonl(self.run / "training/log.jsonl", self.log)
+        if is_main_process():
+            write_jsonl(self.run / "training/log.jsonl", self.log)
         if self.watch:
             self.watch(self.log)
 
@@ -200,6 +208,8 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
                 metrics = _train_once(run, tokenizer, rows, journal, ["wandb"] if tracker else [], batch, accumulation)
                 break
             except torch.OutOfMemoryError:
+                if world_size() > 1:  # the other processes wait for this one's gradients
+                    raise InputError("out of GPU memory on one of several cards: lower training.batch_size") from None
                 batch, accumulation = smaller_batch(batch, accumulation)
                 print(f"out of GPU memory: going on with micro-batches of {batch}, {accumulation} to a step")
             # Only here are the failed attempt's model and activations unreachable.
@@ -222,7 +232,7 @@ def _train_once(
     unsloth = choose_backend(run.config, describe_machine()) == "unsloth"
     model = load_trainable(run.config)
     dataset = as_dataset(run.config, rows)
-    steps = planned_steps(run.config, len(dataset), max(1, describe_machine().gpu_count))
+    steps = planned_steps(run.config, len(dataset), world_size())
     if checkpoint:
         journal.resume(done)
     trainer = trainer_class(unsloth)(
@@ -253,7 +263,7 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
         marker = folder / "complete"
         if marker.is_file() and marker.read_text(encoding="utf-8") == identity(run):
             found.append((int(folder.name.removeprefix("checkpoint-")), folder))
-        else:
+        elif is_main_process():
             shutil.rmtree(folder)
     step, folder = max(found, default=(0, None))
     return folder, step

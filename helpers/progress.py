@@ -9,6 +9,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from helpers.setup import is_main_process
+
 PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: a file that the kernel keeps up to date
 
 
@@ -26,7 +28,7 @@ class Progress:
             from IPython.display import display
 
             self._display = display({"text/plain": self._line()}, raw=True, display_id=True)
-        elif sys.stderr.isatty():
+        elif sys.stderr.isatty() and is_main_process():
             self._bar = tqdm(total=self.total, desc=self.what, leave=False, initial=self.done)
         self._report()
         return self

@@ -111,6 +111,16 @@ def choose_profile(machine: Machine) -> Choice:
     return Choice(profile="full", why=f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
 
 
+def world_size() -> int:
+    """Processes that train together, each on a card of its own: as `accelerate launch` or `torchrun` says, else 1."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Of processes that train together, the one that writes and speaks."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def secret(name: str) -> str | None:
     """A secret from the environment, else from Colab's secrets, else None; never printed, stored or asked for."""
     if os.environ.get(name):

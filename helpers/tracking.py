@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.run_dir import Run
-from helpers.setup import wandb_mode
+from helpers.setup import is_main_process, wandb_mode
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def tracked(run: Run, job: str) -> Iterator[Any]:
     Online when there is a key, else offline into the run folder (`wandb sync` uploads it later).
     """
     mode = wandb_mode(run.config.tracking.wandb)
-    if mode == "disabled":
+    if mode == "disabled" or not is_main_process():
         yield None
         return
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its warnings

@@ -1,6 +1,7 @@
 """What a GPU decides: compute type, attention, batch, packing, the library that trains; all of it without a GPU."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -17,7 +18,7 @@ from helpers.batches import as_dataset, collator, load_split, planned_steps, sma
 from helpers.config import Config
 from helpers.generation import completion_nll
 from helpers.lora_training import train
-from helpers.models import load_base, model_shape
+from helpers.models import load_base, load_tokenizer, model_shape
 from helpers.prompts import encode_example
 from helpers.run_dir import open_run, read_jsonl, write_jsonl
 from helpers.setup import Machine, card_settings, choose_profile, hardware_table
@@ -215,8 +216,6 @@ def torch_2_11(monkeypatch):
 
 
 def test_unsloth_is_started_with_its_cache_in_the_run_folder(on, fake_unsloth, torch_2_11, tmp_path, monkeypatch):
-    import os
-
     on(H100)
     assert start_backend(open_run("smoke", tmp_path)) == "unsloth"
     assert os.environ["UNSLOTH_COMPILE_LOCATION"] == str(tmp_path / "unsloth_compiled_cache")
@@ -257,8 +256,6 @@ def test_a_t4_is_not_given_a_kernel_that_it_cannot_run(on, fake_unsloth, torch_2
 
 @pytest.mark.parametrize(("card", "gib"), [(T4, "0.5"), (L4, "0.5"), (H100, "4")])
 def test_the_loss_takes_as_much_memory_as_the_table_says(card, gib, on, fake_unsloth, tmp_path):
-    import os
-
     on(card)
     start_backend(open_run("smoke", tmp_path))
     assert os.environ["UNSLOTH_CE_LOSS_TARGET_GB"] == gib
@@ -471,6 +468,45 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(sample_rows, tmp_pat
     ]
     log = read_jsonl(run / "training/log.jsonl")
     assert [row["step"] for row in log if "loss" in row] == [1, 2, 3, 4]
+
+
+# ------------------------------------------------------------------------------------------------------ several cards
+
+
+def test_two_processes_train_together_and_one_of_them_writes(sample_rows, tmp_path):
+    run = open_run("smoke", tmp_path / "run", {"training.max_steps": -1, "training.checkpoints": 2})
+    write_jsonl(run / "data/train.jsonl", sample_rows[:8])
+    write_jsonl(run / "data/validation.jsonl", sample_rows[8:10])
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    done = subprocess.run(
+        [*together, "--run-dir", str(run.path)],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation loss") == 1
+    metrics = run_dir.read_json(run / "training/metrics.json")
+    assert (metrics["steps"], metrics["epochs"]) == (2, 1)  # eight rows, two processes of two each
+    rows = load_split(run, "train", load_tokenizer(run.config.model))
+    assert metrics["tokens"] == sum(len(row["input_ids"]) for row in rows)
+    assert [row["step"] for row in read_jsonl(run / "training/log.jsonl") if "loss" in row] == [1, 2]
+    assert lora_training.last_checkpoint(run)[1] == 2
+
+
+def test_one_of_several_processes_cannot_go_on_alone(sample_rows, tmp_path, monkeypatch):
+    run = open_run("smoke", tmp_path)
+    write_jsonl(run / "data/train.jsonl", sample_rows[:4])
+    write_jsonl(run / "data/validation.jsonl", sample_rows[4:6])
+
+    def too_little(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(lora_training, "_train_once", too_little)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="out of GPU memory on one of several cards"):
+        train(run)
 
 
 # ------------------------------------------------------------------------------------------------------------- budget

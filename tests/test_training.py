@@ -102,10 +102,12 @@ def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capabi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr("transformers.training_args.TrainingArguments._setup_devices", torch.device("cpu"))
+    monkeypatch.setattr("transformers.training_args.TrainingArguments.n_gpu", 2 if gpu else 0)
     run = Run(trained.run.path, Config.resolve("smoke", {"model.compute_dtype": asked}))
     arguments = sft_config(run, 4, [], 2, 1)
     assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (bf16, fp16, gpu is None)
     assert arguments.optim == ("adamw_8bit" if gpu else "adamw_torch")
+    assert arguments._n_gpu == (1 if gpu else 0)  # also where the process sees two
 
 
 def test_trl_neither_cuts_nor_reports_by_itself(trained):
