@@ -26,6 +26,14 @@ from helpers.run_dir import open_run, read_json, read_jsonl, versions, write_jso
 from helpers.setup import GIB, describe_machine
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+LLAMA_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
 PUBLISHED = {
     "model.load_in_4bit": True,
     "training.packing": False,
@@ -125,12 +133,7 @@ def make_model(folder: Path, tokenizer: str = "tiny") -> None:
 
     words = load_tokenizer(Config.resolve("smoke", {"model.name": tokenizer}).model)
     config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
+        **LLAMA_8B,
         max_position_embeddings=131072,
         rms_norm_eps=1e-5,
         rope_parameters={

@@ -28,14 +28,15 @@ def start_backend(run: Run) -> str:
     Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and writes what it compiles to disk,
     here into the run folder.
     """
-    backend = choose_backend(run.config, describe_machine())
+    machine = describe_machine()
+    backend = choose_backend(run.config, machine)
     if backend == "unsloth":
         os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(run / "unsloth_compiled_cache"))
         os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be out of reach
-        os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(describe_machine().fit["loss_gib"]))
+        os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(machine.fit["loss_gib"]))
         import unsloth  # noqa: F401
 
-        if describe_machine().fit["attention"] == "varlen":
+        if machine.fit["attention"] == "varlen":
             _lend_torchs_varlen_attention()
     return backend
 
@@ -73,7 +74,7 @@ def _load_with_unsloth(config: Config) -> Any:
 
     training = config.training
     model, _ = from_source(
-        FastLanguageModel,
+        FastLanguageModel.from_pretrained,
         config.model,
         # Of a micro-batch, not of a row: packs of one micro-batch go through the model as one long row.
         max_seq_length=config.model.max_length * (training.batch_size if training.packing else 1),

@@ -8,10 +8,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -72,7 +70,7 @@ def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
     if not Path(source).is_dir():
         # Mistral's `consolidated` files and other formats' subfolders hold the same weights once more.
         wanted = {"allow_patterns": ["*.safetensors", "*.json"], "ignore_patterns": ["*/*", "consolidated*"]}
-        source = from_source(SimpleNamespace(from_pretrained=partial(snapshot_download, **wanted)), settings)
+        source = from_source(snapshot_download, settings, **wanted)
     base, files = Path(source), [WEIGHTS]
     if not (base / WEIGHTS).is_file() and (base / WEIGHTS_INDEX).is_file():
         files = sorted(set(read_json(base / WEIGHTS_INDEX)["weight_map"].values()))

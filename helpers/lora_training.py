@@ -162,7 +162,7 @@ class Journal(TrainerCallback):
             self._validate(model, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:  # which saved it; the others are here before it is whole
+        if is_main_process():  # which saved it; the others are here before it is whole
             checkpoint = self.run / f"checkpoints/checkpoint-{state.global_step}"
             write_text(checkpoint / "complete", identity(self.run))
 
@@ -247,7 +247,7 @@ def _train_once(
     trainer.clock = journal.clock = Clock()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = _metrics(run, journal, trainer, done, len(rows))
-    if trainer.is_world_process_zero():
+    if is_main_process():
         save_adapter(run, model, tokenizer)
         write_json(run / "training/metrics.json", metrics)
     return metrics

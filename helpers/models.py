@@ -1,6 +1,7 @@
 """Loading models: the embedded one, the tiny one for tests, and any other by hub id or folder."""
 
 import os
+from collections.abc import Callable
 from importlib import resources, util
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = from_source(AutoTokenizer, settings)
+    tokenizer = from_source(AutoTokenizer.from_pretrained, settings)
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {settings.name} has no end-of-sequence token")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -75,7 +76,7 @@ def model_shape(settings: ModelSettings) -> dict[str, int]:
     `lora_per_rank` (adapter weights at rank 1)."""
     from transformers import AutoConfig
 
-    shape = from_source(AutoConfig, settings)
+    shape = from_source(AutoConfig.from_pretrained, settings)
     hidden, wide, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     size = getattr(shape, "head_dim", None) or hidden // shape.num_attention_heads
     queries, keys = size * shape.num_attention_heads, size * shape.num_key_value_heads
@@ -110,7 +111,7 @@ def load_base(config: Config) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    model = from_source(AutoModelForCausalLM, config.model, **extra)
+    model = from_source(AutoModelForCausalLM.from_pretrained, config.model, **extra)
     return model.eval()
 
 
@@ -206,15 +207,15 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def from_source(loader: Any, settings: ModelSettings, **extra: Any) -> Any:
-    """`loader.from_pretrained` of the model that the settings name; one line where it cannot be had."""
+def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any) -> Any:
+    """`load`, a `from_pretrained` or the like, of the model that the settings name; one line where it cannot be had."""
     from transformers.utils import logging
 
     source = model_source(settings.name)
     if Path(source).is_dir():
         logging.disable_progress_bar()  # seconds of work; a download keeps its bar
     try:
-        return loader.from_pretrained(source, revision=settings.revision or "main", **extra)
+        return load(source, revision=settings.revision or "main", **extra)
     except OSError as error:
         if Path(source).is_dir():
             raise InputError(f"cannot load {settings.name}: {str(error).splitlines()[0]}") from None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.training import LLAMA_8B, PUBLISHED
 from helpers import PROJECT_ROOT, InputError, backends, budget, lora_training, run_dir
 from helpers.backends import choose_backend, start_backend
 from helpers.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
@@ -22,17 +23,6 @@ from helpers.models import load_base, load_tokenizer, model_shape
 from helpers.prompts import encode_example
 from helpers.run_dir import open_run, read_jsonl, write_jsonl
 from helpers.setup import Machine, card_settings, choose_profile, hardware_table
-
-LLAMA_8B = {
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": False,
-}
 
 
 def machine(name=None, capability=None, total=None, free=None):
@@ -516,7 +506,7 @@ def test_one_of_several_processes_cannot_go_on_alone(sample_rows, tmp_path, monk
 def llama_8b(tmp_path):
     folder = tmp_path / "llama"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": False, **LLAMA_8B}))
     return str(folder)
 
 
@@ -534,15 +524,6 @@ def test_the_shape_agrees_with_a_loaded_model():
     assert shape["linear"] + shape["embeddings"] + norms == model.num_parameters()
 
 
-PUBLISHED = {
-    "model.load_in_4bit": True,
-    "training.packing": False,
-    "training.batch_size": 2,
-    "training.gradient_accumulation": 4,
-    "training.gradient_checkpointing": True,
-}
-
-
 @pytest.mark.parametrize(
     ("overrides", "length", "rate", "tokens_per_second", "peak"),
     [
@@ -558,7 +539,7 @@ PUBLISHED = {
 )
 def test_the_budget_is_near_what_was_measured(overrides, length, rate, tokens_per_second, peak, on, llama_8b, tmp_path):
     on(H100)
-    overrides = {"model.name": llama_8b, "data.source": "sample", **overrides}
+    overrides = {"model.name": llama_8b, "data.source": "sample", **overrides, "training.max_steps": -1}
     config = open_run("full", tmp_path / "run", overrides).config
     rows = [{"input_ids": [1] * length, "labels": [1] * length}] * 4000
     units = 4000 * length // 2048 if config.training.packing else 4000
