@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from helpers import InputError
@@ -27,6 +28,8 @@ from helpers.setup import GIB, describe_machine, is_main_process, world_size
 from helpers.tracking import log_table, tracked
 
 LogRows = list[dict[str, Any]]
+# The embedding layers are not trained; without being told, PEFT asks the hub whether they might have been.
+ADAPTER_ONLY = {"save_embedding_layers": False}
 
 
 def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulation: int) -> Any:
@@ -202,25 +205,33 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
     validation = load_split(run, "validation", tokenizer, run.config.evaluation.max_validation)
     batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
     with tracked(run, "training") as tracker:
+        # Once, also where memory runs out: what a failed trainer leaves behind would not let a second one fit.
+        model = load_trainable(run.config)
+        state = get_peft_model_state_dict(model, **ADAPTER_ONLY)
+        untrained = {name: weight.to("cpu", copy=True) for name, weight in state.items()}
         while True:
             journal = Journal(run, validation, tokenizer.pad_token_id, watch)
+            report_to = ["wandb"] if tracker else []
             try:
-                metrics = _train_once(run, tokenizer, rows, journal, ["wandb"] if tracker else [], batch, accumulation)
+                metrics = _train_once(run, model, tokenizer, rows, journal, report_to, batch, accumulation)
                 break
             except torch.OutOfMemoryError:
                 if world_size() > 1:  # the other processes wait for this one's gradients
                     raise InputError("out of GPU memory on one of several cards: lower training.batch_size") from None
                 batch, accumulation = smaller_batch(batch, accumulation)
                 print(f"out of GPU memory: going on with micro-batches of {batch}, {accumulation} to a step")
-            # Only here are the failed attempt's model and activations unreachable.
+            # Only here are the failed attempt's activations unreachable.
+            model.zero_grad(set_to_none=True)
             gc.collect()
             torch.cuda.empty_cache()
+            set_peft_model_state_dict(model, untrained)  # a checkpoint, if there is one, is loaded over it
         _log_before_after(tracker, journal)
     return metrics
 
 
 def _train_once(
     run: Run,
+    model: Any,
     tokenizer: Any,
     rows: Sequence[Encoded],
     journal: Journal,
@@ -230,7 +241,6 @@ def _train_once(
 ) -> dict[str, Any]:
     checkpoint, done = last_checkpoint(run)
     unsloth = choose_backend(run.config, describe_machine()) == "unsloth"
-    model = load_trainable(run.config)
     dataset = as_dataset(run.config, rows)
     steps = planned_steps(run.config, len(dataset), world_size())
     if checkpoint:
@@ -279,8 +289,7 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
     """Write adapter/: weights, tokenizer and a first model card, whole or not at all."""
     model.peft_config["default"].base_model_name_or_path = public_name(run.config.model.name)
     with whole_folder(run / "adapter") as folder:
-        # The embedding layers were not trained; without being told, PEFT asks the hub whether they might have been.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, **ADAPTER_ONLY)
         tokenizer.save_pretrained(folder)
         write_model_card(run, folder / "README.md")
 

@@ -121,7 +121,9 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
     config = config.settled({key: stored[key] for key in hardware_table()[0] if key in stored})
     flat = config.flat()
     if any(flat.get(key) == "auto" for key in hardware_table()[0]):
-        config = config.settled(card_settings(describe_machine()))
+        # Where the 8B model needs 4 bit the small ones do not; SmolLM2's NLL on real rows is 0.30 higher with it.
+        small = {"model.load_in_4bit": False} if config.model.name in ("tiny", "embedded") else {}
+        config = config.settled(card_settings(describe_machine()) | small)
     return config
 
 

@@ -127,6 +127,13 @@ def test_a_folder_keeps_what_it_was_made_with_on_another_card(on, tmp_path):
     assert forced.training.gradient_checkpointing is True
 
 
+def test_the_small_model_is_not_quantised_on_any_card(on, tmp_path):
+    on(L4)
+    asked = {"data.source": "sample", "model.name": "embedded"}
+    assert open_run("full", tmp_path / "auto", asked).config.model.load_in_4bit is False
+    assert open_run("full", tmp_path / "asked", {**asked, "model.load_in_4bit": True}).config.model.load_in_4bit is True
+
+
 def test_what_is_asked_for_goes_before_the_table(on, tmp_path):
     on(T4)
     config = open_run("full", tmp_path, {"data.source": "sample", "training.batch_size": 6}).config
@@ -422,32 +429,35 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(sample_rows, tmp_pat
     run = open_run("smoke", tmp_path, {"training.batch_size": 4})
     write_jsonl(run / "data/train.jsonl", rows[:8])
     write_jsonl(run / "data/validation.jsonl", rows[8:])
-    usual, steps = lora_training.trainer_class, []
+    usual, steps, sums, failed, loaded = lora_training.trainer_class, [], [], [], []
 
     def small_card(unsloth):
         class SmallCard(usual(unsloth)):
             def training_step(self, model, inputs, *args, **kwargs):
-                size = len(inputs["input_ids"])
+                size, adapter = len(inputs["input_ids"]), [w for n, w in model.named_parameters() if "lora_B" in n]
                 # The third step is one too many for two rows: one whole checkpoint is there by then.
                 if size > 2 or (size == 2 and self.state.global_step == 2):
+                    failed.append(weakref.ref(self))
+                    for weight in adapter:
+                        weight.data.fill_(1.0)  # as far as the failed attempt may have come
                     raise torch.OutOfMemoryError("CUDA out of memory.")
                 steps.append((self.state.global_step, size))
+                sums.append(sum(weight.abs().sum().item() for weight in adapter))
                 return super().training_step(model, inputs, *args, **kwargs)
 
         return SmallCard
 
-    def load_once_more(config):
-        # On a card there is no room for the failed attempt's model beside the next one.
-        assert [model() for model in loaded] == [None] * len(loaded)
-        model = backends.load_trainable(config)
-        loaded.append(weakref.ref(model))
-        return model
+    def load_once(config):
+        loaded.append(config)  # on a card there is no room for two models
+        return backends.load_trainable(config)
 
-    loaded = []
     monkeypatch.setattr(lora_training, "trainer_class", small_card)
-    monkeypatch.setattr(lora_training, "load_trainable", load_once_more)
+    monkeypatch.setattr(lora_training, "load_trainable", load_once)
     metrics = train(run)
-    assert len(loaded) == 3
+    assert len(loaded) == 1
+    assert [trainer() for trainer in failed] == [None, None]  # and with them their optimizers and activations
+    assert sums[:2] == [0, 0]  # training began again from the beginning ...
+    assert 0 < sums[4] < 100  # ... then from the checkpoint
     assert (metrics["micro_batch"], metrics["gradient_accumulation"]) == (1, 4)
     assert (metrics["steps"], metrics["resumed_from"]) == (4, 2)
     assert steps == [(0, 2)] * 2 + [(1, 2)] * 2 + [(2, 1)] * 4 + [(3, 1)] * 4
