@@ -1,7 +1,9 @@
 """Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,8 +19,9 @@ from helpers.intervals import (
 from helpers.models import load_tokenizer, load_with_adapter
 from helpers.prompts import as_markdown, encode_example, encode_prompt, split_reasoning
 from helpers.questions import choice_questions
-from helpers.run_dir import Run, read_jsonl, write_json, write_jsonl
+from helpers.run_dir import Run, fingerprint, read_jsonl, write_json, write_jsonl
 from helpers.scoring import extract_choice
+from helpers.setup import describe_machine
 from helpers.tracking import log_table, tracked
 
 __all__ = ["compare_paired", "evaluate", "extract_choice", "majority_baseline", "verdict", "wilson_interval"]
@@ -74,7 +77,16 @@ def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]
     prompts = [encode_prompt(tokenizer, text, config.model.prompt_style) for _, _, text, _ in asked]
     with adapter_switched(model, side):
         losses = completion_nll(model, encoded, tokenizer.pad_token_id, f"rows scored, {side} model")
-        replies = generate(model, tokenizer, prompts, config.generation, config.seed, f"replies, {side} model")
+        replies = generate(
+            model,
+            tokenizer,
+            prompts,
+            config.generation,
+            config.seed,
+            f"replies, {side} model",
+            kept=_kept(run, side),
+            identity=_identity(run, side),
+        )
     predictions = []
     for i, ((task, name, text, more), reply) in enumerate(zip(asked, replies, strict=True)):
         parts = split_reasoning(reply.text)
@@ -100,7 +112,10 @@ def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, and return the metrics."""
+    """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, and return the metrics.
+
+    Replies are kept as they are made: an evaluation that was stopped goes on with the next question.
+    """
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
@@ -110,10 +125,23 @@ def evaluate(run: Run) -> dict[str, Any]:
         for side in SIDES:
             write_jsonl(run / f"evaluation/predictions.{side}.jsonl", predictions[side])
         write_json(run / "evaluation/metrics.json", metrics)
+        for side in SIDES:
+            _kept(run, side).unlink(missing_ok=True)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
         log_table(tracker, "replies_before_after", side_by_side(predictions["base"], predictions["tuned"]))
     return metrics
+
+
+def _kept(run: Run, side: str) -> Path:
+    """Where one side's replies are kept until both are there."""
+    return run / f"evaluation/.replies.{side}.jsonl"
+
+
+def _identity(run: Run, side: str) -> str:
+    """What makes one side's model the one that it is: settings and, of the tuned side, the adapter's weights."""
+    adapter = fingerprint(run / "adapter/adapter_model.safetensors") if side == "tuned" else ""
+    return json.dumps([run.config.model.model_dump(), describe_machine().gpu, adapter])
 
 
 def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import psutil
 
 from helpers import InputError
 from helpers.config import Config, ModelSettings
-from helpers.generation import generation_arguments, left_padded
+from helpers.decoding import left_padded
+from helpers.generation import generation_arguments
 from helpers.models import compute_dtype, from_source, load_tokenizer, model_source
 from helpers.prompts import build_prompt, encode_prompt
 from helpers.report import write_model_card

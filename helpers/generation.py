@@ -1,14 +1,20 @@
 """Asking a model: whole replies in batches, one reply as a stream, and the loss of replies that are given."""
 
+import hashlib
+import json
+import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from helpers.config import GenerationSettings
+from helpers.decoding import can_decode, decode, grouped_attention, left_padded
 from helpers.progress import Progress
+from helpers.run_dir import write_text
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,61 @@ def generate(
     settings: GenerationSettings,
     seed: int,
     what: str = "replies",
+    kept: Path | None = None,
+    identity: str = "",
 ) -> list[Reply]:
     """Reply to every prompt (token ids, as `encode_prompt` makes them), in the order given.
 
-    Longest prompts go first, so that a batch holds prompts of like length and memory runs out at once or never.
-    The order of batches, and with it any sampling, depends on the prompts and the seed alone.
+    Longest prompts go first, up to `settings.batch_size` at a time, so that memory runs out at once or never. What is
+    sampled for a prompt depends on the seed and its place in the list. `decoding.decode` does it where it knows the
+    model's attention, and `model.generate`, batch by batch and with one seed for all, where it does not.
+
+    `kept` is a file that keeps each reply as it ends. A call that was stopped goes on from it, if the prompts, the
+    settings, the seed and `identity`, which stands for the model, are the same.
     """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
+    order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
+    with (
+        Progress(len(prompts), what, done=len(made)) as progress,
+        open(kept or os.devnull, "a", encoding="utf-8") as file,
+    ):
+
+        def done(i: int, tokens: list[int]) -> None:
+            made[i] = tokens
+            file.write(json.dumps([i, tokens]) + "\n")
+            file.flush()
+            progress.update()
+
+        if order:
+            way = decode if can_decode(causal) else _generate_in_batches
+            way(causal, tokenizer, prompts, settings, seed, order, done)
+    return [_reply(tokenizer, made[i]) for i in range(len(prompts))]
+
+
+def _read_kept(path: Path, asked: list[Any]) -> dict[int, list[int]]:
+    """The replies that the file keeps for what is asked; leaves it without others, and without a torn last line."""
+    first = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    rows = lines[1:] if lines[:1] == [first] else []
+    write_text(path, "".join(line + "\n" for line in [first, *rows]))
+    return dict(map(json.loads, rows))
+
+
+def _generate_in_batches(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    settings: GenerationSettings,
+    seed: int,
+    order: Sequence[int],
+    done: Callable[[int, list[int]], None],
+) -> None:
+    """As `decoding.decode`, by `model.generate`, and with samples that depend on the batch."""
     import torch
 
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    replies: dict[int, Reply] = {}
     torch.manual_seed(seed)
-    with Progress(len(prompts), what) as progress, torch.inference_mode(), _decoding(model) as how:
+    with torch.inference_mode():
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
             ids, mask = left_padded([prompts[i] for i in batch], tokenizer.pad_token_id)
@@ -46,12 +95,9 @@ def generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 **generation_arguments(tokenizer, settings),
-                **how,
             )
             for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                replies[i] = _reply(tokenizer, row)
-            progress.update(len(batch))
-    return [replies[i] for i in range(len(prompts))]
+                done(i, row)
 
 
 def stream(model: Any, tokenizer: Any, prompt: list[int], settings: GenerationSettings, seed: int) -> Iterator[str]:
@@ -182,56 +228,18 @@ def generation_arguments(tokenizer: Any, settings: GenerationSettings) -> dict[s
     }
 
 
-def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
-    """Ids and attention mask, (batch, longest), padded on the left: a reply must begin right after its prompt."""
-    import torch
-
-    width = max(map(len, prompts))
-    ids = [[pad] * (width - len(p)) + p for p in prompts]
-    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids), torch.tensor(mask)
-
-
 @contextmanager
 def _decoding(model: Any) -> Iterator[dict[str, Any]]:
-    """Set the model up to decode as fast as this machine can; yields what `model.generate` has to be told besides.
+    """Set the model up for `model.generate`; yields what that has to be told besides.
 
-    On a CPU the default spends most of a step copying: a cache that grows by concatenation, and keys and values
-    repeated for every query head that shares them. A cache of fixed size and attention over groups of heads choose
-    the same tokens 1.18 times as fast (40 prompts, 120 new tokens, two cores).
+    On a CPU its default spends most of a step copying: a cache that grows by concatenation, and keys and values
+    repeated for every query head that shares them.
     """
     if model.device.type != "cpu":
         yield {}
         return
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register("grouped_sdpa", _grouped_attention)
-    AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
-    before = model.config._attn_implementation
-    model.set_attn_implementation("grouped_sdpa")
-    try:
+    with grouped_attention(model):
         yield {"cache_implementation": "static"}
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _grouped_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
-) -> tuple[Any, None]:
-    """Attention of one new token a row: the query heads that share a key are laid out as positions of one head.
-
-    `query` is (batch, heads, 1, size), `key` and `value` are (batch, key heads, positions, size).
-    """
-    from torch.nn.functional import scaled_dot_product_attention
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    batch, heads, length, size = query.shape
-    if length > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    grouped = query.view(batch, key.shape[1], heads // key.shape[1], size)
-    output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(batch, 1, heads, size), None
 
 
 def _right(values: list[int], width: int, fill: int) -> list[int]:

@@ -199,8 +199,9 @@ def asked(tmp_path, monkeypatch):
         log.append(("losses", model.side, encoded))
         return [2.0, 3.0] if model.side == "base" else [1.0, 4.0]
 
-    def generated(model, tokenizer, prompts, settings, seed, what):
+    def generated(model, tokenizer, prompts, settings, seed, what, kept, identity):
         log.append(("replies", model.side, prompts))
+        write_text(kept, identity)
         return replies
 
     monkeypatch.setattr(evaluation, "completion_nll", losses)
@@ -250,6 +251,24 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     assert summarise(*sides, evaluated.config.seed) == metrics
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
+    assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
+        "metrics.json",
+        "predictions.base.jsonl",
+        "predictions.tuned.jsonl",
+    ]
+
+
+def test_replies_are_kept_for_one_side_and_one_adapter(asked):
+    weights = asked.run / "adapter/adapter_model.safetensors"
+    weights.parent.mkdir()
+    kept = {}
+    for adapter in (b"one", b"two"):
+        weights.write_bytes(adapter)
+        for side in ("base", "tuned"):
+            predict(asked.run, Switchable(), Words(), side)
+            kept[side, adapter] = (asked.run / f"evaluation/.replies.{side}.jsonl").read_text()
+    assert kept["base", b"one"] == kept["base", b"two"]
+    assert len(set(kept.values())) == 3
 
 
 def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):

@@ -11,12 +11,14 @@ import torch
 from accelerate.utils import convert_outputs_to_fp32
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from scipy.stats import chisquare
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from helpers import InputError, lora_training, models
+from helpers import InputError, decoding, generation, lora_training, models
 from helpers.config import Config, GenerationSettings, ModelSettings
+from helpers.decoding import can_decode, left_padded
 from helpers.evaluation import adapter_switched
-from helpers.generation import completion_nll, generate, left_padded, stream
+from helpers.generation import completion_nll, generate, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
 from helpers.models import load_base, load_tokenizer, load_with_adapter, tiny_folder
 from helpers.prompts import encode_example
@@ -444,6 +446,74 @@ def test_the_faster_decoding_chooses_the_tokens_of_the_plain_one(chatty, prompts
     assert chatty.config._attn_implementation == "sdpa"
 
 
+def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts, r1_tokenizer, monkeypatch):
+    """Replies of many lengths, so that rows are filled again, moved along the cache, and left out at the end."""
+
+    def plainly(model, prompt):
+        ids = torch.tensor([prompt])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=160)
+        return output[0, len(prompt) :].tolist()
+
+    replies = [plainly(chatty, prompt) for prompt in prompts]
+    ends = {token: {reply.index(token) for reply in replies if token in reply} for token in set().union(*replies)}
+    last = max(ends, key=lambda token: len(ends[token]))
+    assert len(ends[last]) >= 3
+    model, eos = copy.deepcopy(chatty), r1_tokenizer.eos_token_id
+    with torch.no_grad():
+        model.lm_head.weight[[last, eos]] = model.lm_head.weight[[eos, last]].clone()
+    moves = {"make_room": 0, "shrink": 0}
+
+    def counted(name, usual):
+        def method(self):
+            before = (self.at, len(self.tokens))
+            usual(self)
+            moves[name] += (self.at, len(self.tokens)) != before
+
+        return method
+
+    for name in moves:
+        monkeypatch.setattr(decoding.Batch, name, counted(name, getattr(decoding.Batch, name)))
+    settings = GREEDY.model_copy(update={"batch_size": 5, "max_new_tokens": 160})
+    expected = [plainly(model, prompt) for prompt in prompts * 3]
+    together = generate(model, r1_tokenizer, prompts * 3, settings, seed=1)
+    assert [r.text for r in together] == [r1_tokenizer.decode([t for t in reply if t != eos]) for reply in expected]
+    assert [r.finished for r in together] == [eos in reply for reply in expected]
+    assert min(moves.values()) > 0
+
+
+def test_what_all_prompts_begin_with_is_read_once(chatty, prompts, r1_tokenizer):
+    widths = []
+    handle = chatty.register_forward_pre_hook(
+        lambda _, __, named: widths.append(named["input_ids"].shape), with_kwargs=True
+    )
+    shared = prompts[2]
+    try:
+        together = generate(chatty, r1_tokenizer, [shared + p for p in prompts], GREEDY, seed=1)
+    finally:
+        handle.remove()
+    assert widths[0][0] == 1
+    assert widths[0][1] >= len(shared)
+    assert sum(rows * width for rows, width in widths[1:] if width > 1) < len(prompts) * len(shared)
+    for prompt, reply in zip(prompts, together, strict=True):
+        assert generate(chatty, r1_tokenizer, [shared + prompt], GREEDY, seed=1) == [reply]
+    same = generate(chatty, r1_tokenizer, [shared, shared], GREEDY, seed=1)
+    assert same == generate(chatty, r1_tokenizer, [shared], GREEDY, seed=1) * 2
+
+
+def test_a_model_that_does_not_see_everything_goes_through_transformers(r1_tokenizer, prompts):
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    near = MistralConfig(
+        vocab_size=len(r1_tokenizer), num_key_value_heads=2, sliding_window=8, initializer_range=0.5, **sizes
+    )
+    model = MistralForCausalLM(near).eval()
+    assert not can_decode(model)
+    [reply] = generate(model, r1_tokenizer, prompts[2:3], GREEDY, seed=1)
+    ids = torch.tensor([prompts[2]])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
+    assert reply.text == r1_tokenizer.decode(output[0, len(prompts[2]) :])
+
+
 def test_prompts_are_padded_on_the_left():
     ids, mask = left_padded([[5, 6, 7], [8]], pad=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
@@ -468,11 +538,64 @@ def test_a_reply_ends_at_the_end_of_sequence_token_and_says_so(chatty, ending, p
         assert (reply.text, reply.tokens, reply.finished) == (replies[0].text, limit, finished)
 
 
-def test_sampling_hangs_on_the_seed(base, prompts, r1_tokenizer):
-    warm = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
-    first, again, other = (generate(base, r1_tokenizer, prompts, warm, seed=seed) for seed in (1, 1, 2))
+WARM = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
+
+
+def test_sampling_hangs_on_the_seed_and_the_place_and_not_on_the_company(base, prompts, r1_tokenizer):
+    first, again, other = (generate(base, r1_tokenizer, prompts, WARM, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
+    for size in (1, 7):
+        assert generate(base, r1_tokenizer, prompts, WARM.model_copy(update={"batch_size": size}), seed=1) == first
+    twice = generate(base, r1_tokenizer, prompts[:1] * 2, WARM, seed=1)
+    assert twice[0] == first[0]
+    assert twice[0] != twice[1]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)])
+def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temperature, top_p):
+    logits, draws = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0]), 20_000
+    settings = GREEDY.model_copy(update={"temperature": temperature, "top_p": top_p})
+    depth, key = torch.arange(draws)[:, None], torch.full((draws, 1), 12345)
+    drawn = decoding._chooser(settings)(logits.expand(draws, -1), key, depth)
+    expected = (logits / temperature).softmax(0)
+    order = expected.sort(descending=True)
+    kept = order.indices[: int((order.values.cumsum(0) < top_p).sum()) + 1]  # the fewest that make up top_p
+    expected = torch.zeros(5).index_copy(0, kept, expected[kept])
+    counts = torch.bincount(drawn, minlength=5)
+    assert counts[expected == 0].sum() == 0
+    seen = expected > 0
+    share = expected[seen] / expected.sum()
+    assert chisquare(counts[seen], share.double() / share.double().sum() * draws).pvalue > 0.001
+    other = decoding._chooser(settings)(logits.expand(draws, -1), key + 1, depth.flip(0))
+    assert (drawn == other).double().mean() == pytest.approx((share**2).sum().item(), abs=0.02)  # as if independent
+
+
+@pytest.mark.parametrize("settings", [GREEDY, WARM], ids=["greedy", "sampled"])
+def test_replies_that_were_kept_are_not_made_again(chatty, prompts, r1_tokenizer, tmp_path, settings, monkeypatch):
+    kept = tmp_path / "kept.jsonl"
+    whole = generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a")
+    lines = kept.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + len(prompts)
+    kept.write_text("".join(lines[:4]) + lines[4][:7])  # killed in the middle of writing the fourth
+    asked = []
+    usual = generation.decode
+
+    def noted(model, tokenizer, prompts, settings, seed, order, done):
+        asked.extend(order)
+        usual(model, tokenizer, prompts, settings, seed, order, done)
+
+    monkeypatch.setattr(generation, "decode", noted)
+    assert generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a") == whole
+    assert sorted(asked) == sorted(set(range(len(prompts))) - {json.loads(line)[0] for line in lines[1:4]})
+    asked.clear()
+    assert generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a") == whole
+    assert asked == []
+    for change in ({"identity": "b"}, {"seed": 2}, {"prompts": prompts[:3]}):
+        generate(**{"model": chatty, "tokenizer": r1_tokenizer, "prompts": prompts, "settings": settings, "seed": 1,
+                    "kept": kept, "identity": "a"} | change)  # fmt: skip
+        assert len(asked) == len(change.get("prompts", prompts))
+        asked.clear()
 
 
 def test_a_stream_is_the_reply_in_pieces(chatty, ending, prompts, r1_tokenizer):
