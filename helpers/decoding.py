@@ -112,9 +112,8 @@ class Batch:
         device, config = model.device, model.config.get_text_config()
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_key_value_heads, positions, size)
-        rows = min(
-            settings.batch_size, len(prompts), _rows_that_fit(2 * config.num_hidden_layers * math.prod(shape), model)
-        )
+        most = _rows_that_fit(2 * config.num_hidden_layers * math.prod(shape), model)
+        rows = min(settings.batch_size, len(prompts), most)
         self.at, self.write = 0, torch.zeros(1, dtype=torch.long, device=device)
         self.layers = [Layer((rows, *shape), self.write, model.dtype) for _ in range(config.num_hidden_layers)]
         # Added to the attention's scores: 0 where a row may look.
@@ -140,10 +139,10 @@ class Batch:
         spare = min(first for _, first, _ in self.working.values())
         if spare < self.block:  # then there is room: see how many positions there are
             return
-        for part in (*(half for layer in self.layers for half in (layer.keys, layer.values)), self.mask, self.history):
-            where = 1 if part is self.history else part.dim() - (1 if part is self.mask else 2)
-            kept = part.shape[where] - spare
-            part.narrow(where, 0, kept).copy_(part.narrow(where, spare, kept).clone())
+        halves = [(half, 2) for layer in self.layers for half in (layer.keys, layer.values)]
+        for part, positions in (*halves, (self.mask, 3), (self.history, 1)):
+            kept = part.shape[positions] - spare
+            part.narrow(positions, 0, kept).copy_(part.narrow(positions, spare, kept).clone())
         self.mask[..., -spare:] = self.hidden
         self.working = {row: (i, a - spare, b - spare) for row, (i, a, b) in self.working.items()}
         self._go_to(self.at - spare)
