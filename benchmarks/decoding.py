@@ -11,6 +11,7 @@ far apart the two tokens' logits are in a plain forward pass.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
 from helpers.dataset_prep import SAMPLE
-from helpers.decoding import decode, left_padded
-from helpers.generation import generation_arguments
+from helpers.decoding import decode
+from helpers.generation import generate_in_batches
 from helpers.models import load_base, load_tokenizer
 from helpers.prompts import encode_prompt
 from helpers.run_dir import read_jsonl, versions, write_json
@@ -42,30 +43,19 @@ def main(model: str, out: Path, prompts: int = 40, batch: int = 40, limit: int =
     asked = [encode_prompt(tokenizer, rows[i % len(rows)]["Question"]) for i in range(prompts)]
     order = sorted(range(prompts), key=lambda i: -len(asked[i]))
 
-    def by_generate(settings: Any, **more: Any) -> Replies:
-        replies = {}
-        with torch.inference_mode():
-            for start in range(0, prompts, batch):
-                some = order[start : start + batch]
-                ids, mask = (x.to(causal.device) for x in left_padded([asked[i] for i in some], tokenizer.pad_token_id))
-                arguments = generation_arguments(tokenizer, settings)
-                made = causal.generate(input_ids=ids, attention_mask=mask, **arguments, **more)[:, ids.shape[1] :]
-                replies |= dict(zip(some, made.tolist(), strict=True))
-        return replies
-
-    def by_decode(settings: Any) -> Replies:
+    def replies_by(way: Callable[..., None], settings: Any) -> Replies:
         replies: Replies = {}
-        decode(causal, tokenizer, asked, settings, config.seed, order, replies.__setitem__)
+        way(causal, tokenizer, asked, settings, config.seed, order, replies.__setitem__)
         return replies
 
-    ways: dict[str, Callable[[Any], Replies]] = {"model.generate": by_generate, "decode": by_decode}
+    ways: dict[str, Callable[..., None]] = {"model.generate": generate_in_batches, "decode": decode}
     if torch.cuda.is_available():
-        ways["model.generate, static cache"] = lambda settings: by_generate(settings, cache_implementation="static")
+        ways["model.generate, static cache"] = partial(generate_in_batches, cache_implementation="static")
     results, first = {}, None
     for name, way in ways.items():
-        way(config.generation.model_copy(update={"max_new_tokens": 8}))
+        replies_by(way, config.generation.model_copy(update={"max_new_tokens": 8}))
         started = time.monotonic()
-        replies = way(config.generation)
+        replies = replies_by(way, config.generation)
         seconds = time.monotonic() - started
         ended = {i: cut(reply, tokenizer.eos_token_id) for i, reply in replies.items()}
         first = first or ended

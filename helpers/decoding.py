@@ -60,7 +60,7 @@ def decode(
         while waiting or batch.working:
             batch.fill(waiting)
             batch.make_room()
-            batch.steps(STEPS)
+            batch.steps()
             for i, reply in batch.take_ended(tokenizer.eos_token_id):
                 done(i, reply)
             if not waiting:
@@ -147,10 +147,10 @@ class Batch:
         self.working = {row: (i, a - spare, b - spare) for row, (i, a, b) in self.working.items()}
         self._go_to(self.at - spare)
 
-    def steps(self, count: int) -> None:
-        """Go `count` tokens on in every row."""
-        for _ in range(count):
-            seen = min(self.mask.shape[-1], (self.at // self.block + 1) * self.block)
+    def steps(self) -> None:
+        """Go `STEPS` tokens on in every row."""
+        for _ in range(STEPS):
+            seen = (self.at // self.block + 1) * self.block
             if self.cuda and not getattr(self.model, "is_quantized", False):
                 if seen not in self.graphs:
                     self.graphs[seen] = self._record(seen)
@@ -192,11 +192,11 @@ class Batch:
         cache = DynamicCache(config=self.model.config)
         if ids.shape[1]:
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self.shared = ids.shape[1]
-        return [(layer.keys, layer.values) for layer in cache.layers] if self.shared else []
+        return [(layer.keys, layer.values) for layer in cache.layers if layer.is_initialized]
 
     def _begin(self, rows: list[int], asked: list[int]) -> None:
-        device, shared, count = self.mask.device, self.shared, len(rows)
+        device, count = self.mask.device, len(rows)
+        shared = self.prefix[0][0].shape[2] if self.prefix else 0
         ids, own = (x.to(device) for x in left_padded([self.prompts[i][shared:] for i in asked], 0))
         mask = torch.cat([torch.ones(count, shared, dtype=own.dtype, device=device), own], dim=1)
         self._go_to(max(self.at, mask.shape[1]))

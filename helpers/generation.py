@@ -60,7 +60,7 @@ def generate(
             progress.update()
 
         if order:
-            way = decode if can_decode(causal) else _generate_in_batches
+            way = decode if can_decode(causal) else generate_in_batches
             way(causal, tokenizer, prompts, settings, seed, order, done)
     return [_reply(tokenizer, made[i]) for i in range(len(prompts))]
 
@@ -74,7 +74,7 @@ def _read_kept(path: Path, asked: list[Any]) -> dict[int, list[int]]:
     return dict(map(json.loads, rows))
 
 
-def _generate_in_batches(
+def generate_in_batches(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[int]],
@@ -82,8 +82,12 @@ def _generate_in_batches(
     seed: int,
     order: Sequence[int],
     done: Callable[[int, list[int]], None],
+    **more: Any,
 ) -> None:
-    """As `decoding.decode`, by `model.generate`, and with samples that depend on the batch."""
+    """As `decoding.decode`, by `model.generate`, and with samples that depend on the batch.
+
+    `more` goes to `model.generate`. Replies of a batch are as long as its longest: what follows an end is padding.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -95,6 +99,7 @@ def _generate_in_batches(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 **generation_arguments(tokenizer, settings),
+                **more,
             )
             for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                 done(i, row)

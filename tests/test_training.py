@@ -27,6 +27,7 @@ from helpers.setup import Machine
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
+WARM = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
 
 
 @pytest.fixture(scope="session")
@@ -536,9 +537,6 @@ def test_a_reply_ends_at_the_end_of_sequence_token_and_says_so(chatty, ending, p
         cut = GREEDY.model_copy(update={"max_new_tokens": limit})
         [reply] = generate(ending, r1_tokenizer, prompts[:1], cut, seed=1)
         assert (reply.text, reply.tokens, reply.finished) == (replies[0].text, limit, finished)
-
-
-WARM = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
 
 
 def test_sampling_hangs_on_the_seed_and_the_place_and_not_on_the_company(base, prompts, r1_tokenizer):
