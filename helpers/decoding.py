@@ -9,24 +9,21 @@ written in place and attended by groups of heads; and on CUDA a step is recorded
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
 import torch
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     DynamicCache,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.masking_utils import sdpa_mask
 
 from helpers.config import GenerationSettings
+from helpers.layers import fused_kernels, grouped_attention
 
 STEPS = 16  # between two looks at what was chosen: each look waits for the GPU
 PREFILL = 16384  # positions of prompts that go through the model together
@@ -55,7 +52,7 @@ def decode(
     alone, not on what is decoded beside it.
     """
     waiting = deque(order)
-    with torch.inference_mode(), grouped_attention(model):
+    with torch.inference_mode(), grouped_attention(model), fused_kernels(model):
         batch = Batch(model, prompts, settings, seed)
         while waiting or batch.working:
             batch.fill(waiting)
@@ -300,34 +297,3 @@ def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
     ids = [[pad] * (width - len(p)) + p for p in prompts]
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
     return torch.tensor(ids), torch.tensor(mask)
-
-
-@contextmanager
-def grouped_attention(model: Any) -> Iterator[None]:
-    """In the block one new token a row is attended by groups of heads, without a copy of keys for every query head."""
-    AttentionInterface.register("grouped_sdpa", _grouped_attention)
-    AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
-    before = model.config._attn_implementation
-    model.set_attn_implementation("grouped_sdpa")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _grouped_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
-) -> tuple[Any, None]:
-    """Attention of one new token a row: the query heads that share a key are laid out as positions of one head.
-
-    `query` is (batch, heads, 1, size), `key` and `value` are (batch, key heads, positions, size).
-    """
-    from torch.nn.functional import scaled_dot_product_attention
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    batch, heads, length, size = query.shape
-    if length > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    grouped = query.view(batch, key.shape[1], heads // key.shape[1], size)
-    output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(batch, 1, heads, size), None

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import GenerationSettings
-from helpers.decoding import can_decode, decode, grouped_attention, left_padded
+from helpers.decoding import can_decode, decode, left_padded
+from helpers.layers import grouped_attention
 from helpers.progress import Progress
 from helpers.run_dir import write_text
 

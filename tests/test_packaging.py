@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from helpers import PROJECT_ROOT
 
-GPU_PACKAGE = re.compile(r"unsloth|torchao|xformers|triton|nvidia|cuda")
+GPU_PACKAGE = re.compile(r"unsloth|liger|torchao|xformers|triton|nvidia|cuda")
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 # Colab's image of 2026-08-19. Its PyTorch stack is built for its driver; the rest is what Colab's own page, kernel and

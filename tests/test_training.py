@@ -3,8 +3,9 @@
 import copy
 import json
 import shutil
+import sys
 import threading
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.models.llama import modeling_llama
 
-from helpers import InputError, decoding, generation, lora_training, models
+from helpers import InputError, decoding, generation, layers, lora_training, models
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.decoding import can_decode, left_padded
 from helpers.evaluation import adapter_switched
@@ -445,6 +447,35 @@ def test_the_faster_decoding_chooses_the_tokens_of_the_plain_one(chatty, prompts
     replies = generate(chatty, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": len(prompts)}), seed=1)
     assert [reply.text for reply in replies] == [r1_tokenizer.decode(row) for row in plain]
     assert chatty.config._attn_implementation == "sdpa"
+
+
+def test_fused_kernels_are_a_gpus_and_go_when_decoding_is_over(chatty, monkeypatch):
+    """With a stand-in for Liger, which needs a GPU: it replaces the same names and methods."""
+    norm, before = chatty.model.norm, vars(modeling_llama).copy()
+    applied = []
+
+    def apply_liger_kernel_to_llama(model, fused_linear_cross_entropy):
+        assert not fused_linear_cross_entropy
+        applied.append(model)
+        modeling_llama.apply_rotary_pos_emb = modeling_llama.LlamaRMSNorm = None
+        model.model.norm.forward = None
+
+    stand_in = ModuleType("liger_kernel.transformers")
+    stand_in.apply_liger_kernel_to_llama = apply_liger_kernel_to_llama
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    monkeypatch.setattr(layers.util, "find_spec", lambda name: name == "liger_kernel")
+    with layers.fused_kernels(chatty):
+        assert not applied  # on a CPU
+    monkeypatch.setattr(type(chatty), "device", torch.device("cuda"))
+    with layers.fused_kernels(chatty):
+        assert norm.forward is None
+    assert applied == [chatty]
+    assert vars(modeling_llama) == before
+    assert "forward" not in vars(norm)
+    monkeypatch.setattr(layers.util, "find_spec", lambda name: None)
+    with layers.fused_kernels(chatty):
+        assert len(applied) == 1
 
 
 def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts, r1_tokenizer, monkeypatch):
