@@ -12,6 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+STYLES: dict[str, dict[str, str]] = {
+    "base": {"color": BASE, "marker": "o", "linestyle": "-"},
+    "tuned": {"color": TUNED, "marker": "s", "linestyle": "--"},
+}
 
 
 class Picture(Figure):
@@ -23,13 +27,20 @@ class Picture(Figure):
         return image.getvalue()
 
 
-def _figure(width: float = 7, height: float = 3.2) -> tuple[Picture, Axes]:
+def _figure(width: float = 7, height: float = 3.2, **panels: Any) -> tuple[Picture, Any]:
+    """A figure and its axes, one or, with arguments of `Figure.subplots`, an array of them."""
     figure = Picture(figsize=(width, height), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    axes = figure.subplots(**panels)
+    for each in np.ravel(axes):
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", color="#dddddd", linewidth=0.6)
+        each.set_axisbelow(True)
     return figure, axes
+
+
+def _grid_along_x(axes: Axes) -> None:
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
 def token_lengths(report: Mapping[str, Any], max_length: int) -> Picture:
@@ -88,8 +99,7 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
 def accuracy(tasks: Mapping[str, Any]) -> Picture:
     """Accuracy of base and tuned with 95% intervals, task by task, and what chance would score."""
     figure, axes = _figure(7, 1.2 + 0.9 * len(tasks))
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    _grid_along_x(axes)
     names = list(tasks)
     for y, name in enumerate(names):
         task = tasks[name]
@@ -101,8 +111,96 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
                   label="chance" if y == 0 else None)  # fmt: skip
     axes.set_yticks(range(len(names)), [f"{name} (n={tasks[name]['n']})" for name in names])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
-    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    if names:
+        axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
+
+
+def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
+    """Base and tuned NLL of each part of the same rows, and their paired difference with its 95% interval.
+
+    `parts` maps a name ("thinking", "answer") to what `measures.paired_difference` returns.
+    """
+    figure, (means, change) = _figure(7.6, 1.6 + 0.5 * len(parts), ncols=2, sharey=True)
+    for y, part in enumerate(parts.values()):
+        means.plot([part["base"], part["tuned"]], [y, y], color=GREY, linewidth=1)
+        for side in STYLES:
+            means.plot(part[side], y, **(STYLES[side] | {"linestyle": "none"}), label=side if y == 0 else None)
+        change.plot(part["delta_ci95"], [y, y], color=ACCENT, linewidth=3, alpha=0.45)
+        change.plot(part["delta"], y, "D", color=ACCENT)
+    change.axvline(0, color=GREY, linestyle="--", linewidth=1)
+    for axes in (means, change):
+        _grid_along_x(axes)
+        axes.locator_params(axis="x", nbins=5)
+    means.set_yticks(range(len(parts)), [f"{name} (n={part['n']})" for name, part in parts.items()])
+    means.set(xlabel="NLL, nats a token", ylim=(len(parts) - 0.4, -0.6))
+    change.set(xlabel="tuned minus base, nats a token,\nwith 95% interval; left of 0 is better")
+    if parts:
+        means.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Picture:
+    """Accuracy with 95% interval by the thought's length, each bin at its median, from `measures.accuracy_by_length`.
+
+    Thin lines span a bin's lengths. Replies that were cut off are not in it; the legend counts them.
+    """
+    figure, axes = _figure(7, 3.8)
+    for side, found in (("base", base), ("tuned", tuned)):
+        bins = found["bins"]
+        x = [each["median_tokens"] for each in bins]
+        label = f"{side}: {found['n']} replies, {found['truncated']} more cut off"
+        _with_intervals(axes, x, bins, side, label)
+        for each in bins:
+            axes.plot(each["tokens"], [each["accuracy"]] * 2, color=STYLES[side]["color"], linewidth=0.8, alpha=0.6)
+    axes.set(xlabel="tokens of the thought", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
+    """Accuracy with 95% interval by the mean confidence of a bin, from `measures.calibration`, which may be None."""
+    figure, axes = _figure(4.8, 4.8)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    for side, found in (("base", base), ("tuned", tuned)):
+        if found:
+            label = f"{side}: ECE {found['ece']:.2f}, {found['ece_if_calibrated']:.2f} if calibrated (n={found['n']})"
+            _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
+    axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
+    """NLL and accuracy with 95% bands by the share of the adapter that is added: 0 is the base model, 1 the tuned one.
+
+    A point has scale, nll, nll_ci95 and accuracy, accuracy_ci95, of which accuracy may be None.
+    """
+    figure, panels = _figure(6.4, 4.8, nrows=2, sharex=True)
+    measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
+    for axes, (name, colour, style, label) in zip(panels, measures, strict=True):
+        known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
+        x = [point["scale"] for point in known]
+        if known:
+            low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval")
+            axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
+            axes.legend(frameon=False)
+        else:
+            axes.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        axes.set(ylabel=label)
+    panels[1].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
+    return figure
+
+
+def _with_intervals(axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str) -> None:
+    """One side's accuracies at x, with bars for their 95% intervals."""
+    y = np.array([each["accuracy"] for each in bins])
+    spread = abs(np.array([each["ci95"] for each in bins]).reshape(-1, 2).T - y)
+    axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label)
 
 
 class LiveCurve:

@@ -69,14 +69,19 @@ def encode_example(
     if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
         return None
     prompt = encode_prompt(tokenizer, example["Question"], style)
-    # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
-    thought, said = _plain_ids(tokenizer, thinking), _plain_ids(tokenizer, answer)
+    thought, said = encode_thought(tokenizer, thinking), _plain_ids(tokenizer, answer)
     if tokenizer.unk_token_id in (*thought, *said):
         return None
-    completion = [*thought, *_ids(tokenizer, END_THINK), *said, tokenizer.eos_token_id]
+    completion = [*thought, *said, tokenizer.eos_token_id]
     if len(prompt) + len(completion) > max_length:
         return None
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+
+
+def encode_thought(tokenizer: Any, thinking: str) -> list[int]:
+    """Token ids of a thought, in which nothing becomes a special token, and of the `</think>` that ends it."""
+    # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
+    return [*_plain_ids(tokenizer, thinking), *_ids(tokenizer, END_THINK)]
 
 
 def split_reasoning(reply: str) -> Reasoning:

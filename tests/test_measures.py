@@ -1,0 +1,436 @@
+"""Measures beside accuracy by hand and by simulation; letters against one plain pass each."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm, spearmanr
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from helpers import measures, plots
+from helpers.intervals import bootstrap_interval, wilson_interval
+from helpers.measures import (
+    accuracy_by_length,
+    calibration,
+    letter_probabilities,
+    paired_difference,
+    repetition_rate,
+)
+from helpers.prompts import encode_prompt
+
+OPTIONS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
+
+
+def answered(tokens, correct, finished=True):
+    return {"thinking_tokens": tokens, "correct": correct, "finished": finished}
+
+
+def lettered(*probabilities, right):
+    return {"letters": dict(zip("ABCD", probabilities, strict=False)), "answer_idx": right}
+
+
+def believed(confidences, hits):
+    """Rows of two letters, A the more probable one."""
+    return [lettered(c, 1 - c, right="A" if hit else "B") for c, hit in zip(confidences, hits, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------- differences, repetition
+
+
+def test_a_paired_difference_is_tuned_minus_base():
+    found = paired_difference([1, 2, 3, 6], [1, 1, 2, 2], seed=4)
+    assert found == {
+        "n": 4,
+        "base": 3.0,
+        "tuned": 1.5,
+        "delta": -1.5,
+        "delta_ci95": list(bootstrap_interval([0, -1, -1, -4], 4)),
+    }
+    shifted = paired_difference([0.1, 5.0, 9.0], [0.2, 5.1, 9.1], seed=0)
+    assert shifted["delta_ci95"] == pytest.approx([0.1, 0.1])  # pairs: the rows' own spread does not count
+    assert paired_difference([False, True], [True, True], seed=0)["delta"] == 0.5
+
+
+@pytest.mark.parametrize(("base", "tuned"), [([1, 2], [1]), ([1], [1, 2]), ([], []), ([1, None], [1, 2])])
+def test_a_paired_difference_needs_the_same_rows_on_both_sides(base, tuned):
+    with pytest.raises(ValueError, match="got"):
+        paired_difference(base, tuned, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "rate"),
+    [
+        ("", 4, 0),
+        ("one two three", 4, 0),
+        ("one two three four", 4, 0),
+        ("a a a a", 1, 0.75),
+        ("a a a a a", 4, 0.5),  # two windows, one of them distinct
+        ("a b a b a b", 2, 0.6),  # ab ba ab ba ab
+        ("a b c a b c a b c", 4, 0.5),  # abca bcab cabc abca bcab cabc
+        ("the  patient\nhas the patient has", 3, 0.25),  # white space of any kind; "The" would be another word
+        ("The patient has the patient has", 3, 0),
+    ],
+)
+def test_repetition_by_hand(text, n, rate):
+    assert repetition_rate(text, n) == pytest.approx(rate)
+
+
+def test_a_loop_comes_close_to_one():
+    assert repetition_rate("so the answer is C " * 200) > 0.99
+
+
+# --------------------------------------------------------------------------------------------------------- by length
+
+
+def test_accuracy_by_length_by_hand():
+    rows = [answered(t, correct=t < 30 or t == 39) for t in range(40)]
+    found = accuracy_by_length(rows[::-1], seed=0)
+    assert [found[key] for key in ("n", "truncated")] == [40, 0]
+    assert [each["tokens"] for each in found["bins"]] == [[0, 9], [10, 19], [20, 29], [30, 39]]
+    assert [each["median_tokens"] for each in found["bins"]] == [4.5, 14.5, 24.5, 34.5]
+    assert [each["n"] for each in found["bins"]] == [10] * 4
+    assert [each["accuracy"] for each in found["bins"]] == [1, 1, 1, 0.1]
+    assert found["bins"][3]["ci95"] == list(wilson_interval(1, 10))
+    tokens, correct = np.array([[row["thinking_tokens"], row["correct"]] for row in rows]).T
+    assert found["spearman"] == pytest.approx(spearmanr(tokens, correct).statistic)
+    low, high = found["spearman_ci95"]
+    assert -1 <= low < found["spearman"] < high < 0
+    assert found == accuracy_by_length(rows[::-1], seed=0) != accuracy_by_length(rows[::-1], seed=1)
+
+
+def test_a_cut_reply_is_counted_and_does_not_make_long_thoughts_wrong():
+    rows = [answered(t, correct=t % 2 == 0) for t in range(40)]
+    cut = [answered(500, correct=False, finished=False)] * 15
+    assert accuracy_by_length(rows + cut, seed=0) == accuracy_by_length(rows, seed=0) | {"truncated": 15}
+    nothing = accuracy_by_length(cut, seed=0)
+    assert nothing == {"n": 0, "truncated": 15, "spearman": None, "spearman_ci95": None, "bins": []}
+
+
+def test_equal_lengths_share_a_bin_and_few_rows_have_few_bins():
+    tied = [answered(7, True)] * 30 + [answered(50 + t, False) for t in range(10)]
+    bins = accuracy_by_length(tied, seed=0)["bins"]
+    assert [(each["tokens"], each["n"]) for each in bins] == [([7, 7], 30), ([50, 59], 10)]
+    for n, count in ((1, 1), (19, 1), (20, 2), (35, 3), (41, 4), (400, 4)):
+        bins = accuracy_by_length([answered(t, t % 3 == 0) for t in range(n)], seed=0)["bins"]
+        assert (len(bins), sum(each["n"] for each in bins)) == (count, n)
+
+
+def test_a_correlation_is_none_where_it_is_undefined():
+    with warnings.catch_warnings(action="error"):
+        for rows in (
+            [answered(t, True) for t in range(30)],
+            [answered(5, t % 2 == 0) for t in range(30)],
+            [answered(5, True)],
+        ):
+            found = accuracy_by_length(rows, seed=0)
+            assert found["spearman"] is found["spearman_ci95"] is None
+        few = accuracy_by_length([answered(t, t < 2) for t in range(30)], seed=0)
+        assert few["spearman"] < 0
+        assert few["spearman_ci95"] is None
+        assert accuracy_by_length([answered(t, t < 6) for t in range(30)], seed=0)["spearman_ci95"]
+
+
+def test_the_correlations_interval_holds_no_correlation_19_times_in_20(monkeypatch):
+    monkeypatch.setattr(measures, "RESAMPLES", 400)
+    rng, held = np.random.default_rng(0), []
+    for seed in range(200):
+        rows = [answered(t, c) for t, c in zip(rng.lognormal(5, 1, 80), rng.random(80) < 0.4, strict=True)]
+        low, high = accuracy_by_length(rows, seed)["spearman_ci95"]
+        held.append(low <= 0 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.04)
+
+
+# ------------------------------------------------------------------------------------------------------- calibration
+
+
+def test_calibration_by_hand():
+    """Twenty rows at 0.6 of which 9 are right, twenty at 0.9 of which 18 are: gaps 0.15 and 0."""
+    rows = believed([0.6] * 20 + [0.9] * 20, [True] * 9 + [False] * 11 + [True] * 18 + [False] * 2)
+    found = calibration([*rows, {"letters": None, "answer_idx": "A"}, {"answer_idx": "A"}], seed=0)
+    assert (found["n"], found["left_out"]) == (40, 2)
+    assert found["ece"] == pytest.approx(0.075)
+    assert found["accuracy"] == pytest.approx(27 / 40)
+    assert found["confidence"] == pytest.approx(0.75)
+    assert [each["confidence"] for each in found["bins"]] == pytest.approx([0.6, 0.9])
+    assert [(each["n"], each["accuracy"]) for each in found["bins"]] == [(20, 0.45), (20, 0.9)]
+    assert found["bins"][1]["ci95"] == list(wilson_interval(18, 20))
+    # With two letters a row's Brier score is twice the square of one letter's distance.
+    assert found["brier"] == pytest.approx(2 * (9 * 0.16 + 11 * 0.36 + 18 * 0.01 + 2 * 0.81) / 40)
+    assert found["brier_ci95"][0] < found["brier"] < found["brier_ci95"][1]
+
+
+def test_the_brier_score_is_over_all_letters():
+    rows = [lettered(0.5, 0.3, 0.2, right="B"), lettered(0.1, 0.1, 0.1, 0.7, right="D")]
+    assert calibration(rows, seed=0)["brier"] == pytest.approx(((0.25 + 0.49 + 0.04) + (0.03 + 0.09)) / 2)
+    assert calibration([lettered(0.25, 0.25, 0.25, 0.25, right="C")], seed=0)["brier"] == pytest.approx(0.75)
+    assert calibration([lettered(1, 0, right="B")], seed=0)["brier"] == 2
+
+
+def test_without_letters_there_is_no_calibration():
+    assert calibration([], seed=0) is None
+    assert calibration([{"answer_idx": "A"}, {"answer_idx": "B", "letters": None}], seed=0) is None
+
+
+def test_bins_hold_like_many_rows_and_equal_confidences_share_one():
+    confidence = np.linspace(0.5, 1, 200)
+    assert [each["n"] for each in calibration(believed(confidence, confidence > 0.7), seed=0)["bins"]] == [20] * 10
+    sure = [1.0] * 150 + list(np.linspace(0.5, 0.9, 50))
+    bins = calibration(believed(sure, [True] * 200), seed=0)["bins"]
+    assert [each["n"] for each in bins] == [20, 20, 160]
+    order = np.random.default_rng(0).permutation(200)
+    hits = np.arange(200) % 3 > 0
+    one = calibration(believed(sure, hits), seed=0)["ece"]
+    assert calibration(believed(np.array(sure)[order], hits[order]), seed=0)["ece"] == pytest.approx(one)
+
+
+def test_what_a_calibrated_model_shows_is_what_noise_makes_of_it():
+    """One bin: the error is the distance of a binomial share from its probability, the mean of a folded normal."""
+    found = calibration(believed([0.8] * 400, [True] * 320 + [False] * 80), seed=0)
+    deviation = (0.8 * 0.2 / 400) ** 0.5
+    assert found["ece"] == pytest.approx(0, abs=1e-9)
+    assert found["ece_if_calibrated"] == pytest.approx(deviation * (2 / np.pi) ** 0.5, rel=0.05)
+    assert found["ece_if_calibrated_p95"] == pytest.approx(deviation * norm.isf(0.025), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [60, 200])
+def test_calibrated_models_are_told_from_overconfident_ones(n, monkeypatch):
+    monkeypatch.setattr(measures, "RESAMPLES", 300)
+    rng = np.random.default_rng(0)
+    errors, expected, false_alarms, found, low = [], [], [], [], []
+    for seed in range(100):
+        confidence = rng.uniform(0.5, 1, n)
+        fair = calibration(believed(confidence, rng.random(n) < confidence), seed)
+        over = calibration(believed(confidence, rng.random(n) < confidence - 0.25), seed)
+        errors.append(fair["ece"])
+        low.append(fair["ece_ci95"][0])
+        assert fair["ece_ci95"][0] <= fair["ece"] <= fair["ece_ci95"][1]
+        expected.append(fair["ece_if_calibrated"])
+        false_alarms.append(fair["ece"] > fair["ece_if_calibrated_p95"])
+        found.append(over["ece_ci95"][0] <= 0.25 <= over["ece_ci95"][1] and over["ece"] > over["ece_if_calibrated_p95"])
+    assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.08)
+    assert np.mean(errors) > 0.5 * n**-0.5  # far from the 0 that is the truth
+    assert np.mean(false_alarms) <= 0.12
+    assert all(alarm or end == 0 for end, alarm in zip(low, false_alarms, strict=True))
+    assert np.mean(found) > 0.8
+
+
+# ----------------------------------------------------------------------------------------------------------- letters
+
+
+@pytest.fixture(scope="module")
+def opinionated(r1_tokenizer):
+    """A random model whose letters' probabilities depend on what it reads."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(r1_tokenizer), initializer_range=0.5, **sizes))
+    return model.train()
+
+
+@pytest.fixture(scope="module")
+def questions(sample_rows, r1_tokenizer):
+    """Prompts, replies and options; closed thoughts of many lengths, one that is open, one with markup in it."""
+    prompts = [encode_prompt(r1_tokenizer, row["Question"][: 40 * i]) for i, row in enumerate(sample_rows[:6])]
+    thoughts = [row["Complex_CoT"][: 30 * (7 - i)] for i, row in enumerate(sample_rows[:6])]
+    replies = [f"{thought}\n</think>\n\nThe answer is A." for thought in thoughts]
+    replies[2] = thoughts[2]
+    replies[3] = "He wrote </think> and <｜User｜>.\n</think>\n\nThe answer is B."
+    return prompts, replies, [OPTIONS] * 4 + [{"A": "yes", "B": "no"}, OPTIONS]
+
+
+def plainly(model, tokenizer, prompt, tail, letters):
+    """One row, without padding, positions or a shortened output."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *tail]])).logits[0, -1]
+    ids = [tokenizer.convert_tokens_to_ids(f"Ġ{letter}") for letter in letters]
+    return dict(zip(letters, logits[ids].softmax(0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("positions", [1, 200, 8192])
+def test_letters_are_those_of_one_plain_pass_a_question(opinionated, questions, r1_tokenizer, monkeypatch, positions):
+    monkeypatch.setattr(measures, "POSITIONS", positions)
+    prompts, replies, options = questions
+    seen = []
+    watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape),
+                                                  with_kwargs=True)  # fmt: skip
+    try:
+        found = letter_probabilities(opinionated, r1_tokenizer, prompts, replies, options)
+    finally:
+        watch.remove()
+    assert found[2] is None
+    tag = r1_tokenizer.convert_tokens_to_ids("</think>")
+    lead = r1_tokenizer("\n\nThe answer is", add_special_tokens=False)["input_ids"]
+    for i in (0, 1, 4, 5):
+        thought = r1_tokenizer(replies[i].split("</think>")[0], add_special_tokens=False)["input_ids"]
+        expected = plainly(opinionated, r1_tokenizer, prompts[i], [*thought, tag, *lead], options[i])
+        assert found[i] == pytest.approx(expected, abs=1e-5)
+        assert sum(found[i].values()) == pytest.approx(1)
+    assert max(abs(found[0][letter] - found[1][letter]) for letter in OPTIONS) > 0.01
+    assert opinionated.training  # as it was
+    widths = [width for _, width in seen]
+    assert widths == sorted(widths, reverse=True)
+    assert all(rows == 1 or rows * width <= positions for rows, width in seen)
+    assert (len(seen) == 5) == (positions == 1)
+
+
+def test_markup_in_a_thought_stays_text(opinionated, questions, r1_tokenizer):
+    prompts, replies, options = questions
+    seen = []
+    watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"][0].tolist()),
+                                                  with_kwargs=True)  # fmt: skip
+    try:
+        letter_probabilities(opinionated, r1_tokenizer, prompts[3:4], replies[3:4], options[3:4])
+    finally:
+        watch.remove()
+    reply = seen[0][len(prompts[3]) :]
+    assert r1_tokenizer.decode(reply) == "He wrote </think> and <｜User｜>.\n</think>\n\nThe answer is"
+    assert reply.count(r1_tokenizer.convert_tokens_to_ids("</think>")) == 1
+    assert r1_tokenizer.convert_tokens_to_ids("<｜User｜>") not in reply
+
+
+def fast(model, splitter):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = splitter
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[END]")
+
+
+def test_a_space_that_is_a_token_of_its_own_goes_before_the_letters():
+    """Byte by byte: " A" is two tokens, of which only the second tells the letters apart."""
+    alphabet = sorted(ByteLevel.alphabet())
+    tokenizer = fast(BPE({c: i for i, c in enumerate(alphabet)}, []), ByteLevel(add_prefix_space=False))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes))
+    [found] = letter_probabilities(model, tokenizer, [[5, 6]], ["Well.</think> C"], [OPTIONS])
+    text = tokenizer("Well.</think>\n\nThe answer is ", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6, *text]])).logits[0, -1]
+    expected = logits[[alphabet.index(letter) for letter in OPTIONS]].softmax(0)
+    assert list(found.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert model.training
+
+
+def test_letters_that_are_one_token_have_no_probabilities(opinionated):
+    """A vocabulary without letters, and one that knows only A: then B and C would pass for the same."""
+    for words in (["The", "answer", "is"], ["The", "answer", "is", "A"]):
+        vocabulary = {word: i for i, word in enumerate(["[UNK]", *words])}
+        tokenizer = fast(WordLevel(vocabulary, unk_token="[UNK]"), Whitespace())
+        assert letter_probabilities(opinionated, tokenizer, [[1]], ["a</think>b"], [OPTIONS]) == [None]
+
+
+def test_no_question_and_no_closed_thought_ask_the_model_nothing(r1_tokenizer, opinionated):
+    assert letter_probabilities(opinionated, r1_tokenizer, [], [], []) == []
+    replies = ["still thinking", "closed</think><think>and again"]
+    assert letter_probabilities(opinionated, r1_tokenizer, [[1], [1]], replies, [OPTIONS] * 2) == [None, None]
+
+
+def test_letters_go_into_calibration_as_they_are(opinionated, questions, r1_tokenizer):
+    found = letter_probabilities(opinionated, r1_tokenizer, *questions)
+    rows = [{"letters": letters, "answer_idx": "B"} for letters in found]
+    result = calibration(rows, seed=0)
+    assert (result["n"], result["left_out"]) == (5, 1)
+    assert result["confidence"] == pytest.approx(np.mean([max(letters.values()) for letters in found if letters]))
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+POINTS = [
+    {"scale": s, "nll": 2 - s, "nll_ci95": [1.9 - s, 2.2 - s], "accuracy": 0.3, "accuracy_ci95": [0.2, 0.45]}
+    for s in (1, 0, 0.5)
+]
+
+
+def drawn(figure):
+    """The figure's panels, after a drawing that warned of nothing."""
+    with warnings.catch_warnings(action="error"):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    return figure.axes
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def told_apart_in_grey(axes):
+    """Base and tuned, by error bars, have their own markers and their own lines."""
+    base, tuned = (container.lines[0] for container in axes.containers)
+    return base.get_marker() != tuned.get_marker() and base.get_linestyle() != tuned.get_linestyle()
+
+
+def bars(axes, side):
+    """Low and high ends of one side's error bars."""
+    [collection] = axes.containers[side].lines[2]
+    return [tuple(segment[:, 1]) for segment in collection.get_segments()]
+
+
+def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
+    parts = {name: paired_difference([2, 3, 4], values, 0) for name, values in
+             (("thinking", [1, 2.5, 3]), ("answer", [2.5, 3, 4.5]))}  # fmt: skip
+    means, change = drawn(plots.nll_by_part(parts))
+    assert legend(means) == ["base", "tuned"]
+    assert [text.get_text() for text in means.get_yticklabels()] == ["thinking (n=3)", "answer (n=3)"]
+    assert "nats a token" in means.get_xlabel()
+    assert "95% interval" in change.get_xlabel()
+    spans = [list(line.get_xdata()) for line in change.lines if len(line.get_xdata()) == 2]
+    assert [part["delta_ci95"] in spans for part in parts.values()] == [True, True]
+    markers = {line.get_label(): line.get_marker() for line in means.lines}
+    assert markers["base"] != markers["tuned"]
+
+
+def test_accuracy_against_length_shows_intervals_and_counts_what_was_cut():
+    base = accuracy_by_length([answered(t, t < 25) for t in range(40)] + [answered(99, False, False)] * 3, 0)
+    tuned = accuracy_by_length([answered(2 * t, t % 2 == 0) for t in range(20)], 0)
+    [axes] = drawn(plots.accuracy_against_length(base, tuned))
+    assert legend(axes) == ["base: 40 replies, 3 more cut off", "tuned: 20 replies, 0 more cut off"]
+    assert "tokens" in axes.get_xlabel()
+    assert "95% interval" in axes.get_ylabel()
+    for side, found in enumerate((base, tuned)):
+        ends = [end for each in bars(axes, side) for end in each]
+        assert ends == pytest.approx([end for each in found["bins"] for end in each["ci95"]])
+    assert told_apart_in_grey(axes)
+
+
+def test_a_reliability_diagram_shows_both_errors_and_the_diagonal():
+    hits = [True, True, False] * 20
+    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits), 0) for low in (0.5, 0.8))
+    [axes] = drawn(plots.reliability(base, tuned))
+    assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
+    assert f"base: ECE {base['ece']:.2f}, {base['ece_if_calibrated']:.2f} if calibrated (n=60)" in legend(axes)
+    assert any(text.startswith(f"tuned: ECE {tuned['ece']:.2f}") for text in legend(axes))
+    assert bars(axes, 1)[0] == pytest.approx(tuned["bins"][0]["ci95"])
+    assert told_apart_in_grey(axes)
+    [alone] = drawn(plots.reliability(None, tuned))
+    assert len(legend(alone)) == 2
+
+
+def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength():
+    nll, accuracy = drawn(plots.strength_curve(POINTS))
+    assert "share of the adapter's strength" in accuracy.get_xlabel()
+    assert "nats a token" in nll.get_ylabel()
+    for axes, low, high in ((nll, 0.9, 2.2), (accuracy, 0.2, 0.45)):
+        assert list(axes.lines[0].get_xdata()) == [0, 0.5, 1]
+        [band] = axes.collections
+        edges = band.get_paths()[0].vertices[:, 1]
+        assert (edges.min(), edges.max()) == pytest.approx((low, high))
+        assert legend(axes) == ["95% interval", "mean"]
+    assert nll.get_shared_x_axes().joined(nll, accuracy)
+    unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
+    nll, accuracy = drawn(plots.strength_curve(unknown))
+    assert (len(nll.collections), len(accuracy.collections)) == (1, 0)
+    assert [text.get_text() for text in accuracy.texts] == ["not measured"]
+
+
+def test_figures_of_nothing_are_drawn_without_a_warning():
+    nothing = accuracy_by_length([], seed=0)
+    for figure in (
+        plots.nll_by_part({}),
+        plots.accuracy_against_length(nothing, nothing),
+        plots.reliability(None, None),
+        plots.strength_curve([]),
+        plots.accuracy({}),
+        plots.loss_curve([]),
+    ):
+        drawn(figure)
