@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from helpers import InputError
 from helpers.generation import Reply, completion_nll, generate
-from helpers.harness import Question, ask
+from helpers.harness import Question, ask, read_samples
 from helpers.intervals import (
     bootstrap_interval,
     chance,
@@ -179,6 +180,18 @@ def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dic
         "validation": _validation(_of(base, "validation"), _of(tuned, "validation"), seed),
         "tasks": {task: _task(_of(base, task), _of(tuned, task), seed) for task in tasks},
     }
+
+
+def compare_logs(base: Path, tuned: Path, tokenizer: Any, seed: int) -> dict[str, Any]:
+    """One task's figures, as in metrics.json, from two logs that the harness has written, by whatever backend.
+
+    Raises InputError where they are not of the same multiple-choice questions.
+    """
+    sides = [score(*read_samples(path, tokenizer), tokenizer) for path in (base, tuned)]
+    one, two = ([(row["id"], row["question"], row.get("answer_idx")) for row in side] for side in sides)
+    if one != two or any("options" not in row for row in sides[0]):
+        raise InputError(f"{base.name} and {tuned.name} are not of the same multiple-choice questions")
+    return _task(*sides, seed)
 
 
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:

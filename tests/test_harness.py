@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from helpers import InputError, decoding, evaluation
 from helpers.config import Config
-from helpers.evaluation import compare_paired, questions, score
+from helpers.evaluation import compare_logs, compare_paired, questions, score
 from helpers.generation import Reply, generate
 from helpers.harness import Loaded, ask, read_samples
 from helpers.models import load_base
@@ -144,7 +144,7 @@ def taught(r1_tokenizer):
     for _ in range(300):
         states = model.model(ids.clamp(min=0)).last_hidden_state[:, :-1][learned]
         loss = cross_entropy(model.lm_head(states), labels[:, 1:][learned])
-        if loss < 0.005:
+        if loss < 0.02:
             break
         loss.backward()
         optimizer.step()
@@ -239,6 +239,27 @@ def test_a_reply_as_long_as_the_limit_is_taken_for_cut_off(tmp_path, r1_tokenize
 
 
 NO_LOGS = [[], [{"id": "q1"}], [sample(0, resps=[["a", "b"]])], [sample(0, resps=[[-1.5], [0]])]]
+
+
+def test_two_logs_of_one_task_are_compared_by_question(both, tmp_path, r1_tokenizer):
+    rows = read_jsonl(both.log)
+    rows[1]["resps"] = [["Well.</think>The answer is E."]]  # which was wrong
+    write_jsonl(tmp_path / "tuned.jsonl", rows[::-1])
+    figures = compare_logs(both.log, tmp_path / "tuned.jsonl", r1_tokenizer, seed=1)
+    assert (figures["n"], figures["base"]["accuracy"], figures["tuned"]["accuracy"]) == (4, 0.25, 0.5)
+    assert (figures["paired"]["base_only"], figures["paired"]["tuned_only"]) == (0, 1)
+    assert (figures["base"]["abstained"], figures["base"]["truncated"]) == (0.25, 0.25)
+    assert "accuracy" in figures["verdict"]
+
+
+@pytest.mark.parametrize("change", [{"question": "Else?"}, {"id": "other"}, {"target": "B"}])
+def test_logs_of_different_questions_are_not_compared(tmp_path, r1_tokenizer, change):
+    write_jsonl(tmp_path / "base.jsonl", [sample(0), sample(1)])
+    write_jsonl(tmp_path / "tuned.jsonl", [sample(0), {**sample(1), "doc": {**sample(1)["doc"], **change}}])
+    write_jsonl(tmp_path / "fewer.jsonl", [sample(0)])
+    for name in ("tuned", "fewer"):
+        with pytest.raises(InputError, match=f"base.jsonl and {name}.jsonl are not of the same"):
+            compare_logs(tmp_path / "base.jsonl", tmp_path / f"{name}.jsonl", r1_tokenizer, seed=1)
 
 
 @pytest.mark.parametrize("rows", NO_LOGS)
