@@ -13,9 +13,9 @@ What it cannot do honestly for a thinking model is left out or done here:
 - Its own `medqa_4options`, `medmcqa`, `pubmedqa` and `mmlu_*` compare log-likelihoods of answers that no thought comes
   before. Here `loglikelihood` is refused, and the loss of unseen rows is `generation.completion_nll`: the harness takes
   a text apart into tokens by itself, and so not into those that were trained.
-- Its backends return text and not how it ended, so that a reply cut off counts like one that was finished; they leave
-  out special tokens that a model writes, and read those in a question as if they were ours. `think_end_token` returns a
-  thought that never ended as the answer: leave it unset.
+- Its backends return text and not how it ended, so that a reply cut off counts like one that was finished; they read
+  special tokens in a question as if they were ours, and HF's leaves out those that a model writes. `think_end_token`
+  returns a thought that never ended as the answer: leave it unset.
 - Its cache knows a reply by its prompt alone, not by the model, and holds none that was sampled. Ours is in `generate`.
 - It does not pair two models' replies: that is `intervals.compare_paired`.
 """
@@ -39,7 +39,7 @@ from lm_eval.tasks import TaskManager
 from helpers import InputError
 from helpers.config import GenerationSettings
 from helpers.generation import Reply
-from helpers.run_dir import read_jsonl, write_jsonl, write_text
+from helpers.run_dir import read_jsonl, whole_folder, write_jsonl, write_text
 
 Question = dict[str, Any]
 TEMPLATE = Path(__file__).parent / "data" / "reply_task.yaml"
@@ -77,13 +77,13 @@ def ask(
     A question is a dict with `task`, by which they are in order, `id`, `question`, `prompt` (the same in the model's
     template), `target`, and for one with `options` those. `answer` is called once, with all of them.
     """
-    model = Loaded(answer)
-    with _quiet(), tempfile.TemporaryDirectory() as cache:
-        # Whole in memory, and nothing left in the user's cache: the files are the run's own and small.
-        passing = {"cache_dir": cache, "keep_in_memory": True}
-        written = write_tasks(folder, questions, settings)
-        tasks = [{**task, "dataset_kwargs": {**task["dataset_kwargs"], **passing}} for task in written]
-        loaded = TaskManager(include_defaults=False).load(tasks)
+    model, written = Loaded(answer), write_tasks(folder, questions, settings)
+    with _quiet():
+        # Read into memory: the files are the run's own and small, and a copy in the user's cache would stay for ever.
+        with tempfile.TemporaryDirectory() as cache:
+            passing = {"cache_dir": cache, "keep_in_memory": True}
+            tasks = [{**task, "dataset_kwargs": {**task["dataset_kwargs"], **passing}} for task in written]
+            loaded = TaskManager(include_defaults=False).load(tasks)
         log = evaluate(model, loaded, bootstrap_iters=0)["samples"]
     samples = [sample for task in written for sample in _in_order(log[task["task"]], task["task"])]
     replies = [model.replies[sample["doc"]["task"], sample["doc_id"]] for sample in samples]
@@ -94,16 +94,18 @@ def ask(
 
 
 def write_tasks(folder: Path, questions: Sequence[Question], settings: GenerationSettings) -> list[dict[str, Any]]:
-    """Write NAME.jsonl and NAME.yaml for every task, and return what is in the latter."""
+    """Fill `folder` with NAME.jsonl and NAME.yaml for every task, and return what is in the latter."""
     template = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     sampled = {"do_sample": settings.temperature > 0, "temperature": settings.temperature, "top_p": settings.top_p}
     template["generation_kwargs"] |= {"max_gen_toks": settings.max_new_tokens, **sampled}
     tasks = []
-    for name, rows in groupby(questions, key=lambda question: question["task"]):
-        path = folder.resolve() / f"{name}.jsonl"
-        write_jsonl(path, rows)
-        tasks.append({"task": name, "dataset_kwargs": {"data_files": {"test": str(path)}}, **template})
-        write_text(path.with_suffix(".yaml"), yaml.safe_dump(tasks[-1], sort_keys=False, allow_unicode=True))
+    with whole_folder(folder) as temporary:
+        for name, rows in groupby(questions, key=lambda question: question["task"]):
+            file = f"{name}.jsonl"
+            write_jsonl(temporary / file, rows)
+            tasks.append({"task": name, "dataset_kwargs": {"data_files": {"test": str(folder / file)}}, **template})
+            text = yaml.safe_dump(tasks[-1], sort_keys=False, allow_unicode=True)
+            write_text(temporary / f"{name}.yaml", text)
     return tasks
 
 
@@ -116,11 +118,13 @@ def read_samples(path: Path, tokenizer: Any) -> tuple[list[Question], list[Reply
     """
     questions, replies = [], []
     for sample in _in_order(read_jsonl(path), path.name):
-        question, limit = sample["doc"], sample["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"]
+        question, [[text]] = sample["doc"], sample["resps"]
+        if not question.keys() >= {"task", "id", "question", "target"}:
+            raise InputError(f"{path.name} is the log of another task than those in a run's evaluation/tasks")
         if "options" in question:  # a column for every letter in the file
-            question["options"] = {k: text for k, text in question["options"].items() if text is not None}
-        [[text]] = sample["resps"]
+            question["options"] = {k: option for k, option in question["options"].items() if option is not None}
         tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        limit = sample["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"]
         questions.append(question)
         replies.append(Reply(text, tokens, tokens < 0.9 * limit))
     return questions, replies

@@ -46,7 +46,7 @@ def echo(texts):
 def test_all_questions_of_all_tasks_are_asked_at_once_and_in_order(tmp_path):
     asked = [question(f"my.set {k}", i, f"Q{k}{i}", FIVE if i else TWO) for k in "ba" for i in range(12)]
     calls = []
-    replies = ask(tmp_path, asked, SETTINGS, lambda texts: calls.append(texts) or echo(texts))
+    replies = ask(tmp_path / "tasks", asked, SETTINGS, lambda texts: calls.append(texts) or echo(texts))
     assert calls == [[row["question"] for row in asked]]
     assert replies == echo(calls[0])
 
@@ -73,22 +73,26 @@ asked: list[list[str]] = []
 
 def test_what_is_asked_lies_in_the_folder_for_any_backend(tmp_path):
     rows = [question("t", 0), question("t", 1, options=FIVE)]
-    ask(tmp_path, rows, SETTINGS, echo)
-    assert read_jsonl(tmp_path / "t.jsonl") == rows
-    task = yaml.safe_load((tmp_path / "t.yaml").read_text())
+    ask(tmp_path / "tasks", [question("older", 0)], SETTINGS, echo)
+    ask(tmp_path / "tasks", rows, SETTINGS, echo)
+    assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == ["t.jsonl", "t.yaml"]
+    assert read_jsonl(tmp_path / "tasks/t.jsonl") == rows
+    task = yaml.safe_load((tmp_path / "tasks/t.yaml").read_text())
     assert task["generation_kwargs"] == {
         "until": [], "max_gen_toks": 24, "do_sample": False, "temperature": 0.0, "top_p": 1.0,
     }  # fmt: skip
-    assert task["dataset_kwargs"] == {"data_files": {"test": str(tmp_path / "t.jsonl")}}
+    assert task["dataset_kwargs"] == {"data_files": {"test": str(tmp_path / "tasks/t.jsonl")}}
     assert task["output_type"] == "generate_until"
 
 
-def test_asking_says_nothing_and_leaves_nothing_elsewhere(tmp_path, capfd, monkeypatch):
+def test_asking_says_nothing_and_leaves_nothing_elsewhere(tmp_path, capfd, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     level, bars = logging.getLogger("lm_eval").level, datasets.are_progress_bars_disabled()
     before = set(os.environ)
     ask(tmp_path / "run", [question("t", i) for i in range(50)], SETTINGS, echo)
     assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.name.startswith("lm_eval")] == []
     assert (logging.getLogger("lm_eval").level, datasets.are_progress_bars_disabled()) == (level, bars)
     assert not (tmp_path / "cache").exists()
     assert set(os.environ) == before
@@ -103,7 +107,7 @@ def test_a_reply_that_is_not_to_its_question_is_noticed(tmp_path, monkeypatch):
     generate_until = Loaded.generate_until
     monkeypatch.setattr(Loaded, "generate_until", mixed)
     with pytest.raises(RuntimeError, match="mixed up the reply to t-0"):
-        ask(tmp_path, [question("t", i, f"Q{i}") for i in range(2)], SETTINGS, echo)
+        ask(tmp_path / "tasks", [question("t", i, f"Q{i}") for i in range(2)], SETTINGS, echo)
 
 
 def test_log_likelihoods_are_refused_with_the_reason():
@@ -208,7 +212,7 @@ def test_a_special_token_in_a_question_is_text_to_us_and_markup_to_the_harness(r
     theirs = r1_tokenizer(open_one["prompt"], add_special_tokens=False)["input_ids"]
     assert (ids.count(turn), theirs.count(turn)) == (1, 2)
     seen = []
-    ask(tmp_path, [open_one], SETTINGS, lambda texts: seen.extend(texts) or echo(texts))
+    ask(tmp_path / "tasks", [open_one], SETTINGS, lambda texts: seen.extend(texts) or echo(texts))
     assert seen == [text]
 
 
@@ -239,6 +243,12 @@ def test_a_reply_as_long_as_the_limit_is_taken_for_cut_off(tmp_path, r1_tokenize
 
 
 NO_LOGS = [[], [{"id": "q1"}], [sample(0, resps=[["a", "b"]])], [sample(0, resps=[[-1.5], [0]])]]
+
+
+def test_the_log_of_a_task_of_the_harnesss_own_is_not_read(tmp_path, r1_tokenizer):
+    write_jsonl(tmp_path / "log.jsonl", [{**sample(0), "doc": {"question": "2 + 2?", "answer": "4"}}])
+    with pytest.raises(InputError, match=r"log\.jsonl is the log of another task"):
+        read_samples(tmp_path / "log.jsonl", r1_tokenizer)
 
 
 def test_two_logs_of_one_task_are_compared_by_question(both, tmp_path, r1_tokenizer):
