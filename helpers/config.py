@@ -109,7 +109,7 @@ class Config(_Section):
         """
         table = profile_table()
         if profile not in table:
-            raise InputError(f"unknown profile {profile!r}{_nearest(profile, ['auto', *table])}")
+            raise InputError(f"unknown profile {profile!r}{nearest(profile, ['auto', *table])}")
         return cls.from_flat({"profile": profile, **table[profile]}, overrides)
 
     @classmethod
@@ -118,7 +118,7 @@ class Config(_Section):
         overrides = overrides or {}
         for key in overrides:
             if key not in flat or key == "profile":
-                raise InputError(f"unknown key {key!r}{_nearest(key, [k for k in flat if k != 'profile'])}")
+                raise InputError(f"unknown key {key!r}{nearest(key, [k for k in flat if k != 'profile'])}")
         nested: dict[str, Any] = {}
         for key, value in {**flat, **overrides}.items():
             section, _, name = key.rpartition(".")
@@ -166,7 +166,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
-def _nearest(word: str, choices: list[str]) -> str:
+def nearest(word: str, choices: list[str]) -> str:
+    """What to add to a message about an unknown `word`: the choice that was meant, else all of them."""
     section, _, name = word.rpartition(".")
     in_short = {c: "".join(w[0] for w in c.rpartition(".")[2].split("_")) for c in choices if c.startswith(section)}
     match = [c for c, initials in in_short.items() if initials == name and len(name) > 1]  # training.lr

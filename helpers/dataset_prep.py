@@ -32,7 +32,7 @@ from helpers.prompts import encode_example, special_strings
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record, project_path, whole_folder, write_json, write_jsonl
 from helpers.similarity import BLOCK, normalise, runs, shingles, similar_pairs
-from helpers.tables import brief, read_table
+from helpers.tables import hub_table, read_table
 
 Row = dict[str, Any]
 Dropped = dict[str, list[int]]
@@ -58,7 +58,8 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     name, revision = data.source, None
     if name == "hub":
         name = HUB_DATASET
-        table, revision = _from_hub(data.revision)
+        instead = "data.source may also be sample or a file"
+        table, revision = hub_table(HUB_DATASET, "en", "train", data.revision, instead)
     else:
         table = read_table(SAMPLE if name == "sample" else project_path(name))
     if not table:
@@ -86,21 +87,6 @@ def _content(row: Row) -> bytes:
 def _rank(row: Row, seed: int) -> bytes:
     """A row's place in a shuffle that knows only the seed and the row, not where the row stood."""
     return hashlib.sha256(str(seed).encode() + _content(row)).digest()
-
-
-def _from_hub(revision: str | None) -> tuple[list[tuple[int, Row]], str]:
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    try:
-        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
-        commit = HfApi().dataset_info(HUB_DATASET, revision=revision, timeout=10).sha
-        table = load_dataset(HUB_DATASET, "en", split="train", revision=commit)
-        return list(enumerate(table.to_list(), 1)), commit
-    except Exception as error:  # three libraries, each with errors of its own
-        raise InputError(
-            f"cannot get {HUB_DATASET}: {brief(error)}; data.source may also be sample or a file"
-        ) from error
 
 
 def validate(rows: list[Row], forbidden: frozenset[str]) -> tuple[list[Row], Dropped]:

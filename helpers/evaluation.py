@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from helpers.generation import completion_nll, generate
+from helpers import InputError
+from helpers.generation import Reply, completion_nll, generate
+from helpers.harness import Question, ask, read_samples
 from helpers.intervals import (
     bootstrap_interval,
     chance,
@@ -17,9 +19,9 @@ from helpers.intervals import (
     wilson_interval,
 )
 from helpers.models import load_tokenizer, load_with_adapter
-from helpers.prompts import as_markdown, encode_example, encode_prompt, split_reasoning
-from helpers.questions import choice_questions
-from helpers.run_dir import Run, fingerprint, read_jsonl, write_json, write_jsonl
+from helpers.prompts import as_markdown, build_prompt, encode_example, encode_prompt, split_reasoning
+from helpers.questions import OPEN_TASK, choice_questions, question_commits
+from helpers.run_dir import Run, fingerprint, note_in_record, read_jsonl, write_json, write_jsonl
 from helpers.scoring import extract_choice
 from helpers.setup import describe_machine
 from helpers.tracking import log_table, tracked
@@ -60,24 +62,17 @@ def validation_rows(run: Run) -> list[dict[str, str]]:
 
 
 def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]:
-    """One side's predictions: every validation row and every multiple-choice question, one dict each.
+    """One side's predictions: every validation row and every multiple-choice question, see `score`.
 
-    Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; for a validation row also
-    reference and nll (nats a completion token); for a multiple-choice question options, answer_idx, choice, correct.
+    The harness asks all of them, so they are decoded together; `nll` of the validation rows is measured beside it.
     """
     config = run.config
     rows = validation_rows(run)
-    tasks = choice_questions(config.evaluation.questions, config.evaluation.max_questions)
-    asked: list[tuple[str, str, str, dict[str, Any]]] = [
-        ("validation", f"validation-{i}", row["Question"], {"reference": row["Response"]}) for i, row in enumerate(rows)
-    ]
-    for task, questions in tasks.items():
-        asked += [(task, q.id, q.as_prompt(), {"options": q.options, "answer_idx": q.answer_idx}) for q in questions]
     encoded = [encode_example(tokenizer, row, config.model.max_length, config.model.prompt_style) for row in rows]
-    prompts = [encode_prompt(tokenizer, text, config.model.prompt_style) for _, _, text, _ in asked]
-    with adapter_switched(model, side):
-        losses = completion_nll(model, encoded, tokenizer.pad_token_id, f"rows scored, {side} model")
-        replies = generate(
+
+    def answer(questions: list[str]) -> list[Reply]:
+        prompts = [encode_prompt(tokenizer, question, config.model.prompt_style) for question in questions]
+        return generate(
             model,
             tokenizer,
             prompts,
@@ -87,26 +82,58 @@ def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]
             kept=_kept(run, side),
             identity=_identity(run, side),
         )
+
+    asked = questions(run, tokenizer, rows)
+    with adapter_switched(model, side):
+        losses = completion_nll(model, encoded, tokenizer.pad_token_id, f"rows scored, {side} model")
+        replies = ask(run / "evaluation/tasks", asked, config.generation, answer)
+    predictions = score(asked, replies, tokenizer)
+    for row, nll in zip(predictions[: len(rows)], losses, strict=True):
+        row["nll"] = nll
+    return predictions
+
+
+def questions(run: Run, tokenizer: Any, rows: list[dict[str, str]]) -> list[Question]:
+    """What is asked, the rows first, then task by task, as `harness.ask` takes it."""
+    settings, style = run.config.evaluation, run.config.model.prompt_style
+    asked = [
+        {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
+        for i, row in enumerate(rows)
+    ]
+    for task, choices in choice_questions(settings.questions, settings.max_questions).items():
+        asked += [
+            {"task": task, "id": q.id, "question": q.as_prompt(), "target": q.answer_idx, "options": q.options}
+            for q in choices
+        ]
+    return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in asked]
+
+
+def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
+    """A row a question, also of what `harness.read_samples` has read.
+
+    Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
+    a multiple-choice question options, answer_idx, choice, correct.
+    """
     predictions = []
-    for i, ((task, name, text, more), reply) in enumerate(zip(asked, replies, strict=True)):
+    for question, reply in zip(asked, replies, strict=True):
         parts = split_reasoning(reply.text)
         row = {
-            "task": task,
-            "id": name,
-            "question": text,
+            "task": question["task"],
+            "id": question["id"],
+            "question": question["question"],
             "reply": reply.text,
             "closed": parts.closed,
             "finished": reply.finished,
             "tokens": reply.tokens,
             "thinking_tokens": len(tokenizer(parts.thinking, add_special_tokens=False)["input_ids"]),
-            **more,
         }
-        if task == "validation":
-            row["nll"] = losses[i]
-        else:
-            row["choice"] = extract_choice(reply.text, more["options"])
+        if "options" in question:
+            row |= {"options": question["options"], "answer_idx": question["target"]}
+            row["choice"] = extract_choice(reply.text, question["options"])
             # Without its end a reply may not have had its last word: it counts as wrong, whatever it has said so far.
-            row["correct"] = reply.finished and row["choice"] == more["answer_idx"]
+            row["correct"] = reply.finished and row["choice"] == row["answer_idx"]
+        else:
+            row["reference"] = question["target"]
         predictions.append(row)
     return predictions
 
@@ -122,6 +149,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     with tracked(run, "evaluation") as tracker:
         predictions = {side: predict(run, model, tokenizer, side) for side in SIDES}
         metrics = summarise(predictions["base"], predictions["tuned"], run.config.seed)
+        if commits := question_commits(run.config.evaluation.questions):
+            note_in_record(run, questions=commits)
         for side in SIDES:
             write_jsonl(run / f"evaluation/predictions.{side}.jsonl", predictions[side])
         write_json(run / "evaluation/metrics.json", metrics)
@@ -151,6 +180,18 @@ def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dic
         "validation": _validation(_of(base, "validation"), _of(tuned, "validation"), seed),
         "tasks": {task: _task(_of(base, task), _of(tuned, task), seed) for task in tasks},
     }
+
+
+def compare_logs(base: Path, tuned: Path, tokenizer: Any, seed: int) -> dict[str, Any]:
+    """One task's figures, as in metrics.json, from two logs that the harness has written, by whatever backend.
+
+    Raises InputError where they are not of the same multiple-choice questions.
+    """
+    sides = [score(*read_samples(path, tokenizer), tokenizer) for path in (base, tuned)]
+    one, two = ([(row["id"], row["question"], row.get("answer_idx")) for row in side] for side in sides)
+    if one != two or any("options" not in row for row in sides[0]):
+        raise InputError(f"{base.name} and {tuned.name} are not of the same multiple-choice questions")
+    return _task(*sides, seed)
 
 
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:

@@ -7,8 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import InputError
+from helpers.benchmarks import BENCHMARKS, GROUPS, benchmark_rows
+from helpers.config import nearest
 from helpers.run_dir import project_path, read_jsonl
-from helpers.tables import read_table
+from helpers.tables import Numbered, read_table
+
+OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
 
 class ChoiceQuestion(BaseModel):
@@ -44,21 +48,41 @@ def baseline_questions() -> list[str]:
 
 
 def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, list[ChoiceQuestion]]:
-    """Task name to its questions, at most `limit` a task. A source is `sample` or a .jsonl file, named by its stem.
+    """Task name to its questions, the first `limit` of each. A source is `sample`, a benchmark on the hub by its name
+    (`mmlu_medical` stands for six), or a file, whose stem names the task.
 
     Raises InputError with the file and line of the first row that is not a question.
     """
     tasks: dict[str, list[ChoiceQuestion]] = {}
-    for source in sources:
-        name = source if source == "sample" else Path(source).stem
-        if name in tasks:
-            raise InputError(f"two evaluation files are named {name!r}: rename one")
-        packaged = source == "sample"
-        rows = enumerate(_packaged("sample_questions.jsonl"), 1) if packaged else read_table(project_path(source))
-        tasks[name] = [_question(row, f"{source} line {line}") for line, row in rows][:limit]
+    for source in _one_by_one(sources):
+        name = source if source in ("sample", *BENCHMARKS) else Path(source).stem
+        if name in (*tasks, OPEN_TASK):
+            raise InputError(f"two evaluation tasks are named {name!r}: rename one")
+        tasks[name] = [_question(row, f"{source} line {line}") for line, row in _rows(source)][:limit]
         if not tasks[name]:
             raise InputError(f"{source} holds no questions")
     return tasks
+
+
+def question_commits(sources: list[str]) -> dict[str, str]:
+    """The hub's commit of each benchmark among the sources."""
+    return {name: benchmark_rows(name)[1] for name in _one_by_one(sources) if name in BENCHMARKS}
+
+
+def _one_by_one(sources: list[str]) -> list[str]:
+    return [name for source in sources for name in GROUPS.get(source, [source])]
+
+
+def _rows(source: str) -> Numbered:
+    if source == "sample":
+        return list(enumerate(_packaged("sample_questions.jsonl"), 1))
+    if source in BENCHMARKS:
+        return list(enumerate(benchmark_rows(source)[0], 1))
+    path = project_path(source)
+    if not path.suffix and not path.is_file():
+        known = ["sample", *BENCHMARKS, *GROUPS]
+        raise InputError(f"evaluation.questions: {source!r} is no benchmark and no file{nearest(source, known)}")
+    return read_table(path)
 
 
 def _question(row: Any, where: str) -> ChoiceQuestion:

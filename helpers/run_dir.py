@@ -21,7 +21,17 @@ import yaml
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 
-RECORDED_PACKAGES = ["torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth"]
+RECORDED_PACKAGES = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "lm-eval",
+    "unsloth",
+]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows from a .json, .jsonl, .csv or .parquet file, and for every way such a file can be wrong one readable line."""
+"""Rows from a .json, .jsonl, .csv or .parquet file or from the hub, and for all that can be wrong one readable line."""
 
 import csv
 import io
@@ -34,6 +34,22 @@ def read_table(path: Path) -> Numbered:
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start})") from None
     except _BadTableError as error:
         raise InputError(f"{path.name} {error}") from None
+
+
+def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> tuple[Numbered, str]:
+    """The rows of a dataset on the hub, numbered from 1, and the commit that they were read at.
+
+    Raises InputError, which ends in `instead`: what to do without a network.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    try:
+        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
+        commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
+        return list(enumerate(load_dataset(dataset, config, split=split, revision=commit).to_list(), 1)), commit
+    except Exception as error:  # three libraries, each with errors of its own
+        raise InputError(f"cannot get {dataset}: {brief(error)}; {instead}") from error
 
 
 def brief(error: BaseException) -> str:

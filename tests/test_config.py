@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helpers import InputError
-from helpers.config import Config, TrainingSettings, _nearest, parse_assignment, profile_table
+from helpers.config import Config, TrainingSettings, nearest, parse_assignment, profile_table
 
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
 PROFILES = ["smoke", "laptop", "t4", "full"]
@@ -200,8 +200,8 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_valid(key, value, says):
 
 def test_the_nearest_of_two_with_the_same_initials_is_of_the_section_that_was_named():
     choices = ["data.batch_size", "training.batch_size"]
-    assert _nearest("training.bs", choices) == "; did you mean 'training.batch_size'?"
-    assert _nearest("data.bs", choices) == "; did you mean 'data.batch_size'?"
+    assert nearest("training.bs", choices) == "; did you mean 'training.batch_size'?"
+    assert nearest("data.bs", choices) == "; did you mean 'data.batch_size'?"
 
 
 # KEY=VALUE -------------------------------------------------------------------------------------------------------

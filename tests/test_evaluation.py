@@ -193,6 +193,7 @@ def asked(tmp_path, monkeypatch):
     ]
     log = []
     monkeypatch.setattr(evaluation, "encode_example", lambda tokenizer, row, limit, style: row["Response"])
+    monkeypatch.setattr(evaluation, "build_prompt", lambda tokenizer, text, style: text)
     monkeypatch.setattr(evaluation, "encode_prompt", lambda tokenizer, text, style: text)
 
     def losses(model, encoded, pad, what):
@@ -255,6 +256,7 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
         "metrics.json",
         "predictions.base.jsonl",
         "predictions.tuned.jsonl",
+        "tasks",
     ]
 
 
@@ -274,7 +276,7 @@ def test_replies_are_kept_for_one_side_and_one_adapter(asked):
 def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):
     evaluate(evaluated)
     folder = evaluated / "evaluation"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
     def stop(run, model, tokenizer, side):
         if side == "tuned":
@@ -284,7 +286,7 @@ def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypa
     monkeypatch.setattr(evaluation, "predict", stop)
     with pytest.raises(RuntimeError):
         evaluate(evaluated)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
