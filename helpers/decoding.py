@@ -23,7 +23,7 @@ from transformers import (
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from helpers.config import GenerationSettings
-from helpers.layers import fused_kernels, grouped_attention
+from helpers.layers import quick_layers
 
 STEPS = 16  # between two looks at what was chosen: each look waits for the GPU
 PREFILL = 16384  # positions of prompts that go through the model together
@@ -52,7 +52,7 @@ def decode(
     alone, not on what is decoded beside it.
     """
     waiting = deque(order)
-    with torch.inference_mode(), grouped_attention(model), fused_kernels(model):
+    with torch.inference_mode(), quick_layers(model):
         batch = Batch(model, prompts, settings, seed)
         while waiting or batch.working:
             batch.fill(waiting)

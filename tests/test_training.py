@@ -449,7 +449,7 @@ def test_the_faster_decoding_chooses_the_tokens_of_the_plain_one(chatty, prompts
     assert chatty.config._attn_implementation == "sdpa"
 
 
-def test_fused_kernels_are_a_gpus_and_go_when_decoding_is_over(chatty, monkeypatch):
+def test_a_gpus_kernels_go_when_decoding_is_over(chatty, monkeypatch):
     """With a stand-in for Liger, which needs a GPU: it replaces the same names and methods."""
     norm, before = chatty.model.norm, vars(modeling_llama).copy()
     applied = []
@@ -465,17 +465,30 @@ def test_fused_kernels_are_a_gpus_and_go_when_decoding_is_over(chatty, monkeypat
     monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
     monkeypatch.setattr(layers.util, "find_spec", lambda name: name == "liger_kernel")
-    with layers.fused_kernels(chatty):
+    with layers.quick_layers(chatty):
         assert not applied  # on a CPU
     monkeypatch.setattr(type(chatty), "device", torch.device("cuda"))
-    with layers.fused_kernels(chatty):
+    with layers.quick_layers(chatty):
         assert norm.forward is None
     assert applied == [chatty]
     assert vars(modeling_llama) == before
-    assert "forward" not in vars(norm)
+    assert not any("forward" in vars(part) for part in chatty.modules())
     monkeypatch.setattr(layers.util, "find_spec", lambda name: None)
-    with layers.fused_kernels(chatty):
+    with layers.quick_layers(chatty):
         assert len(applied) == 1
+
+
+@pytest.mark.parametrize(("rows", "length"), [(3, 1), (16, 1), (20, 1), (16, 4)])
+def test_a_cpus_products_are_those_of_the_plain_layers(chatty, rows, length):
+    head = chatty.lm_head
+    x = torch.randn(rows, length, head.in_features)
+    plain = head(x)
+    with layers.quick_layers(chatty):
+        assert "forward" in vars(head)
+        thin = head(x)
+    assert thin.is_contiguous()
+    torch.testing.assert_close(thin, plain)
+    assert not any("forward" in vars(part) for part in chatty.modules())
 
 
 def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts, r1_tokenizer, monkeypatch):
