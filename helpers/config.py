@@ -71,6 +71,8 @@ class EvaluationSettings(_Section):
     questions: list[str] = Field(min_length=1)
     max_validation: int | None = Field(ge=1)
     max_questions: int | None = Field(ge=1)
+    strengths: list[Annotated[float, Field(gt=0, lt=1)]]
+    strength_questions: int = Field(ge=0)
 
     @field_validator("questions", mode="before")
     @classmethod

@@ -1,6 +1,7 @@
 """Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,28 +9,31 @@ from statistics import fmean
 from typing import Any
 
 from helpers import InputError
-from helpers.generation import Reply, completion_nll, generate
+from helpers.generation import Reply, generate, token_nlls
 from helpers.harness import Question, ask, read_samples
-from helpers.intervals import (
-    bootstrap_interval,
-    chance,
-    compare_paired,
-    majority_baseline,
-    verdict,
-    wilson_interval,
-)
+from helpers.intervals import compare_paired, majority_baseline, verdict, wilson_interval
+from helpers.measures import letter_probabilities
+from helpers.metrics import SIDES, Prediction, compare_tasks, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter
-from helpers.prompts import as_markdown, build_prompt, encode_example, encode_prompt, split_reasoning
+from helpers.prompts import build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
 from helpers.questions import OPEN_TASK, choice_questions, question_commits
-from helpers.run_dir import Run, fingerprint, note_in_record, read_jsonl, write_json, write_jsonl
+from helpers.run_dir import Run, fingerprint, note_in_record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.scoring import extract_choice
 from helpers.setup import describe_machine
 from helpers.tracking import log_table, tracked
 
-__all__ = ["compare_paired", "evaluate", "extract_choice", "majority_baseline", "verdict", "wilson_interval"]
-
-SIDES = ("base", "tuned")
-Prediction = dict[str, Any]
+__all__ = [
+    "compare_paired",
+    "evaluate",
+    "example",
+    "extract_choice",
+    "flagged_table",
+    "majority_baseline",
+    "side_by_side",
+    "summarise",
+    "verdict",
+    "wilson_interval",
+]
 
 
 @contextmanager
@@ -64,33 +68,86 @@ def validation_rows(run: Run) -> list[dict[str, str]]:
 def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]:
     """One side's predictions: every validation row and every multiple-choice question, see `score`.
 
-    The harness asks all of them, so they are decoded together; `nll` of the validation rows is measured beside it.
+    The harness asks all of them, so they are decoded together. What it has no notion of is measured beside it: for a
+    validation row `nll`, `nll_thinking` and `nll_answer`, nats a token of the reference; for a choice question
+    `letters`, see `letter_probabilities`, which may be None.
     """
-    config = run.config
-    rows = validation_rows(run)
-    encoded = [encode_example(tokenizer, row, config.model.max_length, config.model.prompt_style) for row in rows]
-
-    def answer(questions: list[str]) -> list[Reply]:
-        prompts = [encode_prompt(tokenizer, question, config.model.prompt_style) for question in questions]
-        return generate(
+    asked = questions(run, tokenizer, validation_rows(run))
+    choices = [i for i, question in enumerate(asked) if "options" in question]
+    with adapter_switched(model, side):
+        losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
+        replies = ask(
+            run / "evaluation/tasks",
+            asked,
+            run.config.generation,
+            lambda texts: _replies(run, model, tokenizer, texts, side),
+        )
+        letters = letter_probabilities(
             model,
             tokenizer,
-            prompts,
-            config.generation,
-            config.seed,
-            f"replies, {side} model",
-            kept=_kept(run, side),
-            identity=_identity(run, side),
+            _prompts(run, tokenizer, [asked[i]["question"] for i in choices]),
+            [replies[i].text for i in choices],
+            [asked[i]["options"] for i in choices],
+            f"letters, {side} model",
         )
-
-    asked = questions(run, tokenizer, rows)
-    with adapter_switched(model, side):
-        losses = completion_nll(model, encoded, tokenizer.pad_token_id, f"rows scored, {side} model")
-        replies = ask(run / "evaluation/tasks", asked, config.generation, answer)
     predictions = score(asked, replies, tokenizer)
-    for row, nll in zip(predictions[: len(rows)], losses, strict=True):
-        row["nll"] = nll
+    for row, nlls in zip(predictions[: len(losses)], losses, strict=True):
+        row |= nlls
+    for i, probabilities in zip(choices, letters, strict=True):
+        predictions[i]["letters"] = probabilities
     return predictions
+
+
+def predict_between(run: Run, model: Any, tokenizer: Any, share: float) -> list[Prediction]:
+    """Predictions with a share of the adapter's strength: rows with `nll`, and each task's first few questions.
+
+    Weights between the base's and the tuned ones can be better than both, or keep what tuning lost (Wortsman et al.,
+    Robust Fine-Tuning of Zero-Shot Models, CVPR 2022); with LoRA that is its scaling, times the share.
+    """
+    from peft.helpers import rescale_adapter_scale
+
+    most = run.config.evaluation.strength_questions
+    taken: Counter[str] = Counter()
+    asked = []
+    for question in questions(run, tokenizer, validation_rows(run)):
+        taken[question["task"]] += 1
+        if "options" in question and taken[question["task"]] <= most:
+            asked.append(question)
+    with rescale_adapter_scale(model, share), adapter_switched(model, "tuned"):
+        losses = unseen_losses(run, model, tokenizer, f"rows scored, strength-{share:g} model")
+        texts = [question["question"] for question in asked]
+        replies = _replies(run, model, tokenizer, texts, f"strength-{share:g}") if texts else []
+    unseen = [{"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", **nlls} for i, nlls in enumerate(losses)]
+    return [*unseen, *score(asked, replies, tokenizer)]
+
+
+def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:
+    """Of each validation row the NLL, nats a token, of all that the model should write, of the thought, of the rest."""
+    settings, rows = run.config.model, validation_rows(run)
+    encoded = [encode_example(tokenizer, row, settings.max_length, settings.prompt_style) for row in rows]
+    losses = []
+    for row, nlls in zip(rows, token_nlls(model, encoded, tokenizer.pad_token_id, what), strict=True):
+        end = len(encode_thought(tokenizer, row["Complex_CoT"]))
+        losses.append({"nll": fmean(nlls), "nll_thinking": fmean(nlls[:end]), "nll_answer": fmean(nlls[end:])})
+    return losses
+
+
+def _prompts(run: Run, tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [encode_prompt(tokenizer, text, run.config.model.prompt_style) for text in texts]
+
+
+def _replies(run: Run, model: Any, tokenizer: Any, texts: list[str], name: str) -> list[Reply]:
+    """Replies to questions by the model as it is set up now, named for the reader; each is kept as it ends."""
+    return generate(
+        model,
+        tokenizer,
+        _prompts(run, tokenizer, texts),
+        run.config.generation,
+        run.config.seed,
+        f"replies, {name} model",
+        kept=_kept(run, name),
+        identity=_identity(run, name),
+    )
 
 
 def questions(run: Run, tokenizer: Any, rows: list[dict[str, str]]) -> list[Question]:
@@ -148,38 +205,41 @@ def evaluate(run: Run) -> dict[str, Any]:
     model = load_with_adapter(run.config, adapter)
     with tracked(run, "evaluation") as tracker:
         predictions = {side: predict(run, model, tokenizer, side) for side in SIDES}
-        metrics = summarise(predictions["base"], predictions["tuned"], run.config.seed)
+        between = {share: predict_between(run, model, tokenizer, share) for share in run.config.evaluation.strengths}
+        metrics = summarise(predictions["base"], predictions["tuned"], run.config.seed, flagged(run), between)
         if commits := question_commits(run.config.evaluation.questions):
             note_in_record(run, questions=commits)
         for side in SIDES:
             write_jsonl(run / f"evaluation/predictions.{side}.jsonl", predictions[side])
         write_json(run / "evaluation/metrics.json", metrics)
-        for side in SIDES:
-            _kept(run, side).unlink(missing_ok=True)
+        write_jsonl(
+            run / "evaluation/predictions.strength.jsonl",
+            [{"strength": share, **row} for share, rows in between.items() for row in rows],
+        )
+        for path in (run / "evaluation").glob(_kept(run, "*").name):
+            path.unlink()
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
         log_table(tracker, "replies_before_after", side_by_side(predictions["base"], predictions["tuned"]))
     return metrics
 
 
-def _kept(run: Run, side: str) -> Path:
-    """Where one side's replies are kept until both are there."""
-    return run / f"evaluation/.replies.{side}.jsonl"
+def flagged(run: Run) -> dict[str, list[str]]:
+    """By task the questions that 03 found to resemble training rows; of a task that it did not compare, nothing."""
+    path = run / "data/report.json"
+    compared = read_json(path)["overlap"] if path.is_file() else {}
+    return {task: found["flagged"] for task, found in compared.items()}
 
 
-def _identity(run: Run, side: str) -> str:
-    """What makes one side's model the one that it is: settings and, of the tuned side, the adapter's weights."""
-    adapter = fingerprint(run / "adapter/adapter_model.safetensors") if side == "tuned" else ""
+def _kept(run: Run, name: str) -> Path:
+    """Where a model's replies are kept until all are there."""
+    return run / f"evaluation/.replies.{name}.jsonl"
+
+
+def _identity(run: Run, name: str) -> str:
+    """What makes a model the one that it is: settings and, but for the base model, the adapter and its strength."""
+    adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
     return json.dumps([run.config.model.model_dump(), describe_machine().gpu, adapter])
-
-
-def summarise(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
-    """evaluation/metrics.json from the two sides' predictions, which are in the same order."""
-    tasks = list(dict.fromkeys(row["task"] for row in base if row["task"] != "validation"))
-    return {
-        "validation": _validation(_of(base, "validation"), _of(tuned, "validation"), seed),
-        "tasks": {task: _task(_of(base, task), _of(tuned, task), seed) for task in tasks},
-    }
 
 
 def compare_logs(base: Path, tuned: Path, tokenizer: Any, seed: int) -> dict[str, Any]:
@@ -191,87 +251,5 @@ def compare_logs(base: Path, tuned: Path, tokenizer: Any, seed: int) -> dict[str
     one, two = ([(row["id"], row["question"], row.get("answer_idx")) for row in side] for side in sides)
     if one != two or any("options" not in row for row in sides[0]):
         raise InputError(f"{base.name} and {tuned.name} are not of the same multiple-choice questions")
-    return _task(*sides, seed)
-
-
-def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
-    """Pairs of replies to the same question, those that got worse first, then those that got better.
-
-    What is judged is the reply: of a choice question whether it is right, of an open one whether it comes to an
-    answer at all. A row's NLL says what text a model expects, not what it writes.
-    """
-    pairs = []
-    for one, two in zip(base, tuned, strict=True):
-        judged = "closed" if one["task"] == "validation" else "correct"
-        change = two[judged] - one[judged]
-        pairs.append(
-            {
-                "task": one["task"],
-                "id": one["id"],
-                "outcome": "worse" if change < 0 else "better" if change > 0 else "same",
-                "question": one["question"],
-                "base": one["reply"],
-                "tuned": two["reply"],
-            }
-        )
-    return sorted(pairs, key=lambda pair: ["worse", "better", "same"].index(pair["outcome"]))
-
-
-def example(pairs: list[Prediction], outcome: str) -> str:
-    """The first pair with this outcome ("worse", "better" or "same") as markdown, both replies taken apart."""
-    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
-    if pair is None:
-        return f"*No reply got {outcome}.*"
-    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
-    return "\n\n".join(sides)
-
-
-def _of(rows: list[Prediction], task: str) -> list[Prediction]:
-    return [row for row in rows if row["task"] == task]
-
-
-def _validation(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
-    differences = [two["nll"] - one["nll"] for one, two in zip(base, tuned, strict=True)]
-    interval = bootstrap_interval(differences, seed)
-    delta = fmean(differences)
-    return {
-        "n": len(base),
-        **{
-            side: {
-                "nll": fmean(row["nll"] for row in rows),
-                **{key: fmean(row[key] for row in rows) for key in ("closed", "finished", "thinking_tokens")},
-            }
-            for side, rows in zip(SIDES, (base, tuned), strict=True)
-        },
-        "paired": {"nll_delta": delta, "nll_delta_ci95": list(interval)},
-        "verdict": verdict(delta, interval, lower_is_better=True, noun="completion NLL", points=False),
-    }
-
-
-def _task(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
-    pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned], seed)
-    return {
-        "n": pairs["n"],
-        "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
-        "chance": chance([len(row["options"]) for row in base]),
-        **{
-            side: {
-                "accuracy": pairs[f"{side}_accuracy"],
-                "ci95": list(pairs[f"{side}_ci95"]),
-                "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
-                "truncated": fmean(not row["finished"] for row in rows),
-            }
-            for side, rows in zip(SIDES, (base, tuned), strict=True)
-        },
-        "paired": {
-            "delta": pairs["delta"],
-            "delta_ci95": list(pairs["delta_ci95"]),
-            "base_only": pairs["base_only"],
-            "tuned_only": pairs["tuned_only"],
-            "mcnemar_p": pairs["mcnemar_p"],
-            "detectable": pairs["detectable"],
-        },
-        "verdict": verdict(
-            pairs["delta"], pairs["delta_ci95"], detectable=pairs["detectable"], p_value=pairs["mcnemar_p"]
-        ),
-    }
+    [figures] = compare_tasks(*sides, seed).values()
+    return figures

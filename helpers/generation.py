@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from helpers.config import GenerationSettings
@@ -181,14 +182,22 @@ def stream_together(
 def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[float]:
     """Each row's negative log-likelihood in nats a completion token: the mean over its labels that are not -100.
 
+    Perplexity is exp of the mean. The mean over rows, not over all tokens, so that a long row counts no more than a
+    short one and rows can be paired.
+    """
+    return [fmean(losses) for losses in token_nlls(model, rows, pad, what)]
+
+
+def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[list[float]]:
+    """Of each row the negative log-likelihood, in nats, of every label that is not -100, in order.
+
     One row at a time is slow and one padded batch is large, so rows of like length go together: up to four, and up to
-    2,048 positions, since logits over a vocabulary of 128k take half a GiB for as many. Perplexity is exp of the mean.
-    The mean over rows, not over all tokens, so that a long row counts no more than a short one and rows can be paired.
+    2,048 positions, since logits over a vocabulary of 128k take half a GiB for as many.
     """
     import torch
 
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
-    losses: dict[int, float] = {}
+    losses: dict[int, list[float]] = {}
     was_training = model.training
     model.eval()
     # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
@@ -204,19 +213,18 @@ def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, w
             mask = torch.tensor([_right([1] * len(rows[i]["input_ids"]), width, 0) for i in batch], device=model.device)
             logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for i, row, label in zip(batch, logits, labels, strict=True):
-                losses[i] = _mean_nll(row[:-1], label[1:])
+                losses[i] = _label_nlls(row[:-1], label[1:])
             progress.update(len(batch))
     model.train(was_training)
     return [losses[i] for i in range(len(rows))]
 
 
-def _mean_nll(logits: Any, labels: Any) -> float:
-    """Mean over the labels that are not -100; in pieces, whose float32 logits fit beside the model."""
+def _label_nlls(logits: Any, labels: Any) -> list[float]:
+    """Of the labels that are not -100; in pieces, whose float32 logits fit beside the model."""
     from torch.nn.functional import cross_entropy
 
     pieces = zip(logits.split(512), labels.split(512), strict=True)
-    total = sum(cross_entropy(x.float(), y, ignore_index=-100, reduction="sum").item() for x, y in pieces)
-    return total / (labels != -100).sum().item()
+    return [nll for x, y in pieces for nll in cross_entropy(x.float(), y, reduction="none")[y != -100].tolist()]
 
 
 def generation_arguments(tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:

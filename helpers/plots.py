@@ -153,6 +153,8 @@ def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -
         _with_intervals(axes, x, bins, side, label)
         for each in bins:
             axes.plot(each["tokens"], [each["accuracy"]] * 2, color=STYLES[side]["color"], linewidth=0.8, alpha=0.6)
+    if not base["bins"] and not tuned["bins"]:
+        _say(axes, "no reply ended by itself")
     axes.set(xlabel="tokens of the thought", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
@@ -168,6 +170,8 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
         if found:
             label = f"{side}: ECE {found['ece']:.2f}, {found['ece_if_calibrated']:.2f} if calibrated (n={found['n']})"
             _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
+    if not base and not tuned:
+        _say(axes, "no thought of both models was closed")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
@@ -175,9 +179,10 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
 
 
 def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
-    """NLL and accuracy with 95% bands by the share of the adapter that is added: 0 is the base model, 1 the tuned one.
+    """NLL and accuracy by the share of the adapter that is added: 0 is the base model, 1 the tuned one.
 
-    A point has scale, nll, nll_ci95 and accuracy, accuracy_ci95, of which accuracy may be None.
+    Points as from `metrics.strength_points`, so a band is that of the difference from the base model; accuracy may be
+    None.
     """
     figure, panels = _figure(6.4, 4.8, nrows=2, sharex=True)
     measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
@@ -186,14 +191,19 @@ def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
         x = [point["scale"] for point in known]
         if known:
             low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval")
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
             axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
             axes.legend(frameon=False)
         else:
-            axes.annotate("not measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+            _say(axes, "not measured")
         axes.set(ylabel=label)
     panels[1].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
     return figure
+
+
+def _say(axes: Axes, what: str) -> None:
+    """In place of data that there is none of."""
+    axes.annotate(what, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
 
 
 def _with_intervals(axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import plots
+from helpers.metrics import points_apart
 from helpers.models import public_name
 from helpers.run_dir import Run, read_json, read_jsonl, write_text
 
@@ -54,29 +55,33 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     if not metrics:
         return []
     unseen = metrics["validation"]
-    base, tuned, paired = unseen["base"], unseen["tuned"], unseen["paired"]
-    low, high = paired["nll_delta_ci95"]
-    rows = [
-        (
-            f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)",
-            f"{base['nll']:.3f}",
-            f"{tuned['nll']:.3f}",
-            f"{paired['nll_delta']:+.3f} ({low:+.3f} to {high:+.3f})",
-        )
-    ]
+    nll = {**{side: unseen[side]["nll"] for side in ("base", "tuned")}, "delta": unseen["paired"]["nll_delta"]}
+    nll["delta_ci95"] = unseen["paired"]["nll_delta_ci95"]
+    what = f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)"
+    rows = [_nll_row(what, nll)]
+    for part, name in (("thinking", "reasoning and </think>"), ("answer", "answer")):
+        rows.append(_nll_row(f"of it, {name} alone", unseen["parts"][part]))
     for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
-        rows.append((what, f"{base[key]:.0%}", f"{tuned[key]:.0%}", f"{(tuned[key] - base[key]) * 100:+.0f} points"))
+        base, tuned = (unseen[side][key] for side in ("base", "tuned"))
+        rows.append((what, f"{base:.0%}", f"{tuned:.0%}", f"{(tuned - base) * 100:+.0f} points"))
     for name, task in metrics["tasks"].items():
-        low, high = task["paired"]["delta_ci95"]
-        rows.append(
-            (
-                f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})",
-                f"{task['base']['accuracy']:.1%}",
-                f"{task['tuned']['accuracy']:.1%}",
-                f"{task['paired']['delta'] * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})",
-            )
-        )
+        rows.append(_accuracy_row(f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})", task))
+        if task["flagged"] and task["flagged"]["n"] and task["flagged"]["without"]:
+            rest = task["flagged"]["without"]
+            what = f"without {task['flagged']['n']} flagged as like training rows (n={rest['n']})"
+            rows.append(_accuracy_row(what, rest))
     return rows
+
+
+def _nll_row(what: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
+    low, high = found["delta_ci95"]
+    difference = f"{found['delta']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return what, f"{found['base']:.3f}", f"{found['tuned']:.3f}", difference
+
+
+def _accuracy_row(what: str, task: dict[str, Any]) -> tuple[str, str, str, str]:
+    base, tuned = (f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned"))
+    return what, base, tuned, points_apart(task["paired"])
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -98,10 +103,14 @@ def _figures(run: Run, facts: dict[str, Any]) -> list[tuple[str, str]]:
     if (run / "training/log.jsonl").is_file():
         drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
     if facts["evaluation"]:
+        unseen = facts["evaluation"]["validation"]
         sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
         nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
         drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
+        drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
         drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
+        if facts["evaluation"]["strength"]:
+            drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
     return [(caption, _data_uri(figure)) for caption, figure in drawn]
 
 

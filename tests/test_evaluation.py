@@ -12,7 +12,7 @@ import torch
 
 from helpers import PROJECT_ROOT, InputError, evaluation, setup
 from helpers.config import Config
-from helpers.evaluation import evaluate, example, predict, side_by_side, summarise
+from helpers.evaluation import evaluate, example, predict, predict_between, side_by_side, summarise
 from helpers.generation import Reply
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.report import STAGES, headline, write_index, write_model_card
@@ -27,6 +27,7 @@ def unseen(i, nll, closed, finished, thinking_tokens, reply="a</think>b"):
     return {
         "task": "validation", "id": f"validation-{i}", "question": f"Question {i}?", "reply": reply, "closed": closed,
         "finished": finished, "tokens": 50, "thinking_tokens": thinking_tokens, "reference": "R", "nll": nll,
+        "nll_thinking": nll - 0.5, "nll_answer": nll + 1,
     }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ TUNED = [
 def test_metrics_have_the_schema_of_the_design():
     metrics = summarise(BASE, TUNED, SEED)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics  # plain numbers, lists and texts
-    assert set(metrics) >= {"validation", "tasks"}
+    assert set(metrics) == {"validation", "tasks", "strength"}
     assert set(metrics["validation"]) >= {"n", "base", "tuned"}
     for side in ("base", "tuned"):
         assert set(metrics["validation"][side]) == {"nll", "closed", "finished", "thinking_tokens"}
@@ -78,7 +79,7 @@ def test_metrics_have_the_schema_of_the_design():
         assert set(task) >= {"n", "majority_baseline", "chance", "base", "tuned", "paired"}
         for side in ("base", "tuned"):
             assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated"}
-        paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable"}
+        paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "mcnemar_p_holm", "detectable"}
         assert set(task["paired"]) == paired
 
 
@@ -116,6 +117,68 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert task["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
 
 
+def test_the_loss_of_each_part_and_repetition_are_paired_too():
+    twice = "a b c d a b c d"  # of five runs of four words one stood there before
+    tuned = [{**TUNED[0], "reply": twice}, TUNED[1]]
+    validation = summarise([*BASE[:2], BASE[2]], [*tuned, TUNED[2]], SEED)["validation"]
+    assert validation["parts"]["thinking"]["base"] == pytest.approx(2.0)
+    assert validation["parts"]["answer"]["tuned"] == pytest.approx(3.3)
+    assert validation["parts"]["answer"]["delta_ci95"] == pytest.approx([-0.5, 0.1])
+    assert validation["repetition"]["delta"] == pytest.approx(0.1)
+
+
+def test_p_values_are_adjusted_to_the_number_of_tasks_and_the_sentence_follows():
+    """Six of six to the tuned model: p = 2/64 alone, 3/32 beside two more tasks."""
+    base = [choice("t", i, "A", "B") for i in range(6)]
+    tuned = [choice("t", i, "A", "A") for i in range(6)]
+    alone = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    assert alone["paired"]["mcnemar_p_holm"] == alone["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
+    assert "is better" in alone["verdict"]
+    beside = summarise(BASE + base, TUNED + tuned, SEED)["tasks"]["t"]
+    assert beside["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
+    assert beside["paired"]["mcnemar_p_holm"] == pytest.approx(3 / 32)
+    assert beside["verdict"].startswith("No difference")
+
+
+def test_figures_without_the_flagged_questions_stand_beside_the_raw_ones():
+    flagged = {"medqa": ["medqa-1", "medqa-3", "elsewhere"], "other": [f"other-{i}" for i in range(3)]}
+    tasks = summarise(BASE, TUNED, SEED, flagged)["tasks"]
+    assert tasks["medqa"]["flagged"]["n"] == 2
+    without = tasks["medqa"]["flagged"]["without"]
+    assert (without["n"], without["base"]["accuracy"], without["tuned"]["accuracy"]) == (2, 0.5, 0.5)
+    assert (without["paired"]["base_only"], without["paired"]["tuned_only"]) == (1, 1)
+    assert tasks["medqa"]["base"] == summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["base"]
+    assert tasks["other"]["flagged"] == {"n": 3, "without": None}
+    tasks = summarise(BASE, TUNED, SEED, {"medqa": []})["tasks"]
+    assert tasks["medqa"]["flagged"]["n"] == 0
+    assert tasks["medqa"]["flagged"]["without"]["n"] == 4
+    assert tasks["other"]["flagged"] is None  # not compared, which is not the same as none flagged
+
+
+def test_letters_are_compared_where_both_sides_have_them():
+    known = {"A": 0.7, "B": 0.1, "C": 0.1, "D": 0.1}
+    base = [*BASE[:2], {**BASE[2], "letters": known}, {**BASE[3], "letters": known}, BASE[4]]
+    tuned = [*TUNED[:2], {**TUNED[2], "letters": known}, {**TUNED[3], "letters": None}, TUNED[4]]
+    task = summarise(base, tuned, SEED)["tasks"]["medqa"]
+    assert (task["calibration"]["base"]["n"], task["calibration"]["tuned"]["n"]) == (1, 1)
+    assert task["calibration"]["base"]["ece"] == pytest.approx(0.3)
+    assert summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["calibration"] == {"base": None, "tuned": None}
+
+
+def test_strength_is_measured_on_the_same_rows_from_base_to_tuned():
+    half = [unseen(0, 1.8, True, True, 1), unseen(1, 2.9, True, True, 1), choice("medqa", 1, "B", "B")]
+    points = summarise(BASE, TUNED, SEED, between={0.5: half})["strength"]
+    assert [point["scale"] for point in points] == [0, 0.5, 1]
+    assert [point["nll"] for point in points] == pytest.approx([2.5, 2.35, 2.3])
+    assert points[0]["nll_ci95"] == pytest.approx([2.5, 2.5])  # of the change from the base model
+    assert points[1]["nll_ci95"] == pytest.approx([2.3, 2.4])
+    assert [point["accuracy"] for point in points] == [0, 1, 1]  # of one question: all that were asked at one half
+    assert [point["accuracy_n"] for point in points] == [1, 1, 1]
+    points = summarise(BASE, TUNED, SEED, between={0.5: half[:2]})["strength"]
+    assert [point["accuracy"] for point in points] == [None] * 3
+    assert summarise(BASE, TUNED, SEED)["strength"] == []
+
+
 def test_three_of_three_against_none_is_still_no_proof():
     task = summarise(BASE, TUNED, SEED)["tasks"]["other"]
     assert task["paired"]["mcnemar_p"] == pytest.approx(0.25)  # 2 / 2**3
@@ -141,7 +204,7 @@ def test_the_same_seed_gives_the_same_metrics():
 
 
 def test_sides_of_different_length_are_an_error():
-    with pytest.raises(ValueError, match=r"zip|equally long"):
+    with pytest.raises(ValueError, match=r"one value of each side|equally long"):
         summarise(BASE, TUNED[1:], SEED)
 
 
@@ -179,8 +242,9 @@ class Switchable:
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """A run folder with validation rows, and stand-ins for the model; gives the run and what was asked."""
-    run = Run(tmp_path, Config.resolve("smoke", {"evaluation.max_validation": 2, "evaluation.max_questions": 3}))
-    rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i}", "Response": f"R{i}"} for i in range(5)]
+    limits = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
+    run = Run(tmp_path, Config.resolve("smoke", limits))
+    rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i} c", "Response": f"R{i}"} for i in range(5)]
     write_jsonl(tmp_path / "data/validation.jsonl", rows)
     answers = [q.answer_idx for q in choice_questions(["sample"])["sample"]]
     right, wrong = answers[1], "A" if answers[2] != "A" else "B"
@@ -198,15 +262,28 @@ def asked(tmp_path, monkeypatch):
 
     def losses(model, encoded, pad, what):
         log.append(("losses", model.side, encoded))
-        return [2.0, 3.0] if model.side == "base" else [1.0, 4.0]
+        return [[1.0, 2.0, 3.0], [3.0] * 3] if model.side == "base" else [[1.0] * 3, [4.0] * 3]
 
     def generated(model, tokenizer, prompts, settings, seed, what, kept, identity):
         log.append(("replies", model.side, prompts))
         write_text(kept, identity)
-        return replies
+        return replies[-1:] if len(prompts) == 1 else replies
 
-    monkeypatch.setattr(evaluation, "completion_nll", losses)
+    def letters(model, tokenizer, prompts, replies, options, what):
+        log.append(("letters", model.side, prompts))
+        return [{"A": 1.0} if "</think>" in reply else None for reply in replies]
+
+    @contextmanager
+    def rescaled(model, share):
+        assert model.side == "tuned"
+        log.append(("strength", share, None))
+        yield
+
+    monkeypatch.setattr(evaluation, "token_nlls", losses)
+    monkeypatch.setattr(evaluation, "encode_thought", lambda tokenizer, text: text.split())
     monkeypatch.setattr(evaluation, "generate", generated)
+    monkeypatch.setattr(evaluation, "letter_probabilities", letters)
+    monkeypatch.setattr("peft.helpers.rescale_adapter_scale", rescaled)
     return SimpleNamespace(run=run, log=log)
 
 
@@ -218,11 +295,14 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     assert asked.log == [
         ("losses", side, ["R0", "R1"]),
         ("replies", side, ["Q0", "Q1", *(q.as_prompt() for q in questions)]),
+        ("letters", side, [q.as_prompt() for q in questions]),
     ]
     assert model.side == "tuned"
     assert [row["id"] for row in rows] == ["validation-0", "validation-1", *(q.id for q in questions)]
     assert [row["task"] for row in rows] == ["validation"] * 2 + ["sample"] * 3
     assert [row.get("nll") for row in rows[:2]] == ([2.0, 3.0] if side == "base" else [1.0, 4.0])
+    assert (rows[0]["nll_thinking"], rows[0]["nll_answer"]) == ((1.5, 3.0) if side == "base" else (1.0, 1.0))
+    assert [row["letters"] for row in rows[2:]] == [{"A": 1.0}] * 3
     assert (rows[0]["closed"], rows[0]["thinking_tokens"], rows[0]["finished"]) == (True, 2, True)
     assert (rows[1]["closed"], rows[1]["finished"]) == (False, False)
     assert rows[0]["reply"] == "two words</think>An answer."  # the whole reply
@@ -249,15 +329,27 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     metrics = evaluate(evaluated)
     sides = [read_jsonl(evaluated / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
     assert read_json(evaluated / "evaluation/metrics.json") == metrics
-    assert summarise(*sides, evaluated.config.seed) == metrics
+    between = read_jsonl(evaluated / "evaluation/predictions.strength.jsonl")
+    assert [(row["strength"], row["id"]) for row in between] == [
+        (0.5, row["id"]) for row in sides[0][:3]
+    ]  # both rows, and of three questions one
+    assert summarise(*sides, evaluated.config.seed, between={0.5: between}) == metrics
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
         "metrics.json",
         "predictions.base.jsonl",
+        "predictions.strength.jsonl",
         "predictions.tuned.jsonl",
         "tasks",
     ]
+
+
+def test_what_03_flagged_is_left_out_of_a_second_figure(evaluated):
+    first = choice_questions(["sample"])["sample"][0].id
+    write_json(evaluated / "data/report.json", {"overlap": {"sample": {"flagged": [first]}}})
+    flagged = evaluate(evaluated)["tasks"]["sample"]["flagged"]
+    assert (flagged["n"], flagged["without"]["n"]) == (1, 2)
 
 
 def test_replies_are_kept_for_one_side_and_one_adapter(asked):
@@ -269,8 +361,11 @@ def test_replies_are_kept_for_one_side_and_one_adapter(asked):
         for side in ("base", "tuned"):
             predict(asked.run, Switchable(), Words(), side)
             kept[side, adapter] = (asked.run / f"evaluation/.replies.{side}.jsonl").read_text()
+        for share in (0.25, 0.5):
+            predict_between(asked.run, Switchable(), Words(), share)
+            kept[share, adapter] = (asked.run / f"evaluation/.replies.strength-{share}.jsonl").read_text()
     assert kept["base", b"one"] == kept["base", b"two"]
-    assert len(set(kept.values())) == 3
+    assert len(set(kept.values())) == 7
 
 
 def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):
@@ -458,7 +553,7 @@ def run(tmp_path, monkeypatch):
 
 def fill(run, base=BASE, tuned=TUNED):
     """Every stage's results as the stages would leave them, by hand."""
-    metrics = summarise(base, tuned, SEED)
+    metrics = summarise(base, tuned, SEED, {"medqa": ["medqa-1"], "other": []}, {0.5: tuned})
     edges = [0, 256, 512]
     tokens = {"histogram": {"edges": edges, "train": [12, 3], "validation": [1, 1], "test": [0, 1]}}
     splits = {"train": 1501, "validation": 37, "test": 41}
@@ -506,12 +601,17 @@ class Page(HTMLParser):
 def figures_of(metrics):
     """What a reader must find, from metrics.json: row by row the base's, the tuned's and the difference's figures."""
     unseen = metrics["validation"]
-    base, tuned, (low, high) = unseen["base"], unseen["tuned"], unseen["paired"]["nll_delta_ci95"]
-    delta = unseen["paired"]["nll_delta"]
-    rows = [[f"{base['nll']:.3f}", f"{tuned['nll']:.3f}", f"{delta:+.3f} ({low:+.3f} to {high:+.3f})"]]
+    rows = []
+    for base, tuned, delta, (low, high) in (
+        (unseen["base"]["nll"], unseen["tuned"]["nll"], *unseen["paired"].values()),
+        *(tuple(part.values())[1:] for part in unseen["parts"].values()),
+    ):
+        rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({low:+.3f} to {high:+.3f})"])
     for key in ("closed", "finished"):
-        rows.append([f"{base[key]:.0%}", f"{tuned[key]:.0%}", f"{100 * (tuned[key] - base[key]):+.0f} points"])
-    for task in metrics["tasks"].values():
+        base, tuned = (unseen[side][key] for side in ("base", "tuned"))
+        rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.0f} points"])
+    medqa, other = metrics["tasks"].values()
+    for task in (medqa, medqa["flagged"]["without"], other):
         low, high = (100 * end for end in task["paired"]["delta_ci95"])
         difference = f"{100 * task['paired']['delta']:+.1f} points ({low:+.1f} to {high:+.1f})"
         rows.append([f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned")] + [difference])
@@ -528,7 +628,8 @@ def test_the_headline_holds_the_figures_of_the_metrics(run):
     assert [list(row[1:]) for row in rows] == figures_of(metrics)
     assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.500 to +0.100)")
     assert "2 unseen rows" in rows[0][0]
-    assert "medqa (n=4, chance 27%)" in rows[3][0]
+    assert "medqa (n=4, chance 27%)" in rows[5][0]
+    assert "without 1 flagged as like training rows (n=3)" in rows[6][0]
 
 
 def test_the_index_of_an_empty_run_says_what_is_to_come(run):
@@ -558,7 +659,7 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
         "model-q8_0.gguf (138 MiB)",
     ]
     assert stages[1::2] == ["7", "8", "9", "10", "11", "12"]
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == 6
 
 
 def test_the_index_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(run):
@@ -595,7 +696,7 @@ def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
     fill(run, base, tuned)
     text = write_index(run).read_text(encoding="utf-8")
     page = Page(text)
-    assert page.tags.count("img") == 4  # the pictures
+    assert page.tags.count("img") == 6  # the pictures
     assert not {"b", "u"} & set(page.tags)
     assert "x" not in page.addresses
     assert html.escape(evil) in text

@@ -310,16 +310,17 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path
 
     whole, stopped = folder("whole"), folder("stopped")
     evaluation.evaluate(whole)
-    assert counts == [8, 8]
-    limit = 16 + 8 + 5
+    assert counts == [8, 8, 2]
+    limit = 18 + 8 + 5
     with pytest.raises(KeyboardInterrupt):
         evaluation.evaluate(stopped)
     with open(stopped / "evaluation/.replies.tuned.jsonl", "a") as file:
         file.write("[7, [1, 2")
     limit = 1000
     evaluation.evaluate(stopped)
-    assert counts == [8, 8, 8, 5, 3]
-    for name in ("predictions.base.jsonl", "predictions.tuned.jsonl", "metrics.json", "tasks/sample.jsonl"):
+    assert counts == [8, 8, 2, 8, 5, 3, 2]
+    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned", "strength")]
+    for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
         assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()
     base, tuned = (read_jsonl(whole / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned"))
     assert [(row["id"], row["question"]) for row in base] == [(row["id"], row["question"]) for row in tuned]

@@ -415,7 +415,7 @@ def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength(
         [band] = axes.collections
         edges = band.get_paths()[0].vertices[:, 1]
         assert (edges.min(), edges.max()) == pytest.approx((low, high))
-        assert legend(axes) == ["95% interval", "mean"]
+        assert legend(axes) == ["95% interval of the change", "mean"]
     assert nll.get_shared_x_axes().joined(nll, accuracy)
     unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
     nll, accuracy = drawn(plots.strength_curve(unknown))
