@@ -44,12 +44,14 @@ def decode(
     seed: int,
     order: Sequence[int],
     done: Callable[[int, list[int]], None],
+    look: Callable[[dict[int, int]], None] | None = None,
 ) -> None:
     """Reply to the prompts (token ids) that `order` names, in that order, `settings.batch_size` at a time.
 
     `done` is called for each as its reply ends, with its index and the reply's token ids, of which the last is the
-    end-of-sequence token if the reply ended by itself. What is sampled for a prompt depends on the seed and its index
-    alone, not on what is decoded beside it.
+    end-of-sequence token if the reply ended by itself. `look` is told now and then how many tokens each reply has that
+    was begun and is not done. What is sampled for a prompt depends on the seed and its index alone, not on what is
+    decoded beside it.
     """
     waiting = deque(order)
     with torch.inference_mode(), quick_layers(model):
@@ -60,6 +62,8 @@ def decode(
             batch.steps()
             for i, reply in batch.take_ended(tokenizer.eos_token_id):
                 done(i, reply)
+            if look:
+                look({i: batch.at + 1 - begin for i, _, begin in batch.working.values()})
             if not waiting:
                 batch.shrink()
 

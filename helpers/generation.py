@@ -16,6 +16,7 @@ from helpers.config import GenerationSettings
 from helpers.decoding import can_decode, decode, left_padded
 from helpers.layers import grouped_attention
 from helpers.progress import Progress
+from helpers.remaining import Remaining
 from helpers.run_dir import write_text
 
 
@@ -50,8 +51,10 @@ def generate(
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
     order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
+    # Replies that were kept tell nothing of the speed, nor of lengths: those that were lost beside them were longer.
+    remaining = Remaining(len(order), settings.max_new_tokens)
     with (
-        Progress(len(prompts), what, done=len(made)) as progress,
+        Progress(len(prompts), what, done=len(made), left=remaining.left) as progress,
         open(kept or os.devnull, "a", encoding="utf-8") as file,
     ):
 
@@ -59,11 +62,15 @@ def generate(
             made[i] = tokens
             file.write(json.dumps([i, tokens]) + "\n")
             file.flush()
-            progress.update()
+            remaining.end(*_length(tokenizer, tokens))
+
+        def look(working: dict[int, int]) -> None:
+            remaining.look(working.values())
+            progress.update(len(made) - progress.done, remaining.speed())
 
         if order:
             way = decode if can_decode(causal) else generate_in_batches
-            way(causal, tokenizer, prompts, settings, seed, order, done)
+            way(causal, tokenizer, prompts, settings, seed, order, done, look)
     return [_reply(tokenizer, made[i]) for i in range(len(prompts))]
 
 
@@ -84,27 +91,50 @@ def generate_in_batches(
     seed: int,
     order: Sequence[int],
     done: Callable[[int, list[int]], None],
+    look: Callable[[dict[int, int]], None] | None = None,
     **more: Any,
 ) -> None:
     """As `decoding.decode`, by `model.generate`, and with samples that depend on the batch.
 
-    `more` goes to `model.generate`. Replies of a batch are as long as its longest: what follows an end is padding.
+    `more` goes to `model.generate`. A row whose reply has ended stays empty until the longest of its batch has.
     """
     import torch
+    from transformers.generation.streamers import BaseStreamer
+
+    class Rows(BaseStreamer):
+        def __init__(self, batch: Sequence[int]) -> None:
+            self.batch, self.working = batch, {i: [] for i in batch}
+
+        def put(self, value: Any) -> None:
+            if value.dim() == 1:  # the prompts come first, as a matrix
+                for i, token in zip(self.batch, value.tolist(), strict=True):
+                    if i in self.working:
+                        self.working[i].append(token)
+                        if token == tokenizer.eos_token_id:
+                            done(i, self.working.pop(i))
+                self.look()
+
+        def end(self) -> None:
+            for i in list(self.working):
+                done(i, self.working.pop(i))
+            self.look()
+
+        def look(self) -> None:
+            if look:
+                look({i: len(tokens) for i, tokens in self.working.items()})
 
     torch.manual_seed(seed)
     with torch.inference_mode():
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
             ids, mask = left_padded([prompts[i] for i in batch], tokenizer.pad_token_id)
-            output = model.generate(
+            model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
+                streamer=Rows(batch),
                 **generation_arguments(tokenizer, settings),
                 **more,
             )
-            for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                done(i, row)
 
 
 def stream(model: Any, tokenizer: Any, prompt: list[int], settings: GenerationSettings, seed: int) -> Iterator[str]:
@@ -260,8 +290,13 @@ def _right(values: list[int], width: int, fill: int) -> list[int]:
     return values + [fill] * (width - len(values))
 
 
-def _reply(tokenizer: Any, row: list[int]) -> Reply:
+def _length(tokenizer: Any, row: list[int]) -> tuple[int, bool]:
+    """How many tokens there are up to the end, and whether there is one."""
     finished = tokenizer.eos_token_id in row
-    new = row[: row.index(tokenizer.eos_token_id)] if finished else row
+    return (row.index(tokenizer.eos_token_id) + 1 if finished else len(row)), finished
+
+
+def _reply(tokenizer: Any, row: list[int]) -> Reply:
+    tokens, finished = _length(tokenizer, row)
     # Special tokens stay visible: a model that writes a turn marker into its reply should be seen doing so.
-    return Reply(tokenizer.decode(new, skip_special_tokens=False), len(new) + finished, finished)
+    return Reply(tokenizer.decode(row[: tokens - finished], skip_special_tokens=False), tokens, finished)

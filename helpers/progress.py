@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -15,11 +16,15 @@ PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: a file that the kerne
 
 
 class Progress:
-    """`with Progress(total, "questions") as p: p.update(8, "210 tokens/s")`; the last line stays as a summary."""
+    """`with Progress(total, "questions") as p: p.update(8, "210 tokens/s")`; the last line stays as a summary.
 
-    def __init__(self, total: int, what: str, done: int = 0) -> None:
+    `left` says how long the rest will take, where more is known than how many are done; asked when somebody looks.
+    """
+
+    def __init__(self, total: int, what: str, done: int = 0, left: Callable[[], str] | None = None) -> None:
         self.total, self.what, self.done, self.note = total, what, done, ""
         self._from = done  # a resumed step says nothing about the speed of the rest
+        self._left, self._over = left or self._extrapolated, False
         self._started = self._shown = time.monotonic()
         self._display = self._bar = None
 
@@ -29,7 +34,8 @@ class Progress:
 
             self._display = display({"text/plain": self._line()}, raw=True, display_id=True)
         elif sys.stderr.isatty() and is_main_process():
-            self._bar = tqdm(total=self.total, desc=self.what, leave=False, initial=self.done)
+            shape = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # without an estimate of its own
+            self._bar = tqdm(total=self.total, desc=self.what, leave=False, initial=self.done, bar_format=shape)
         self._report()
         return self
 
@@ -38,7 +44,6 @@ class Progress:
         self.done, self.note = self.done + step, note or self.note
         if self._bar is not None:
             self._bar.update(step)
-            self._bar.set_postfix_str(self.note)
         if time.monotonic() - self._shown >= 0.5:
             self._shown = time.monotonic()
             self._show()
@@ -47,6 +52,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over = True
         self._show()
         self._report()
         if self._bar is not None:
@@ -54,15 +60,23 @@ class Progress:
 
     def _line(self) -> str:
         seconds = time.monotonic() - self._started
-        note = f" · {self.note}" if self.note else ""
-        if self._from < self.done < self.total:
-            left = seconds / (self.done - self._from) * (self.total - self.done)
-            note += f" · about {left:.0f} s left"
-        return f"{self.done}/{self.total} {self.what} · {seconds:.0f} s{note}"
+        return " · ".join([f"{self.done}/{self.total} {self.what}", f"{seconds:.0f} s", *self._notes()])
+
+    def _notes(self) -> list[str]:
+        left = self._left() if self.done < self.total and not self._over else ""
+        return [note for note in (self.note, left) if note]
+
+    def _extrapolated(self) -> str:
+        if self.done == self._from:
+            return ""
+        seconds = time.monotonic() - self._started
+        return f"about {seconds / (self.done - self._from) * (self.total - self.done):.0f} s left"
 
     def _show(self) -> None:
         if self._display is not None:
             self._display.update({"text/plain": self._line()}, raw=True)
+        if self._bar is not None:
+            self._bar.set_postfix_str(" · ".join(self._notes()))
 
     def _report(self) -> None:
         if os.environ.get(PROGRESS_FILE):

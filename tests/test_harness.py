@@ -287,7 +287,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path
     changes = {"generation.temperature": 0.9, "tracking.wandb": "disabled"}
     decode, counts, limit = decoding.decode, [], 1000
 
-    def counted(model, tokenizer, prompts, settings, seed, order, done):
+    def counted(model, tokenizer, prompts, settings, seed, order, done, *more):
         counts.append(0)
 
         def one(i, tokens):
@@ -296,7 +296,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path
             counts[-1] += 1
             done(i, tokens)
 
-        decode(model, tokenizer, prompts, settings, seed, order, one)
+        decode(model, tokenizer, prompts, settings, seed, order, one, *more)
 
     monkeypatch.setattr("helpers.generation.decode", counted)
 

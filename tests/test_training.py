@@ -623,9 +623,9 @@ def test_replies_that_were_kept_are_not_made_again(chatty, prompts, r1_tokenizer
     asked = []
     usual = generation.decode
 
-    def noted(model, tokenizer, prompts, settings, seed, order, done):
+    def noted(model, tokenizer, prompts, settings, seed, order, *told):
         asked.extend(order)
-        usual(model, tokenizer, prompts, settings, seed, order, done)
+        usual(model, tokenizer, prompts, settings, seed, order, *told)
 
     monkeypatch.setattr(generation, "decode", noted)
     assert generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a") == whole
