@@ -539,21 +539,24 @@ def test_overlap_finds_a_copy_a_quoted_run_and_a_rewrite():
     )
     rows = numbered([*distinct(30), copied, "Something else entirely?", rewritten])
     rows[31]["Complex_CoT"] = f"Let me see. {' '.join(long_text.split()[:18])} and so on."
-    rows[32]["split"] = "test"
     asked = [question(copied.upper(), name="copied"), question(long_text, name="quoted")]
     asked += [question(vignette, "Renal artery stenosis", "Asthma", name="rewritten"), question("Short?", name="short")]
     report = overlap(rows, {"task": asked, "other": [question(new)]})
     found = {pair["id"]: pair for pair in report["task"]["top"]}
     assert report["task"]["questions"] == 4
     assert report["task"]["exact"] == 1
-    assert found["copied"]["exact"]
-    assert report["task"]["ngram"] == {"words": 13, "questions": 2, "any": 1, "max": 0.5}
+    assert found["copied"]["reasons"] == ["exact", "cosine"]
+    counts = {"words": 13, "questions": 2, "any": 1, "max": 0.5, "close": 1, "close_at": 0.1}
+    assert report["task"]["ngram"] == counts
     assert found["quoted"]["ngram"] == 0.5  # 6 of the 12 runs of 13 words
     assert found["copied"]["ngram"] is None  # 12 words hold no run of 13
-    assert (found["rewritten"]["line"], found["rewritten"]["split"]) == (33, "test")
+    assert (found["quoted"]["line"], found["quoted"]["reasons"]) == (32, ["ngram"])
+    assert (found["rewritten"]["line"], found["rewritten"]["reasons"]) == (33, ["cosine"])
     assert found["rewritten"]["cosine"] > 0.2 > found["short"]["cosine"]
+    assert report["task"]["flagged"] == ["copied", "quoted", "rewritten"]
+    assert [pair["id"] for pair in report["task"]["top"]] == ["copied", "quoted", "rewritten", "short"]
     assert report["other"]["cosine"]["max"] < 0.05
-    assert report["other"]["exact"] == 0
+    assert (report["other"]["exact"], report["other"]["flagged"]) == (0, [])
     json.dumps(report, allow_nan=False)
 
 
@@ -566,6 +569,39 @@ def test_overlap_is_the_same_in_blocks(monkeypatch):
     assert [pair["line"] for pair in whole["b"]["top"]] == [int(pair["id"]) + 1 for pair in whole["b"]["top"]]
 
 
+def test_a_run_of_words_flags_by_its_share_of_the_question_in_one_row():
+    """Changed before and after, 16 words hold 4 of the 28 runs of a question of 40 words, and 14 hold 2."""
+    words = [f"w{k}" for k in range(40)]
+    copied, *stock = (f"before {' '.join(words[start:end])} after?" for start, end in ((10, 26), (4, 18), (22, 36)))
+    found = [
+        overlap(numbered([*distinct(9), *more]), {"task": [question(" ".join(words))]})["task"]
+        for more in ([stock[0], copied, stock[1]], stock)
+    ]
+    assert [task["top"][0]["ngram"] for task in found] == [0.143, 0.071]
+    assert [task["ngram"]["close"] for task in found] == [1, 0]
+    assert found[0]["top"][0]["line"] == 11
+
+
+def test_the_row_shown_is_the_one_that_gave_the_first_reason():
+    """The copy's answer is long, so that by TF-IDF another row is nearer."""
+    asked = distinct(1, seed=5)[0]
+    rows = numbered([*distinct(5), f"{asked} Really?", asked])
+    rows[-1]["Response"] = " ".join(distinct(40, seed=6))
+    pair = overlap(rows, {"task": [question(asked)]})["task"]["top"][0]
+    assert (pair["reasons"], pair["line"]) == (["exact", "cosine"], 7)
+    assert overlap(rows[:-1], {"task": [question(asked)]})["task"]["top"][0]["line"] == 6
+
+
+@pytest.mark.parametrize(("copies", "shown"), [(3, 10), (30, 30), (70, 50)])
+def test_flagged_pairs_are_shown_first_and_the_report_stays_small(copies, shown):
+    texts = distinct(100)
+    asked = [question(text, name=str(k)) for k, text in enumerate(texts)]
+    found = overlap(numbered([*texts[100 - copies :], *distinct(20, seed=3)]), {"task": asked})["task"]
+    assert found["flagged"] == [str(k) for k in range(100 - copies, 100)]
+    assert len(found["top"]) == shown
+    assert [bool(pair["reasons"]) for pair in found["top"]] == [k < copies for k in range(shown)]
+
+
 @needs_shared
 def test_the_known_rewrites_of_benchmark_items_come_first():
     rows, _ = read_rows(data_settings(SHARED / "medical_o1_en_187.jsonl"), seed=1)
@@ -576,7 +612,9 @@ def test_the_known_rewrites_of_benchmark_items_come_first():
     report = overlap(rows, tasks)
     medqa, medmcqa, pubmedqa = report.values()
     assert [pair["id"] for pair in medqa["top"][:2]] == ["medqa-dev-441", "medqa-dev-160"]
-    assert medqa["cosine"]["close"] == 2
+    assert medqa["flagged"] == [f"medqa-dev-{k}" for k in (160, 250, 258, 406, 441)]
+    assert medmcqa["flagged"] == [medmcqa["top"][0]["id"]]
+    assert len(pubmedqa["flagged"]) == 1
     assert medmcqa["top"][0]["row"].startswith("A 28-year-old female presents with recurrent abortions")
     assert (medqa["exact"], medmcqa["exact"], pubmedqa["exact"]) == (0, 0, 0)
     assert max(medqa["ngram"]["max"], medmcqa["ngram"]["max"]) < 0.05
@@ -631,6 +669,21 @@ def test_prepare_accounts_for_every_row_and_writes_what_it_reports(tmp_path, wor
     assert report["tokens"]["total"]["max"] <= 1024
     assert set(report["overlap"]) == {"sample"}
     assert [line.partition(":")[0] for line in lines] == [*steps, "overlap"]
+
+
+def test_only_training_rows_flag_a_question(tmp_path, words_as_tokens):
+    """Each question is a row's with its first word changed; only the one of a training row can have been learnt."""
+    source, asked = write_rows(tmp_path / "rows.jsonl", made_rows()), tmp_path / "asked.jsonl"
+    overrides = {"evaluation.questions": str(asked), "data.test_fraction": 0.1}
+    run = make_run(tmp_path / "run", source, **overrides)
+    parts = sides(split(read_rows(run.config.data, run.config.seed)[0], 0.1, 0.1, run.config.seed))
+    twins = {name: f"Other {part[0]['Question'].split(' ', 1)[1]}" for name, part in parts.items()}
+    write_rows(asked, [question(text, name=name).model_dump() for name, text in twins.items()])
+    report = prepare(run, None)
+    assert report["overlap"]["asked"]["flagged"] == ["train"]
+    assert report["overlap"]["asked"]["top"][0]["line"] == parts["train"][0]["line"]
+    lines = {r["line"] for r in read_jsonl(run / "data/train.jsonl")}
+    assert {pair["line"] for pair in report["overlap"]["asked"]["top"]} <= lines
 
 
 def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
