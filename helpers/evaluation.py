@@ -228,7 +228,7 @@ def flagged(run: Run) -> dict[str, list[str]]:
     """By task the questions that 03 found to resemble training rows; of a task that it did not compare, nothing."""
     path = run / "data/report.json"
     compared = read_json(path)["overlap"] if path.is_file() else {}
-    return {task: found["flagged"] for task, found in compared.items()}
+    return {task: found["flagged"] for task, found in compared.items() if "flagged" in found}  # older ones have none
 
 
 def _kept(run: Run, name: str) -> Path:
