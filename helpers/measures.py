@@ -155,6 +155,8 @@ def letter_probabilities(
             lead, tokens[i] = spelled
             asked[i] = [*prompt, *encode_thought(tokenizer, reply.rpartition(END_THINK)[0]), *lead]
     found: list[dict[str, float] | None] = [None] * len(prompts)
+    if not asked:
+        return found
     order = sorted(asked, key=lambda i: -len(asked[i]))
     was_training = model.training
     model.eval()

@@ -564,7 +564,7 @@ def test_overlap_is_the_same_in_blocks(monkeypatch):
     rows = numbered(distinct(20))
     tasks = {name: [question(r["Question"], name=str(k)) for k, r in enumerate(rows[:9])] for name in ("a", "b")}
     whole = overlap(rows, tasks)
-    monkeypatch.setattr(dataset_prep, "BLOCK", 4)
+    monkeypatch.setattr("helpers.overlap.BLOCK", 4)
     assert overlap(rows, tasks) == whole
     assert [pair["line"] for pair in whole["b"]["top"]] == [int(pair["id"]) + 1 for pair in whole["b"]["top"]]
 
