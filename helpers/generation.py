@@ -228,12 +228,7 @@ def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what:
 
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     losses: dict[int, list[float]] = {}
-    was_training = model.training
-    model.eval()
-    # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    mixed = torch.autocast(model.device.type, causal.dtype, enabled=causal.dtype != torch.float32)
-    with Progress(len(rows), what) as progress, torch.inference_mode(), mixed:
+    with Progress(len(rows), what) as progress, forward_only(model) as causal:
         while order:
             width = len(rows[order[0]]["input_ids"])
             size = max(1, min(4, 2048 // width))
@@ -245,8 +240,26 @@ def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what:
             for i, row, label in zip(batch, logits, labels, strict=True):
                 losses[i] = _label_nlls(row[:-1], label[1:])
             progress.update(len(batch))
-    model.train(was_training)
     return [losses[i] for i in range(len(rows))]
+
+
+@contextmanager
+def forward_only(model: Any) -> Iterator[Any]:
+    """In the block the causal model itself, in evaluation mode, without gradients, in the type it was loaded in."""
+    import torch
+
+    # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, causal.dtype, enabled=causal.dtype != torch.float32),
+        ):
+            yield causal
+    finally:
+        model.train(was_training)
 
 
 def _label_nlls(logits: Any, labels: Any) -> list[float]:

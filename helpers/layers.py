@@ -69,8 +69,8 @@ def _fused_kernels(model: Any) -> Iterator[None]:
 def _thin_products(model: Any) -> Iterator[None]:
     """Linear layers on a CPU, of a few rows with one token each, as (W x')' in place of x W'.
 
-    The same sums. But torch's CPU library splits a product by its rows, and 16 to 64 are few: from 16 rows on, the
-    135M model's matrices take a quarter less time so, and its head half as much (two AMD cores; of 8 rows, more).
+    The same sums. From 16 rows on, the 135M model's matrices take about a quarter less time so and its head half as
+    much (float32, two AMD cores); of 8 rows they take more.
     """
     for part in model.modules():
         if type(part) is torch.nn.Linear and part.bias is None:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from helpers.decoding import left_padded
+from helpers.generation import forward_only
 from helpers.intervals import bootstrap_interval, wilson_interval
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, encode_thought, split_reasoning
@@ -145,8 +146,6 @@ def letter_probabilities(
     closed, and where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over
     the letters alone: what the model would say if it had to name one now. The reply may state another.
     """
-    import torch
-
     asked: dict[int, list[int]] = {}
     tokens: dict[int, list[int]] = {}
     for i, (prompt, reply, lettered) in enumerate(zip(prompts, replies, options, strict=True)):
@@ -158,11 +157,7 @@ def letter_probabilities(
     if not asked:
         return found
     order = sorted(asked, key=lambda i: -len(asked[i]))
-    was_training = model.training
-    model.eval()
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    mixed = torch.autocast(model.device.type, causal.dtype, enabled=causal.dtype != torch.float32)
-    with Progress(len(order), what) as progress, torch.inference_mode(), mixed:
+    with Progress(len(order), what) as progress, forward_only(model) as causal:
         while order:
             size = max(1, POSITIONS // len(asked[order[0]]))
             batch, order = order[:size], order[size:]
@@ -174,7 +169,6 @@ def letter_probabilities(
             for i, row in zip(batch, logits[:, -1].float(), strict=True):
                 found[i] = dict(zip(options[i], row[tokens[i]].softmax(-1).tolist(), strict=True))
             progress.update(len(batch))
-    model.train(was_training)
     return found
 
 

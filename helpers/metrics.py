@@ -115,7 +115,7 @@ def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Predic
     """
     pairs = []
     for one, two in zip(base, tuned, strict=True):
-        judged = "closed" if one["task"] == "validation" else "correct"
+        judged = "closed" if one["task"] == OPEN_TASK else "correct"
         change = two[judged] - one[judged]
         pairs.append(
             {
