@@ -179,25 +179,25 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
 
 
 def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
-    """NLL and accuracy by the share of the adapter that is added: 0 is the base model, 1 the tuned one.
+    """NLL and, where it was measured, accuracy by the share of the adapter: 0 is the base model, 1 the tuned one.
 
-    Points as from `metrics.strength_points`, so a band is that of the difference from the base model; accuracy may be
-    None.
+    Points as from `metrics.strength_points`, so a band is that of the difference from the base model.
     """
-    figure, panels = _figure(6.4, 4.8, nrows=2, sharex=True)
     measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
-    for axes, (name, colour, style, label) in zip(panels, measures, strict=True):
+    measures = [each for each in measures if any(point[each[0]] is not None for point in points)]
+    rows = max(1, len(measures))
+    figure, panels = _figure(6.4, 0.8 + 2 * rows, nrows=rows, sharex=True, squeeze=False)
+    for axes, (name, colour, style, label) in zip(panels[:, 0], measures, strict=False):
         known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
         x = [point["scale"] for point in known]
-        if known:
-            low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
-            axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
-            axes.legend(frameon=False)
-        else:
-            _say(axes, "not measured")
+        low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
+        axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
+        axes.legend(frameon=False)
         axes.set(ylabel=label)
-    panels[1].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
+    if not measures:
+        _say(panels[0, 0], "not measured")
+    panels[-1, 0].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
     return figure
 
 

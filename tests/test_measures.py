@@ -418,9 +418,11 @@ def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength(
         assert legend(axes) == ["95% interval of the change", "mean"]
     assert nll.get_shared_x_axes().joined(nll, accuracy)
     unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
-    nll, accuracy = drawn(plots.strength_curve(unknown))
-    assert (len(nll.collections), len(accuracy.collections)) == (1, 0)
-    assert [text.get_text() for text in accuracy.texts] == ["not measured"]
+    [nll] = drawn(plots.strength_curve(unknown))
+    assert len(nll.collections) == 1
+    assert "share of the adapter's strength" in nll.get_xlabel()
+    [nothing] = drawn(plots.strength_curve([]))
+    assert [text.get_text() for text in nothing.texts] == ["not measured"]
 
 
 def test_figures_of_nothing_are_drawn_without_a_warning():
