@@ -50,7 +50,10 @@ def write_index(run: Run) -> Path:
 
 
 def headline(run: Run) -> list[tuple[str, str, str, str]]:
-    """Before/after figures as text: what, base, tuned, difference with its 95% interval."""
+    """Before/after figures as text: what, base, tuned, difference with its 95% interval.
+
+    Of a run folder from before a figure was measured, without it.
+    """
     metrics = results(run)["evaluation"]
     if not metrics:
         return []
@@ -59,17 +62,17 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     nll["delta_ci95"] = unseen["paired"]["nll_delta_ci95"]
     what = f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)"
     rows = [_nll_row(what, nll)]
-    for part, name in (("thinking", "reasoning and </think>"), ("answer", "answer")):
-        rows.append(_nll_row(f"of it, {name} alone", unseen["parts"][part]))
+    names = {"thinking": "reasoning and </think>", "answer": "answer"}
+    rows += [_nll_row(f"of it, {names[part]} alone", found) for part, found in unseen.get("parts", {}).items()]
     for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
         base, tuned = (unseen[side][key] for side in ("base", "tuned"))
         rows.append((what, f"{base:.0%}", f"{tuned:.0%}", f"{(tuned - base) * 100:+.0f} points"))
     for name, task in metrics["tasks"].items():
         rows.append(_accuracy_row(f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})", task))
-        if task["flagged"] and task["flagged"]["n"] and task["flagged"]["without"]:
-            rest = task["flagged"]["without"]
-            what = f"without {task['flagged']['n']} flagged as like training rows (n={rest['n']})"
-            rows.append(_accuracy_row(what, rest))
+        flagged = task.get("flagged")
+        if flagged and flagged["n"] and flagged["without"]:
+            rest = flagged["without"]
+            rows.append(_accuracy_row(f"without {flagged['n']} flagged as like training rows (n={rest['n']})", rest))
     return rows
 
 
@@ -107,9 +110,10 @@ def _figures(run: Run, facts: dict[str, Any]) -> list[tuple[str, str]]:
         sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
         nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
         drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
-        drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
+        if unseen.get("parts"):
+            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
         drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
-        if facts["evaluation"]["strength"]:
+        if facts["evaluation"].get("strength"):
             drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
     return [(caption, _data_uri(figure)) for caption, figure in drawn]
 
