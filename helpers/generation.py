@@ -48,7 +48,7 @@ def generate(
     `kept` is a file that keeps each reply as it ends. A call that was stopped goes on from it, if the prompts, the
     settings, the seed and `identity`, which stands for the model, are the same.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = _causal(model)
     made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
     order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
     # Replies that were kept tell nothing of the speed, nor of lengths: those that were lost beside them were longer.
@@ -249,7 +249,7 @@ def forward_only(model: Any) -> Iterator[Any]:
     import torch
 
     # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = _causal(model)
     was_training = model.training
     model.eval()
     try:
@@ -260,6 +260,11 @@ def forward_only(model: Any) -> Iterator[Any]:
             yield causal
     finally:
         model.train(was_training)
+
+
+def _causal(model: Any) -> Any:
+    """The model itself, without the wrapper that holds its adapters; they stay on, or off."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _label_nlls(logits: Any, labels: Any) -> list[float]:
