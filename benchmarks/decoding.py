@@ -70,16 +70,17 @@ def main(model: str, out: Path, prompts: int = 40, batch: int = 40, limit: int =
             f"{results[name]['same']:4.0%} of tokens the same, largest gap {results[name]['largest_gap']:.1e}",
             flush=True,
         )
-    write_json(
-        out,
-        {
-            "hardware": describe_machine().model_dump(),
-            "versions": versions(),
-            "settings": {"model": model, "prompts": prompts, "batch": batch, "limit": limit},
-            "reply_tokens": sorted(map(len, first.values())),
-            "results": results,
-        },
-    )
+        # after each way, so that what was measured is kept when a later one is stopped
+        write_json(
+            out,
+            {
+                "hardware": describe_machine().model_dump(),
+                "versions": versions(),
+                "settings": {"model": model, "prompts": prompts, "batch": batch, "limit": limit},
+                "reply_tokens": sorted(map(len, first.values())),
+                "results": results,
+            },
+        )
 
 
 def cut(reply: list[int], stop: int) -> list[int]:
