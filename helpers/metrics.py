@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.intervals import adjust_holm, chance, compare_paired, majority_baseline, verdict
+from helpers.intervals import adjust_holm, chance, compare_paired, majority_baseline, verdict, wilson_interval
 from helpers.measures import accuracy_by_length, calibration, paired_difference, repetition_rate
 from helpers.prompts import as_markdown
 from helpers.questions import OPEN_TASK
@@ -44,16 +44,16 @@ def compare_tasks(
         tasks[name]["flagged"] = _without(*sides, seed, flagged[name]) if name in (flagged or {}) else None
         tasks[name]["length"] = {side: accuracy_by_length(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
         # Letters can be had where a thought was closed: the two sides' errors compare on questions that have both.
+        # Where one side never closes one, the other's stand alone.
         both = [pair for pair in zip(*sides, strict=True) if all(row.get("letters") for row in pair)]
-        tasks[name]["calibration"] = {
-            side: calibration([pair[k] for pair in both], seed) for k, side in enumerate(SIDES)
-        }
+        lettered = list(zip(*both, strict=True)) or sides
+        tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, lettered, strict=True)}
     for name, p in adjust_holm({name: task["paired"]["mcnemar_p"] for name, task in tasks.items()}).items():
         paired = tasks[name]["paired"]
         paired["mcnemar_p_holm"] = p
         tasks[name]["verdict"] = verdict(
             paired["delta"], paired["delta_ci95"], detectable=paired["detectable"], p_value=p
-        )
+        ) + _below_chance(tasks[name])
     return tasks
 
 
@@ -179,11 +179,33 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction], seed: int) -> d
                 "ci95": pairs[f"{side}_ci95"],
                 "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
                 "truncated": fmean(not row["finished"] for row in rows),
+                "answered": _answered([row["correct"] for row in rows if row["choice"] is not None]),
             }
             for side, rows in zip(SIDES, (base, tuned), strict=True)
         },
         "paired": {key: pairs[key] for key in paired},
     }
+
+
+def _answered(correct: list[bool]) -> dict[str, Any]:
+    """Of the replies that name an option: how many, and the share of them that is right."""
+    if not correct:
+        return {"n": 0, "accuracy": None, "ci95": None}
+    return {"n": len(correct), "accuracy": fmean(correct), "ci95": list(wilson_interval(sum(correct), len(correct)))}
+
+
+def _below_chance(task: Mapping[str, Any]) -> str:
+    """A sentence on the models that a guess would beat: what they gain by naming options at all is no knowledge."""
+    below = [side for side in SIDES if task[side]["ci95"][1] < task["chance"]]
+    if not below:
+        return ""
+    told = []
+    for side in below:
+        answered = task[side]["answered"]
+        right = f" and is right in {answered['accuracy']:.0%} of those" if answered["n"] else ""
+        told.append(f"the {side} model names an option in {answered['n']} of {task['n']} replies{right}")
+    guess = f"a guess would be right more often ({task['chance']:.0%})"
+    return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(told)}."
 
 
 def _without(base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Sequence[str]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
             label = f"{side}: ECE {found['ece']:.2f}, {found['ece_if_calibrated']:.2f} if calibrated (n={found['n']})"
             _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
     if not base and not tuned:
-        _say(axes, "no question with both thoughts closed")
+        _say(axes, "no thought was closed")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))

@@ -78,7 +78,7 @@ def test_metrics_have_the_schema_of_the_design():
     for task in metrics["tasks"].values():
         assert set(task) >= {"n", "majority_baseline", "chance", "base", "tuned", "paired"}
         for side in ("base", "tuned"):
-            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated"}
+            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated", "answered"}
         paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "mcnemar_p_holm", "detectable"}
         assert set(task["paired"]) == paired
 
@@ -100,12 +100,12 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert task["n"] == 4
     assert task["majority_baseline"] == 0.5  # A, B, A, C
     assert task["chance"] == pytest.approx((3 / 4 + 1 / 3) / 4)
-    assert {k: v for k, v in task["base"].items() if k != "ci95"} == {
-        "accuracy": 0.25, "abstained": 0.25, "truncated": 0.25,
-    }  # fmt: skip
-    assert {k: v for k, v in task["tuned"].items() if k != "ci95"} == {
-        "accuracy": 0.5, "abstained": 0.0, "truncated": 0.25,
-    }  # fmt: skip
+    shares = ("accuracy", "abstained", "truncated")
+    assert [task["base"][share] for share in shares] == [0.25, 0.25, 0.25]
+    assert [task["tuned"][share] for share in shares] == [0.5, 0.0, 0.25]
+    assert (task["base"]["answered"]["n"], task["base"]["answered"]["accuracy"]) == (2, 0.5)
+    assert (task["tuned"]["answered"]["n"], task["tuned"]["answered"]["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert task["tuned"]["answered"]["ci95"] == pytest.approx([0.2077, 0.9385], abs=1e-4)  # Wilson, 2 of 3
     assert task["base"]["ci95"] == pytest.approx([0.0456, 0.6994], abs=1e-4)  # Wilson, 1 of 4
     assert task["tuned"]["ci95"] == pytest.approx([0.1500, 0.8500], abs=1e-4)  # 2 of 4
     paired = task["paired"]
@@ -138,6 +138,31 @@ def test_p_values_are_adjusted_to_the_number_of_tasks_and_the_sentence_follows()
     assert beside["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
     assert beside["paired"]["mcnemar_p_holm"] == pytest.approx(3 / 32)
     assert beside["verdict"].startswith("No difference")
+
+
+def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
+    """40 questions, of which the tuned model answers ten, six of them rightly: better than none, and no knowledge."""
+    base = [choice("t", i, "A", None) for i in range(40)]
+    tuned = [choice("t", i, "A", None if i >= 10 else "A" if i < 6 else "B") for i in range(40)]
+    task = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    assert "is better than the base model's: +15.0 points" in task["verdict"]
+    assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
+    assert task["verdict"].endswith(
+        "But a guess would be right more often (25%) than the base model: the base model names an "
+        "option in 0 of 40 replies."
+    )
+    many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4, SEED)["tasks"]["t"]
+    assert many["verdict"].endswith(
+        "in 0 of 160 replies; the tuned model names an option in 40 of 160 replies and is right in 60% of those."
+    )
+
+
+def test_a_side_that_never_closes_a_thought_does_not_hide_the_others_calibration():
+    letters = {"letters": {"A": 0.7, "B": 0.3}}
+    tuned = [row | letters if row["task"] == "other" else row for row in TUNED]
+    calibration = summarise(BASE, tuned, SEED)["tasks"]["other"]["calibration"]
+    assert calibration["base"] is None
+    assert calibration["tuned"]["n"] == 3
 
 
 def test_figures_without_the_flagged_questions_stand_beside_the_raw_ones():
