@@ -1,5 +1,6 @@
 """How a model's layers compute while it decodes: the same results up to rounding, with fewer copies and kernels."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def _fused_kernels(model: Any) -> Iterator[None]:
     if model.config.model_type != "llama" or not util.find_spec("liger_kernel"):
         yield
         return
+    # It warns of every kind of card whose kernels it cannot import, before it takes the right ones.
+    logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)
     from liger_kernel.transformers import apply_liger_kernel_to_llama
 
     # Beside the methods of the layers that are there, it replaces names in transformers' module.
