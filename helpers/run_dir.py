@@ -109,6 +109,11 @@ def open_run(
     return run
 
 
+def find_run(path: Path) -> Run | None:
+    """The run in a folder, with its own settings; None where there is none, and then none is made."""
+    return open_run(run_dir=path) if read_settings(path) else None
+
+
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The dotted settings in a folder's run.yaml, None where there is none."""
     try:

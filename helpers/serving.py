@@ -1,0 +1,200 @@
+"""Serving a run's models to other programs by engines that exist: llama.cpp in this process, or vLLM on a GPU."""
+
+import ipaddress
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import util
+from pathlib import Path
+
+from helpers import InputError
+from helpers.chat import Endpoint, chat_template
+from helpers.config import Config
+from helpers.models import embedded_gguf, load_tokenizer, model_source
+from helpers.run_dir import Run, write_text
+from helpers.setup import describe_machine
+
+ENGINES = ("auto", "llama.cpp", "vllm")
+SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """`parallel` replies are made at once, each in a context of `context` tokens; more requests wait their turn."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str = field(default="", repr=False)
+    parallel: int = 4
+    context: int = 4096
+
+    def check(self) -> None:
+        """InputError where anybody on the network could use the server: beyond localhost it needs a key."""
+        if not self.api_key and not _is_local(self.host):
+            raise InputError(f"listening on {self.host} needs an API key: --api-key, or AI_DOCTOR_API_KEY")
+        if self.parallel < 1 or self.context < 256:
+            raise InputError("a server needs --parallel of at least 1 and --context of at least 256")
+
+
+def sides(run: Run | None) -> list[str]:
+    """What can be asked of a run here: "tuned" once 06 has exported it, "base" where its GGUF file is at hand."""
+    found = []
+    if run is None or run.config.model.name == "embedded":
+        found.append("base")
+    if run is not None and _exported(run):
+        found.append("tuned")
+    return found
+
+
+def gguf_file(run: Run | None, side: str) -> Path:
+    """The file that llama.cpp loads for a side of a run; no run: the embedded model."""
+    if side not in SIDES:
+        raise InputError(f"unknown side {side!r}; valid: {', '.join(SIDES)}")
+    if side == "base":
+        if run is not None and run.config.model.name != "embedded":
+            raise InputError(
+                f"llama.cpp has no file of {run.config.model.name} itself: serve it with vLLM, or ask --base"
+            )
+        return embedded_gguf()
+    files = _exported(run) if run else []
+    if not files:
+        raise InputError(
+            f"{run.label if run else 'without a run folder there'} has no GGUF file yet: run 06_export first"
+        )
+    return files[0]
+
+
+def _exported(run: Run) -> list[Path]:
+    """The exported files, the smallest first: decoding reads all of it for every token."""
+    return sorted((run / "export").glob("model-*.gguf"), key=lambda file: file.stat().st_size)
+
+
+@contextmanager
+def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) -> Iterator[str]:
+    """llama.cpp's own server in this process; gives its address. Leaving the block ends it and what it is working on.
+
+    InputError where it cannot load the file or listen.
+    """
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.model_alias = str(gguf), {name}
+    params.hostnames, params.port = [settings.host], settings.port
+    params.api_keys = [settings.api_key] if settings.api_key else []
+    params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
+    params.chat_template, params.use_jinja = template, True
+    # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies.
+    params.n_threads_http = 128
+    # A page in a browser must not ask a server without a key behind its reader's back.
+    params.cors_origins = f"http://{settings.host}:{settings.port}"
+    params.ui = params.endpoint_slots = params.warmup = False
+    params.verbosity = -1
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError:
+        where = f"{settings.host}:{settings.port}"
+        raise InputError(
+            f"llama.cpp cannot serve {gguf.name} on {where}: is the port taken, or the file broken?"
+        ) from None
+    try:
+        yield server.listening_address
+    finally:
+        del server  # stops it; the class has no close()
+
+
+@contextmanager
+def local_server(run: Run | None, side: str, parallel: int = 2, context: int = 4096) -> Iterator[Endpoint]:
+    """One side of a run behind a port of this machine that nobody else knows the key of."""
+    settings = ServerSettings(port=0, api_key=secrets.token_urlsafe(), parallel=parallel, context=context)
+    with llama_cpp(gguf_file(run, side), _template(_config(run)), settings, side) as address:
+        yield Endpoint(f"{address}/v1", settings.api_key, side)
+
+
+def serve_until_stopped(run: Run | None, side: str, settings: ServerSettings, engine: str = "auto") -> None:
+    """Serve one side of a run (none: the embedded model) until the process is told to stop by Ctrl+C or SIGTERM."""
+    settings.check()
+    if choose_engine(engine) == "vllm":
+        _serve_by_vllm(run, side, settings)
+        return
+    gguf, template = gguf_file(run, side), _template(_config(run))
+    with _told_to_stop() as told, llama_cpp(gguf, template, settings, side) as address:
+        _announce(f"{address}/v1", side, gguf.name)
+        # In short waits: the signal can reach one of llama.cpp's threads, which does not wake this one.
+        while not told.wait(0.5):
+            pass
+    print("stopped", file=sys.stderr)
+
+
+def choose_engine(engine: str) -> str:
+    """vLLM where it is installed and has a GPU, else llama.cpp; InputError for what is not there."""
+    has_vllm = util.find_spec("vllm") is not None
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
+    if engine == "vllm" and not has_vllm:
+        raise InputError("vLLM is not installed: pip install vllm, in an environment of its own")
+    if engine == "auto":
+        return "vllm" if has_vllm and describe_machine().gpu else "llama.cpp"
+    return engine
+
+
+def vllm_command(run: Run | None, side: str, settings: ServerSettings, template: Path) -> list[str]:
+    """vLLM's own command for the merged folder, or for the base model; its key goes through the environment."""
+    if side == "base" or run is None:
+        model = model_source(_config(run).model.name)
+    else:
+        model = str(run.require("export/merged", "06_export"))
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--served-model-name", side]
+    command += ["--host", settings.host, "--port", str(settings.port), "--chat-template", str(template)]
+    command += ["--reasoning-parser", "deepseek_r1", "--max-num-seqs", str(settings.parallel)]
+    return [*command, "--max-model-len", str(settings.context)]
+
+
+def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings) -> None:
+    template = (run.path if run else Path.cwd()) / "export/chat_template.jinja"
+    write_text(template, _template(_config(run)))
+    environment = os.environ | ({"VLLM_API_KEY": settings.api_key} if settings.api_key else {})
+    command = vllm_command(run, side, settings, template)
+    with _told_to_stop() as told, subprocess.Popen(command, env=environment) as process:
+        while process.poll() is None and not told.wait(0.5):
+            pass
+        process.terminate()
+    if not told.is_set():
+        raise RuntimeError(f"vLLM ended by itself, with status {process.returncode}")
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl+C or SIGTERM sets in the block."""
+    told = threading.Event()
+    before = {each: signal.signal(each, lambda *_: told.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _config(run: Run | None) -> Config:
+    return run.config if run else Config.resolve("laptop")
+
+
+def _template(config: Config) -> str:
+    return chat_template(load_tokenizer(config.model), config.model.prompt_style)
+
+
+def _announce(address: str, side: str, what: str) -> None:
+    print(f"the {side} model ({what}) at {address}; Ctrl+C stops it", file=sys.stderr)
+    print("generated text for study, not medical advice", file=sys.stderr, flush=True)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
