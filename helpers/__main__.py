@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from helpers import InputError
+from helpers import InputError, StageError
 
 app = typer.Typer(
     add_completion=False,
@@ -214,8 +214,6 @@ def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
 
 def main() -> None:
     """Run a command; one readable line and status 2 for a wrong input, 1 for a failed stage with its traceback."""
-    from helpers.run_all import StageError
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(prog_name="python -m helpers")

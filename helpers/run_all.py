@@ -15,7 +15,7 @@ from typing import IO, Any
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import PROJECT_ROOT, InputError, StageError
 from helpers.backends import choose_backend
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
@@ -48,14 +48,6 @@ LEAVES = {
     ),
     "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
 }
-
-
-class StageError(RuntimeError):
-    """A notebook stopped with an error; the message is one line, `traceback` the cell and what it raised."""
-
-    def __init__(self, message: str, traceback: str = "", input_error: bool = False) -> None:
-        super().__init__(message)
-        self.traceback, self.input_error = traceback, input_error
 
 
 class PrivateKernelManager(AsyncKernelManager):

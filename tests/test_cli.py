@@ -19,7 +19,7 @@ from helpers.__main__ import main
 from helpers.config import Config
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
-from helpers.run_all import LEAVES, StageError, choose_stages, run_series, stage_inputs
+from helpers.run_all import LEAVES, choose_stages, run_series, stage_inputs
 from helpers.run_dir import open_run, read_json, write_json, write_jsonl, write_text
 
 NAMES = list(STAGES)
