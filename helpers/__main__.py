@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,34 +54,62 @@ def run(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="A clinical question; - reads standard input.")],
+    question: Annotated[str, typer.Argument(help="A clinical question; - or none reads standard input.")] = "-",
     run_dir: RunDir = DEFAULT_RUN,
     profile: Profile = "auto",
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
+    compare: Annotated[bool, typer.Option(help="Ask the base model and then the tuned one.")] = False,
+    file: Annotated[Path | None, typer.Option(help="Many questions: .jsonl with `question`, or one a line.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
+    endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="That server's key.")] = "",
+    model: Annotated[str, typer.Option(help="The model's name there; the first it lists, if none is given.")] = "",
 ) -> None:
-    """Put one question to a run's tuned model and stream its reasoning and answer. No medical advice."""
-    from helpers.baseline_inference import ask as ask_model
-    from helpers.models import load_base, load_tokenizer, load_with_adapter
+    """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
+    from helpers.asking import ask_file, endpoint_answerer, local_answerers, read_questions
+    from helpers.chat import Endpoint, check_question
+    from helpers.config import Config, parse_assignment
+
+    if endpoint and (base or compare):
+        raise InputError("a server has one model: --base and --compare are for a run folder")
+    if (file is None) != (out is None):
+        raise InputError("--file and --out go together")
+    if question == "-" and file is None and sys.stdin.isatty():
+        raise InputError("no question: give one, or --file and --out, or pipe one in")
+    one = check_question(sys.stdin.read() if question == "-" else question) if file is None else ""
+    many = read_questions(file) if file else []
+    if endpoint:
+        config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
+        answerers = endpoint_answerer(Endpoint(endpoint, api_key, model), config.generation)
+    else:
+        opened = _open(profile, run_dir, settings)
+        config = opened.config
+        answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
+    print("generated text for study, not medical advice", file=sys.stderr)
+    if out:
+        made = ask_file(many, out, answerers, config.generation.batch_size)
+        print(
+            f"{made} replies added to {out}, which has {len(many) * len(answerers) - made} from before", file=sys.stderr
+        )
+        return
+    for side, answerer in answerers.items():
+        if compare:
+            print(f"## {side}\n")
+        _print_reply(answerer.stream(one))
+
+
+def _print_reply(pieces: Iterator[str]) -> None:
+    """Pieces of text as they come, to be read or piped; what to know about them goes past the pipe."""
     from helpers.prompts import END_THINK
 
-    text = sys.stdin.read() if question == "-" else question
-    if not text.strip():
-        raise InputError("the question is empty")
-    opened = _open(profile, run_dir, settings)
-    tokenizer = load_tokenizer(opened.config.model)
-    if base:
-        model = load_base(opened.config)
-    else:
-        model = load_with_adapter(opened.config, opened.require("adapter", "04_lora_training (or ask with --base)"))
-    console.print("Generated text for study, not medical advice.", style="dim")
     reply = ""
-    for piece in ask_model(model, tokenizer, text.strip(), opened.config):
+    for piece in pieces:
         reply += piece
         print(piece, end="", flush=True)
-    print()
+    print(flush=True)
     if END_THINK not in reply:
-        console.print("(the thought was never closed: no answer)", style="yellow")
+        print("(the thought was never closed: no answer)", file=sys.stderr)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from helpers import PROJECT_ROOT, InputError, dataset_prep, models, run_all, run_dir, setup
+from helpers import PROJECT_ROOT, InputError, StageError, dataset_prep, models, run_all, run_dir, setup
 from helpers.__main__ import main
 from helpers.config import Config
 from helpers.progress import PROGRESS_FILE

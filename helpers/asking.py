@@ -1,0 +1,156 @@
+"""One question or a file of them, put to a run's models or to a server; a file's replies go on where they were."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers import InputError
+from helpers.chat import Ended, Endpoint, check_question
+from helpers.config import GenerationSettings
+from helpers.progress import Progress
+from helpers.prompts import END_THINK, encode_prompt, split_reasoning
+from helpers.run_dir import Run, fingerprint, write_text
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
+
+    `made_by` says what replies depend on, so that those of one file are of one kind.
+    """
+
+    made_by: str
+    stream: Callable[[str], Iterator[str]]
+    rows: Callable[[list[str]], Iterator[Row]]
+
+
+def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
+    """A run's "base" and "tuned" model by transformers, as 05 asks them; one model is loaded for both."""
+    from helpers.generation import generate, stream
+    from helpers.models import load_base, load_tokenizer, load_with_adapter
+
+    config, tokenizer = run.config, load_tokenizer(run.config.model)
+    adapter = run.require("adapter", "04_lora_training (or ask with --base)") if "tuned" in sides else None
+    model = load_with_adapter(config, adapter) if adapter else load_base(config)
+    made_by = fingerprint(run / "run.yaml", run / "adapter")
+
+    def encoded(question: str) -> list[int]:
+        return encode_prompt(tokenizer, question, config.model.prompt_style)
+
+    def answerer(side: str) -> Answerer:
+        def as_it_is_asked() -> AbstractContextManager[Any]:
+            return model.disable_adapter() if adapter and side == "base" else nullcontext()
+
+        def pieces(question: str) -> Iterator[str]:
+            with as_it_is_asked():
+                yield from stream(model, tokenizer, encoded(question), config.generation, config.seed)
+
+        def rows(questions: list[str]) -> Iterator[Row]:
+            with as_it_is_asked():
+                replies = generate(model, tokenizer, list(map(encoded, questions)), config.generation, config.seed)
+            for reply in replies:
+                yield _row(reply.text, reply.finished, reply.tokens)
+
+        return Answerer(made_by, pieces, rows)
+
+    return {side: answerer(side) for side in sides}
+
+
+def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
+    """The model behind an address, under its name there; questions are asked one after the other."""
+
+    def pieces(question: str) -> Iterator[str]:
+        thinking = True
+        for piece in endpoint.stream(question, settings):
+            if not isinstance(piece, Ended):
+                if thinking and piece.kind == "answer":
+                    yield f"{END_THINK}\n\n"
+                    thinking = False
+                yield piece.text
+
+    def rows(questions: list[str]) -> Iterator[Row]:
+        for question in questions:
+            *told, end = endpoint.stream(question, settings)
+            thought, said = (
+                "".join(each.text for each in told if each.kind == kind) for kind in ("thinking", "answer")
+            )
+            yield _row(f"{thought}{END_THINK}\n\n{said}" if said else thought, end.finished, end.tokens)
+
+    made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
+    return {endpoint.model: Answerer(made_by, pieces, rows)}
+
+
+def read_questions(path: Path) -> list[Row]:
+    """`id` and `question` of each line: JSON with a `question` (and an `id`), or, unless the file is .jsonl, its text.
+
+    Empty lines are left out; InputError names a line that is no question.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line) if path.suffix == ".jsonl" else {"question": line}
+                found.append({"id": str(row.get("id", number)), "question": check_question(row["question"])})
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                told = error if isinstance(error, InputError) else "needs JSON with a `question`"
+                raise InputError(f"{path}, line {number}: {told}") from None
+    if not found:
+        raise InputError(f"{path} holds no question")
+    return found
+
+
+def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Answerer], batch: int) -> int:
+    """Append to `target` a row for each question and side, `batch` questions at a time; returns how many it made.
+
+    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`. Rows that `target` has
+    already are not made again; InputError where they were made by something else.
+    """
+    done, made = _read_done(target, answerers), 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(target, "a", encoding="utf-8") as file,
+        Progress(len(questions) * len(answerers), "replies", done=len(done)) as progress,
+    ):
+        for side, answerer in answerers.items():
+            left = [row for row in questions if (row["id"], row["question"], side) not in done]
+            for start in range(0, len(left), batch):
+                some = left[start : start + batch]
+                for row, reply in zip(some, answerer.rows([each["question"] for each in some]), strict=True):
+                    whole = {**row, "side": side, "made_by": answerer.made_by, **reply}
+                    file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+                    file.flush()
+                    made += 1
+                    progress.update()
+    return made
+
+
+def _read_done(target: Path, answerers: Mapping[str, Answerer]) -> set[tuple[str, str, str]]:
+    """What `target` has of these sides; a last line that was torn by a kill is taken out of the file."""
+    if not target.is_file():
+        return set()
+    text = target.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        rows = [row for row in map(json.loads, whole.splitlines()) if row["side"] in answerers]
+        same = all(row["made_by"] == answerers[row["side"]].made_by for row in rows)
+        done = {(row["id"], row["question"], row["side"]) for row in rows}
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise InputError(f"{target} holds something else already: choose another --out") from None
+    if not same:
+        raise InputError(f"{target} holds replies of another model or other settings: choose another --out")
+    if whole != text:
+        write_text(target, whole)
+    return done
+
+
+def _row(text: str, finished: bool, tokens: int) -> Row:
+    return {"reply": text, **asdict(split_reasoning(text)), "finished": finished, "tokens": tokens}

@@ -1,0 +1,200 @@
+"""Asking one question or a file of them, on the command line too, where it is to pipe well."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers import PROJECT_ROOT, InputError, asking
+from helpers.asking import Answerer, ask_file, endpoint_answerer, local_answerers, read_questions
+from helpers.chat import Ended, Piece
+from helpers.config import Config
+from helpers.models import load_base
+from helpers.run_dir import Run, read_jsonl
+
+
+def written(path, *lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n", "utf-8")
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------- the questions
+
+
+def test_questions_are_json_or_one_a_line(tmp_path):
+    jsonl = written(tmp_path / "q.jsonl", {"question": " Why? "}, "", {"id": 7, "question": "How?", "options": {}})
+    assert read_questions(jsonl) == [{"id": "1", "question": "Why?"}, {"id": "7", "question": "How?"}]
+    text = written(tmp_path / "q.txt", "Why?", "", '{"question": 1}')
+    assert [row["question"] for row in read_questions(text)] == ["Why?", '{"question": 1}']
+    assert [row["id"] for row in read_questions(text)] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "x"}', "line 2: needs JSON with a `question`"),
+        ("not JSON", "line 2: needs JSON"),
+        ("[1]", "line 2: needs JSON"),
+        ('{"question": 5}', "line 2: needs JSON"),
+        ('{"question": "  "}', "line 2: the question is empty"),
+        (json.dumps({"question": "x" * 9000}), "line 2: the question has 9,000 characters"),
+    ],
+)
+def test_a_line_that_is_no_question_is_named(tmp_path, line, told):
+    with pytest.raises(InputError, match=told):
+        read_questions(written(tmp_path / "q.jsonl", {"question": "Why?"}, line))
+
+
+def test_a_file_without_questions_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="holds no question"):
+        read_questions(written(tmp_path / "q.txt", "", " "))
+    with pytest.raises(InputError, match="cannot read"):
+        read_questions(tmp_path / "none.txt")
+
+
+# --------------------------------------------------------------------------------------------------------- the replies
+
+
+QUESTIONS = [{"id": str(i), "question": f"Question {i}?"} for i in range(5)]
+
+
+def repeating(asked, made_by="m", stop_at=None):
+    """Says each question back, and notes what it was asked."""
+
+    def rows(questions):
+        asked.append(questions)
+        for question in questions:
+            if question == stop_at:
+                raise KeyboardInterrupt
+            yield {"reply": f"{question}</think>x", "closed": True}
+
+    return Answerer(made_by, iter, rows)
+
+
+def test_each_question_and_side_is_a_row(tmp_path):
+    asked = []
+    target = tmp_path / "new/replies.jsonl"
+    assert ask_file(QUESTIONS, target, {"base": repeating(asked), "tuned": repeating(asked)}, batch=2) == 10
+    rows = read_jsonl(target)
+    assert [(row["side"], row["id"]) for row in rows] == [(s, str(i)) for s in ("base", "tuned") for i in range(5)]
+    assert rows[3]["reply"] == "Question 3?</think>x"
+    assert [len(batch) for batch in asked] == [2, 2, 1, 2, 2, 1]
+
+
+def test_what_was_killed_goes_on_where_it_was(tmp_path):
+    target, asked = tmp_path / "replies.jsonl", []
+    with pytest.raises(KeyboardInterrupt):
+        ask_file(QUESTIONS, target, {"tuned": repeating(asked, stop_at="Question 3?")}, batch=4)
+    assert len(read_jsonl(target)) == 3
+    with open(target, "a", encoding="utf-8") as file:
+        file.write('{"id": "3", "question": "Question 3?", "si')  # torn by the kill
+    asked.clear()
+    assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 2
+    assert asked == [["Question 3?", "Question 4?"]]
+    assert [row["id"] for row in read_jsonl(target)] == list("01234")
+    assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 0
+
+
+def test_replies_of_different_models_do_not_mix(tmp_path):
+    target = tmp_path / "replies.jsonl"
+    ask_file(QUESTIONS, target, {"tuned": repeating([])}, batch=4)
+    before = target.read_bytes()
+    with pytest.raises(InputError, match="another model or other settings"):
+        ask_file(QUESTIONS, target, {"tuned": repeating([], made_by="other")}, batch=4)
+    other = written(tmp_path / "other.jsonl", {"question": "Why?"})
+    with pytest.raises(InputError, match="holds something else"):
+        ask_file(QUESTIONS, other, {"tuned": repeating([])}, batch=4)
+    assert target.read_bytes() == before
+
+
+class Endpoint:
+    model, base_url = "m", "http://there/v1"
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+
+    def stream(self, question, settings):
+        yield from self.pieces
+        yield Ended(True, 9, 1.0, 0.1)
+
+
+def test_a_servers_reply_reads_like_a_models_own():
+    settings = Config.resolve("smoke").generation
+    pieces = [Piece("thinking", "Hm"), Piece("thinking", "."), Piece("answer", "B"), Piece("answer", "!")]
+    [(name, answerer)] = endpoint_answerer(Endpoint(*pieces), settings).items()
+    assert name == "m"
+    assert "".join(answerer.stream("Why?")) == "Hm.</think>\n\nB!"
+    [row] = answerer.rows(["Why?"])
+    assert row == {
+        "reply": "Hm.</think>\n\nB!", "thinking": "Hm.", "answer": "B!", "closed": True, "finished": True, "tokens": 9,
+    }  # fmt: skip
+    open_end = endpoint_answerer(Endpoint(pieces[0]), settings)["m"]
+    assert "".join(open_end.stream("Why?")) == "Hm"
+    assert not next(open_end.rows(["Why?"]))["closed"]
+
+
+def test_both_sides_are_one_model_with_and_without_its_adapter(tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = Config.resolve("smoke", {"generation.temperature": 0, "generation.max_new_tokens": 8})
+    run = Run(tmp_path, config)
+    (run / "run.yaml").write_text("config: {}\n")
+    with pytest.raises(InputError, match="has no adapter yet: run 04_lora_training"):
+        local_answerers(run, ["tuned"])
+    adapted = get_peft_model(load_base(config), LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.save_pretrained(str(run / "adapter"))
+    answerers = local_answerers(run, ["base", "tuned"])
+    replies = {side: next(each.rows(["Why?"]))["reply"] for side, each in answerers.items()}
+    assert replies["base"] != replies["tuned"]
+    [alone] = local_answerers(run, ["base"]).values()
+    assert next(alone.rows(["Why?"]))["reply"] == replies["base"]
+    for side, each in answerers.items():
+        assert "".join(each.stream("Why?")) == replies[side]
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def infer(*words, stdin=""):
+    command = [sys.executable, "infer.py", *words, "--endpoint", "http://127.0.0.1:9/v1"]
+    return subprocess.run(
+        command, input=stdin, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--compare", "Why?"], "a server has one model"),
+        (["--file", "q.txt"], "--file and --out go together"),
+        (["--out", "r.jsonl", "Why?"], "--file and --out go together"),
+        ([], "the question is empty"),
+        (["  "], "the question is empty"),
+        (["Why?"], "at http://127.0.0.1:9/v1 cannot be reached"),
+    ],
+)
+def test_a_wrong_wish_is_one_line_on_standard_error(words, told):
+    done = infer(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert told in line
+
+
+def test_only_the_reply_goes_down_the_pipe(monkeypatch, capsys):
+    from helpers.__main__ import main
+
+    monkeypatch.setattr(
+        asking, "endpoint_answerer", lambda *_: {"m": Answerer("m", lambda q: iter([q, "</think>B"]), iter)}
+    )
+    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", "http://there/v1"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    told = capsys.readouterr()
+    assert told.out == "Why?</think>B\n"
+    assert "not medical advice" in told.err
