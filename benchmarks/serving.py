@@ -81,7 +81,11 @@ async def load(url: str, questions: list[str], clients: int, each: int, limit: i
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95)), "max": max(values, default=float("nan"))}
+    return {
+        "median": float(np.median(values)),
+        "p95": float(np.percentile(values, 95)),
+        "max": max(values, default=float("nan")),
+    }
 
 
 if __name__ == "__main__":

@@ -93,8 +93,9 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
-    # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies.
-    params.n_threads_http = 128
+    # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies. So
+    # does one who connects and says nothing, for as many seconds.
+    params.n_threads_http, params.timeout_read, params.timeout_write = 128, 60, 60
     # A page in a browser must not ask a server without a key behind its reader's back.
     params.cors_origins = f"http://{settings.host}:{settings.port}"
     params.ui = params.endpoint_slots = params.warmup = False
