@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run|ask|check|notebooks|address`."""
+"""The command line: `python -m helpers run|ask|push|check|notebooks|address`."""
 
 import os
 import sys
@@ -135,6 +135,20 @@ def serve(
     serve_until_stopped(
         opened, "base" if base else "tuned", ServerSettings(host, port, api_key, parallel, context), engine
     )
+
+
+@app.command()
+def push(
+    repo_id: Annotated[str, typer.Argument(help="The adapter's repository, USER/NAME; others get -merged and -GGUF.")],
+    what: Annotated[list[str] | None, typer.Option(help="adapter (the default), merged or gguf; repeatable.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="For everyone to see; else private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would be sent, and send nothing.")] = False,
+    run_dir: RunDir = DEFAULT_RUN,
+) -> None:
+    """Publish a run's model on the Hugging Face hub, with a model card; takes HF_TOKEN or the stored login."""
+    from helpers.publish import push_to_hub
+
+    push_to_hub(_open("auto", run_dir, None), repo_id, what or ["adapter"], not public, dry_run)
 
 
 @app.command()

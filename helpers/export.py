@@ -18,6 +18,7 @@ from helpers import InputError
 from helpers.config import Config, ModelSettings
 from helpers.decoding import left_padded
 from helpers.generation import generation_arguments
+from helpers.model_card import KINDS
 from helpers.models import compute_dtype, from_source, load_tokenizer, model_source
 from helpers.prompts import build_prompt, encode_prompt
 from helpers.report import write_model_card
@@ -247,9 +248,9 @@ def answer_from(run: Run, gguf: Path, question: str, max_new_tokens: int = 512) 
 
 
 def write_report(run: Run, agreement: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """The model card beside adapter and export, and export/report.json with what was made and checked."""
-    for folder in ("export", "adapter"):
-        write_model_card(run, run / folder / "README.md")
+    """A model card beside each form of the model, and export/report.json with what was made and checked."""
+    for kind, form in KINDS.items():
+        write_model_card(run, run / form.folder / "README.md", kind)
     files = sorted((run / "export").glob("model-*.gguf"))
     report = {
         "files": [{"name": file.name, "mib": file.stat().st_size / MIB} for file in files],

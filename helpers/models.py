@@ -34,14 +34,22 @@ def model_source(name: str) -> str:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} is no model folder: it has no config.json")
         return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if not _could_be_hub_id(name):
         raise InputError(f"model.name = {name!r}: no such folder, and not a hub id like organisation/model")
     return name
 
 
 def public_name(name: str) -> str:
-    """The base model's name as an adapter's metadata and a model card should carry it."""
-    return "HuggingFaceTB/SmolLM2-135M-Instruct" if name == "embedded" else name
+    """The base model's name as an adapter's metadata and a model card should carry it: of a folder its own name alone,
+    without the path on this machine."""
+    if name == "embedded":
+        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+    folder = project_path(name)
+    return name if _could_be_hub_id(name) and not folder.is_dir() else folder.name
+
+
+def _could_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import plots
 from helpers.metrics import points_apart
+from helpers.model_card import KINDS, card_data, licences, prompt_parts, training_data
 from helpers.models import public_name
 from helpers.run_dir import Run, read_json, read_jsonl, write_text
 
@@ -33,9 +34,32 @@ def results(run: Run) -> dict[str, Any]:
     return {name: read_json(run / path) if (run / path).is_file() else None for name, path in RESULTS.items()}
 
 
-def write_model_card(run: Run, path: Path) -> None:
-    """The model card in the hub's format; results appear once 05 has measured them."""
-    write_text(path, _render("model_card.md.j2", autoescape=False, run=run, **_facts(run)))
+def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
+    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
+    write_text(path, model_card(run, kind))
+
+
+def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
+    """The model card of one of KINDS in the hub's format, for a file or for the repository `repo_id`.
+
+    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
+    """
+    facts = _facts(run)
+    title = f"{facts['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data"
+    name = repo_id.split("/")[-1] if repo_id else title
+    return _render(
+        "model_card.md.j2",
+        autoescape=False,
+        kind=kind,
+        title=title,
+        metadata=card_data(run, kind, name, facts, merged_id).to_yaml(),
+        licences=licences(run, facts),
+        training_data=training_data(run, facts),
+        prompt=prompt_parts(run),
+        repo_id=repo_id,
+        where=repo_id or KINDS[kind].folder,
+        **facts,
+    )
 
 
 def write_index(run: Run) -> Path:

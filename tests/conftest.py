@@ -1,8 +1,12 @@
-"""What several test files share: the two tokenizers and the rows that are at hand."""
+"""What several test files share: the two tokenizers, the rows that are at hand, and the command line."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import PROJECT_ROOT
+from helpers.__main__ import main
 from helpers.config import Config
 from helpers.dataset_prep import SAMPLE
 from helpers.run_dir import read_jsonl
@@ -36,3 +40,18 @@ def real_rows():
     if not REAL_ROWS.is_file():
         pytest.skip("the real rows in ../shared/data are not here")
     return read_jsonl(REAL_ROWS)
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """`cli("run", "--only", "03")` in this process; gives status, out and err as the shell would see them."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(status=ended.value.code or 0, out=out, err=err)
+
+    return call

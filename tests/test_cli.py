@@ -35,21 +35,6 @@ def alone(monkeypatch):
     monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
 
 
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """`cli("run", "--only", "03")` in this process; gives status, out and err as the shell would see them."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["helpers", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(status=ended.value.code or 0, out=out, err=err)
-
-    return call
-
-
 def error_line(result) -> str:
     """What a wrong input must come to: status 2 and one line, which is returned."""
     assert result.status == 2
