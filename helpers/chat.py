@@ -184,4 +184,5 @@ class _Splitter:
 
 
 def _first_line(error: Any) -> str:
-    return str(error.message).splitlines()[0][:300]
+    told = error.body.get("message") if isinstance(error.body, dict) else None
+    return str(told or error.message).splitlines()[0][:300]
