@@ -2,16 +2,19 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 from helpers import InputError
 from helpers.chat import Endpoint, chat_template
@@ -22,6 +25,7 @@ from helpers.setup import describe_machine
 
 ENGINES = ("auto", "llama.cpp", "vllm")
 SIDES = ("base", "tuned")
+GRACE = 5.0  # seconds for what is being written when a server is told to stop
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def _exported(run: Run) -> list[Path]:
 
 
 @contextmanager
-def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) -> Iterator[str]:
-    """llama.cpp's own server in this process; gives its address. Leaving the block ends it and what it is working on.
+def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) -> Iterator[Any]:
+    """llama.cpp's own server in this process, at its `listening_address`. Leaving the block sees its replies through.
 
     InputError where it cannot load the file or listen.
     """
@@ -94,6 +98,7 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     # A page in a browser must not ask a server without a key behind its reader's back.
     params.cors_origins = f"http://{settings.host}:{settings.port}"
     params.ui = params.endpoint_slots = params.warmup = False
+    params.endpoint_metrics = True
     params.verbosity = -1
     try:
         server = xllamacpp.Server(params)
@@ -103,7 +108,7 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
             f"llama.cpp cannot serve {gguf.name} on {where}: is the port taken, or the file broken?"
         ) from None
     try:
-        yield server.listening_address
+        yield server
     finally:
         del server  # stops it; the class has no close()
 
@@ -112,8 +117,8 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
 def local_server(run: Run | None, side: str, parallel: int = 2, context: int = 4096) -> Iterator[Endpoint]:
     """One side of a run behind a port of this machine that nobody else knows the key of."""
     settings = ServerSettings(port=0, api_key=secrets.token_urlsafe(), parallel=parallel, context=context)
-    with llama_cpp(gguf_file(run, side), _template(_config(run)), settings, side) as address:
-        yield Endpoint(f"{address}/v1", settings.api_key, side)
+    with llama_cpp(gguf_file(run, side), _template(_config(run)), settings, side) as server:
+        yield Endpoint(f"{server.listening_address}/v1", settings.api_key, side)
 
 
 def serve_until_stopped(run: Run | None, side: str, settings: ServerSettings, engine: str = "auto") -> None:
@@ -123,12 +128,23 @@ def serve_until_stopped(run: Run | None, side: str, settings: ServerSettings, en
         _serve_by_vllm(run, side, settings)
         return
     gguf, template = gguf_file(run, side), _template(_config(run))
-    with _told_to_stop() as told, llama_cpp(gguf, template, settings, side) as address:
-        _announce(f"{address}/v1", side, gguf.name)
+    # In this order: llama.cpp's server takes Ctrl+C for itself as it starts.
+    with llama_cpp(gguf, template, settings, side) as server, _told_to_stop() as told:
+        _announce(f"{server.listening_address}/v1", side, gguf.name)
         # In short waits: the signal can reach one of llama.cpp's threads, which does not wake this one.
         while not told.wait(0.5):
             pass
-    print("stopped", file=sys.stderr)
+        print("stopping", file=sys.stderr, flush=True)
+        until = time.monotonic() + GRACE
+        while _is_replying(server):
+            if time.monotonic() > until:
+                os._exit(0)  # the end of the block would see the replies through, for minutes, deaf to signals
+            time.sleep(0.2)
+
+
+def _is_replying(server: Any) -> bool:
+    counts = re.findall(r"^llamacpp:requests_(?:processing|deferred) (\d+)", server.handle_metrics(), re.MULTILINE)
+    return any(map(int, counts))
 
 
 def choose_engine(engine: str) -> str:
