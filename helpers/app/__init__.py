@@ -8,6 +8,7 @@ import streamlit as st
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.app import ask
+from helpers.app.parts import escaped
 from helpers.run_dir import Run, find_run, project_path
 
 
@@ -26,7 +27,7 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
              for title, (page, icon) in pages.items()]
         ).run()  # fmt: skip
     except InputError as error:
-        st.error(str(error))
+        st.error(escaped(str(error)))
 
 
 def choose_run(run_dir: str | None) -> Run | None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from helpers import InputError
 from helpers.app import engine
-from helpers.app.parts import NAMES, Panel, heading, plain
+from helpers.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.app.replies import Reply, Turn, answering
 from helpers.chat import MAX_QUESTION, check_question
 from helpers.config import Config, GenerationSettings
@@ -28,12 +28,14 @@ def show(run: Run | None, at_once: int) -> None:
     heading("Ask the models")
     sides = engine.sides(run)
     if not sides:
-        st.info(f"Nothing can be asked of {run.label} here yet: its model gets a file for llama.cpp in 06_export.")
+        st.info(
+            f"Nothing can be asked of {escaped(run.label)} here yet: its model gets a file for llama.cpp in 06_export."
+        )
         return
     settings, chosen = _sidebar(run, sides, busy=question is not None)
     _form(busy=question is not None)
     if problem := state.pop("problem", None):
-        st.error(problem)
+        st.error(escaped(problem))
     newest = st.container()
     for number, turn in enumerate(reversed(turns)):
         _finished(turn, expanded=number == 0 and question is None)
@@ -53,7 +55,7 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
     usual = config.generation
     longest = max(config.model.max_length, usual.max_new_tokens)
     with st.sidebar:
-        st.caption(f"Run folder {run.label}" if run else "No finished run yet: the embedded model alone")
+        st.caption(f"Run folder {escaped(run.label)}" if run else "No finished run yet: the embedded model alone")
         chosen = sides
         if len(sides) > 1:
             options = {"Both, side by side": sides} | {NAMES[side]: [side] for side in sides}

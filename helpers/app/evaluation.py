@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 from matplotlib import style
 
-from helpers.app.parts import heading
+from helpers.app.parts import escaped, heading
 from helpers.report import RESULTS, figures, headline, results, verdicts
 from helpers.run_dir import Run
 
@@ -20,7 +20,7 @@ def show(run: Run | None) -> None:
     if run is None:
         st.info("There is no finished run yet: `make run` makes one.")
         return
-    st.caption(f"Run folder {run.label}, profile {run.config.profile}")
+    st.caption(f"Run folder {escaped(run.label)}, profile {run.config.profile}")
     found = results(run)
     st.subheader("Did it help?", anchor=False)
     if found["evaluation"]:

@@ -1,5 +1,6 @@
 """What several pages show: the line on what this is not, text from outside, and a reply in its two parts."""
 
+from string import punctuation
 from typing import Any
 
 import streamlit as st
@@ -8,6 +9,7 @@ NO_ADVICE = (
     "To learn how language models behave. Not medical advice: what they write may be false, and nobody checks it."
 )
 NAMES = {"base": "Base model", "tuned": "Tuned model"}
+_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in punctuation})
 
 
 def heading(title: str) -> None:
@@ -19,6 +21,11 @@ def heading(title: str) -> None:
 def plain(text: str, place: Any = st) -> None:
     """Text of a model or a reader as it is: none of it is rendered, so it can load no picture and pose as no link."""
     place.text(text.encode("utf-8", "replace").decode())  # half a character cannot be sent to a browser
+
+
+def escaped(text: str) -> str:
+    """`text` as markdown that renders as it is, for the places that take nothing else."""
+    return text.translate(_ESCAPES)
 
 
 class Panel:
@@ -36,4 +43,4 @@ class Panel:
         missing = "None: nothing follows the reasoning." if over else "…"
         plain(thinking or ("None." if over else "…"), self._thinking)
         plain(answer, self._answer) if answer else self._answer.caption(missing)
-        self._remark.caption(remark)
+        self._remark.caption(escaped(remark))

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from helpers.app.evaluation import changed
-from helpers.app.parts import Panel, heading, plain
+from helpers.app.parts import Panel, escaped, heading, plain
 from helpers.metrics import SIDES, side_by_side
 from helpers.prompts import split_reasoning
 from helpers.run_dir import Run, read_jsonl
@@ -21,7 +21,7 @@ def show(run: Run | None) -> None:
         st.info("There are no predictions yet: 05_evaluation makes them.")
         return
     st.caption(
-        f"Run folder {run.label}. A reply is worse or better where a multiple-choice answer turned wrong or right, or "
+        f"Run folder {escaped(run.label)}. A reply is worse or better where a multiple-choice answer turned wrong or right, or "
         "where an open question lost or gained an answer."
     )
     pairs = _chosen(_pairs(run, str(run.path), changed(run)))
@@ -47,7 +47,7 @@ def _chosen(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     outcomes = one.pills(
         "The tuned reply is", OUTCOMES, selection_mode="multi", format_func=lambda name: f"{name} ({counts[name]})"
     )
-    tasks = two.pills("Task", sorted({pair["task"] for pair in pairs}), selection_mode="multi")
+    tasks = two.pills("Task", sorted({pair["task"] for pair in pairs}), selection_mode="multi", format_func=escaped)
     return [
         pair for pair in pairs if (not outcomes or pair["outcome"] in outcomes) and (not tasks or pair["task"] in tasks)
     ]
@@ -55,7 +55,7 @@ def _chosen(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _pair(pair: dict[str, Any]) -> None:
     with st.container(border=True):
-        st.caption(f"{pair['task']} · {pair['id']} · {pair['outcome']}")
+        st.caption(escaped(f"{pair['task']} · {pair['id']} · {pair['outcome']}"))
         plain(pair["question"])
         with st.expander("Right answer"):
             plain(pair["right"])

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from helpers import InputError
 from helpers.chat import Ended, Endpoint, Piece
@@ -73,9 +74,9 @@ def _read(reply: Reply, endpoint: Endpoint, turn: Turn, left: threading.Event) -
     most = 2 * turn.settings.max_new_tokens + 1
     try:
         with closing(endpoint.stream(turn.question, turn.settings)) as stream:
-            for count, piece in enumerate(stream, 1):
+            for piece in islice(stream, most):
                 _add(reply, piece)
-                if left.is_set() or count > most:
+                if left.is_set():
                     break
     except Exception as error:  # whatever it is, the page must show it and not wait on
         reply.error = brief(error)
