@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from helpers.decoding import left_padded
-from helpers.generation import forward_only
 from helpers.intervals import bootstrap_interval, wilson_interval
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, encode_thought, split_reasoning
@@ -146,6 +144,9 @@ def letter_probabilities(
     closed, and where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over
     the letters alone: what the model would say if it had to name one now. The reply may state another.
     """
+    from helpers.decoding import left_padded
+    from helpers.generation import forward_only
+
     asked: dict[int, list[int]] = {}
     tokens: dict[int, list[int]] = {}
     for i, (prompt, reply, lettered) in enumerate(zip(prompts, replies, options, strict=True)):

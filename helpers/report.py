@@ -66,9 +66,10 @@ def write_index(run: Run) -> Path:
     """index.html: what ran, headline figures, pictures and links, in one file that needs nothing else."""
     facts = _facts(run)
     pages = [name for name in STAGES if (run / f"notebooks/{name}.html").is_file()]
+    drawn = [(caption, _data_uri(figure)) for caption, figure in figures(run)]
     write_text(
         run / "index.html",
-        _render("index.html.j2", autoescape=True, run=run, pages=pages, figures=_figures(run, facts), **facts),
+        _render("index.html.j2", autoescape=True, run=run, pages=pages, figures=drawn, **facts),
     )
     return run / "index.html"
 
@@ -100,6 +101,35 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def verdicts(run: Run) -> list[str]:
+    """What the evaluation lets one say, a sentence each: of the unseen rows, then task by task."""
+    evaluation = results(run)["evaluation"]
+    if not evaluation:
+        return []
+    tasks = [f"{name}: {task['verdict']}" for name, task in evaluation["tasks"].items()]
+    return [evaluation["validation"]["verdict"], *tasks]
+
+
+def figures(run: Run) -> list[tuple[str, plots.Picture]]:
+    """Caption and picture of all that the run's files allow to be drawn."""
+    facts, drawn = results(run), []
+    if facts["data"]:
+        drawn.append(("Tokens a row", plots.token_lengths(facts["data"], run.config.model.max_length)))
+    if (run / "training/log.jsonl").is_file():
+        drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
+    if facts["evaluation"]:
+        unseen = facts["evaluation"]["validation"]
+        sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
+        nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
+        drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
+        if unseen.get("parts"):
+            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
+        drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
+        if facts["evaluation"].get("strength"):
+            drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
+    return drawn
+
+
 def _nll_row(what: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
     low, high = found["delta_ci95"]
     difference = f"{found['delta']:+.3f} ({low:+.3f} to {high:+.3f})"
@@ -118,28 +148,9 @@ def _facts(run: Run) -> dict[str, Any]:
         "record": run.record,
         "base_model": public_name(run.config.model.name),
         "headline": headline(run),
+        "verdicts": verdicts(run),
         "stage_titles": STAGES,
     }
-
-
-def _figures(run: Run, facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Caption and data URI of each picture that the run's files allow."""
-    drawn = []
-    if facts["data"]:
-        drawn.append(("Tokens a row", plots.token_lengths(facts["data"], run.config.model.max_length)))
-    if (run / "training/log.jsonl").is_file():
-        drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
-    if facts["evaluation"]:
-        unseen = facts["evaluation"]["validation"]
-        sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
-        nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
-        drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
-        if unseen.get("parts"):
-            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
-        drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
-        if facts["evaluation"].get("strength"):
-            drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
-    return [(caption, _data_uri(figure)) for caption, figure in drawn]
 
 
 def _data_uri(figure: plots.Picture) -> str:

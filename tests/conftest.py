@@ -55,3 +55,47 @@ def cli(monkeypatch, capfd):
         return SimpleNamespace(status=ended.value.code or 0, out=out, err=err)
 
     return call
+
+
+def predicted(task, number, reply, **more):
+    """A row of evaluation/predictions.*.jsonl."""
+    closed = "</think>" in reply
+    row = {"task": task, "id": f"{task}-{number}", "question": f"Question {number} of {task}?", "reply": reply}
+    return row | {"closed": closed, "finished": True, "tokens": 9, "thinking_tokens": 5} | more
+
+
+def unseen_row(number, reply, nll):
+    return predicted("validation", number, reply, nll=nll, nll_thinking=nll, nll_answer=nll, reference="The reference.")
+
+
+def choice_row(number, letter):
+    options, reply = {"A": "one", "B": "two"}, f"Thought {number}.</think>The answer is {letter}."
+    return predicted("quiz", number, reply, options=options, answer_idx="B", choice=letter, correct=letter == "B")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
+    from helpers.metrics import summarise
+    from helpers.run_dir import open_run, write_json, write_jsonl
+
+    run = open_run("smoke", tmp_path_factory.mktemp("runs") / "finished")
+    base = [unseen_row(i, "It goes on and on", 3.0 + i / 10) for i in range(3)] + [
+        choice_row(i, letter) for i, letter in enumerate("BABB")
+    ]
+    tuned = [unseen_row(i, "Thought.</think>Answer.", 2.5 + i / 10) for i in range(3)] + [
+        choice_row(i, letter) for i, letter in enumerate("ABBB")
+    ]
+    for side, rows in (("base", base), ("tuned", tuned)):
+        write_jsonl(run / f"evaluation/predictions.{side}.jsonl", rows)
+    write_json(run / "evaluation/metrics.json", summarise(base, tuned, seed=1))
+    nll = {"before": 3.1, "after": 2.6}
+    training = {"steps": 4, "tokens_per_second": 93.0, "peak_memory_gib": 1.5, "validation_nll": nll}
+    write_json(run / "training/metrics.json", training)
+    write_jsonl(run / "training/log.jsonl", [{"step": i, "loss": 3 - i / 10} for i in range(4)])
+    histogram = {"edges": [0, 256, 512], "train": [4, 2], "validation": [1, 1], "test": [0, 1]}
+    step = {"rule": "validate", "rows_in": 10, "rows_out": 9, "reasons": {"no answer": 1}, "lines": {}, "seconds": 0.0}
+    splits = {"train": 6, "validation": 2, "test": 1}
+    report = {"provenance": {"source": "sample"}, "steps": [step], "splits": splits, "tokens": {"histogram": histogram}}
+    write_json(run / "data/report.json", report)
+    return run

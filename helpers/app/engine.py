@@ -1,0 +1,63 @@
+"""What answers a question: a server for each side, started once for all readers, and who may use it when."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urldefrag
+
+import streamlit as st
+
+from helpers import InputError, serving
+from helpers.chat import Endpoint
+from helpers.run_dir import Run
+
+# Servers that run already, as http://127.0.0.1:8000/v1 or, where one has several models, with #NAME behind it.
+ENDPOINTS = {"base": "AI_DOCTOR_BASE_ENDPOINT", "tuned": "AI_DOCTOR_TUNED_ENDPOINT"}
+WAIT_SECONDS = 3.0
+
+
+def sides(run: Run | None) -> list[str]:
+    """What can be asked. As soon as one side's server is named, those alone: others might be of another model."""
+    return [side for side, name in ENDPOINTS.items() if os.environ.get(name)] or serving.sides(run)
+
+
+def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
+    """The server for a side; llama.cpp, where none is named, in this process and until it ends."""
+    address = os.environ.get(ENDPOINTS[side])
+    if address:
+        return _named(address)
+    file = serving.gguf_file(run, side)
+    return _started(run, side, parallel, str(run and run.path), str(file), file.stat().st_mtime_ns)[0]
+
+
+@st.cache_resource(show_spinner=False)
+def _named(address: str) -> Endpoint:
+    url, model = urldefrag(address)
+    return Endpoint(url, os.environ.get("AI_DOCTOR_API_KEY", ""), model)
+
+
+@st.cache_resource(max_entries=2, on_release=lambda started: started[1].close(), show_spinner="Loading the model …")
+def _started(
+    _run: Run | None, side: str, parallel: int, path: str, file: str, changed: int
+) -> tuple[Endpoint, ExitStack]:
+    """A server and what ends it. The last three stand for the run among the cache's keys: a new file is a new model."""
+    server = ExitStack()
+    return server.enter_context(serving.local_server(_run, side, parallel)), server
+
+
+@st.cache_resource
+def _places(number: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(number)
+
+
+@contextmanager
+def place(number: int) -> Iterator[None]:
+    """One of `number` places for a question that is being answered; InputError when none gets free in time."""
+    places = _places(number)
+    if not places.acquire(timeout=WAIT_SECONDS):
+        raise InputError(f"{number} questions are being answered already: try again in a moment")
+    try:
+        yield
+    finally:
+        places.release()

@@ -1,0 +1,46 @@
+"""What several pages show: the line on what this is not, text from outside, and a reply in its two parts."""
+
+from string import punctuation
+from typing import Any
+
+import streamlit as st
+
+NO_ADVICE = (
+    "To learn how language models behave. Not medical advice: what they write may be false, and nobody checks it."
+)
+NAMES = {"base": "Base model", "tuned": "Tuned model"}
+_ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in punctuation})
+
+
+def heading(title: str) -> None:
+    """A page's title, and beneath it what no page is."""
+    st.header(title, anchor=False)
+    st.caption(NO_ADVICE)
+
+
+def plain(text: str, place: Any = st) -> None:
+    """Text of a model or a reader as it is: none of it is rendered, so it can load no picture and pose as no link."""
+    place.text(text.encode("utf-8", "replace").decode())  # half a character cannot be sent to a browser
+
+
+def escaped(text: str) -> str:
+    """`text` as markdown that renders as it is, for the places that take nothing else."""
+    return text.translate(_ESCAPES)
+
+
+class Panel:
+    """One side's reply: the reasoning in a panel of its own, then the answer, then a remark. It can be drawn again."""
+
+    def __init__(self, side: str, expanded: bool) -> None:
+        st.markdown(f"##### {NAMES[side]}")
+        with st.expander("Reasoning", expanded=expanded):
+            self._thinking = st.empty()
+        st.markdown("**Answer**")
+        self._answer, self._remark = st.empty(), st.empty()
+
+    def draw(self, thinking: str, answer: str, remark: str, over: bool = True) -> None:
+        """`over`: no more will come, so that a missing part is missing for good."""
+        missing = "None: nothing follows the reasoning." if over else "…"
+        plain(thinking or ("None." if over else "…"), self._thinking)
+        plain(answer, self._answer) if answer else self._answer.caption(missing)
+        self._remark.caption(escaped(remark))

@@ -1,0 +1,61 @@
+"""An OpenAI-compatible server without a model, for tests of what talks to one."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them."""
+
+    daemon_threads = True
+
+    def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True):
+        self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
+        self.requests, self.sent, self.broken = [], 0, threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.reply(200, {"object": "list", "data": [{"id": "the-model", "object": "model"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append((self.headers["Authorization"], body))
+        if self.server.status != 200:
+            self.reply(self.server.status, {"error": {"message": "no room\nat all"}})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        try:
+            for delta in self.server.deltas:
+                self.event(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
+                self.server.sent += 1
+                time.sleep(self.server.pause)
+            self.event(choices=[{"index": 0, "delta": {}, "finish_reason": self.server.finish}])
+            if self.server.usage:
+                self.event(choices=[], usage={"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8})
+            self.wfile.write(b"data: [DONE]\n\n")
+        except OSError:
+            self.server.broken.set()
+
+    def event(self, **fields):
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", **fields}
+        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.flush()
+
+    def reply(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
