@@ -14,7 +14,7 @@ from helpers.run_dir import Run, find_run, project_path
 
 def show(run_dir: str | None = None, at_once: int = 4) -> None:
     """Draw the page that the reader is on."""
-    st.set_page_config(page_title="ai-doctor", page_icon=":material/clinical_notes:", layout="wide")
+    st.set_page_config(page_title="ai-doctor", page_icon="🩺", layout="wide")
     try:
         run = choose_run(run_dir)
         pages = {
