@@ -21,8 +21,8 @@ def show(run: Run | None) -> None:
         st.info("There are no predictions yet: 05_evaluation makes them.")
         return
     st.caption(
-        f"Run folder {escaped(run.label)}. A reply is worse or better where a multiple-choice answer turned wrong or right, or "
-        "where an open question lost or gained an answer."
+        f"Run folder {escaped(run.label)}. A reply is worse or better where a multiple-choice answer turned wrong or "
+        "right, or where an open question lost or gained an answer."
     )
     pairs = _chosen(_pairs(run, str(run.path), changed(run)))
     if not pairs:
