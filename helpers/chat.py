@@ -1,5 +1,6 @@
 """Asking any OpenAI-compatible server (llama.cpp, vLLM, Ollama), and the chat template that such a server needs."""
 
+import ipaddress
 import json
 import time
 import unicodedata
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from helpers import InputError
 from helpers.config import GenerationSettings
@@ -51,10 +53,12 @@ class Endpoint:
     """A model behind an OpenAI-compatible address, like http://127.0.0.1:8000/v1."""
 
     def __init__(self, base_url: str, api_key: str = "", model: str = "") -> None:
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         self.base_url, self._model = base_url, model
-        self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
+        # A proxy for the internet cannot reach this machine, and most settings do not say so.
+        client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
+        self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
 
     @cached_property
     def model(self) -> str:
@@ -159,6 +163,14 @@ def chat_template(tokenizer: Any, style: str = "native") -> str:
 def _literal(text: str) -> str:
     """A string as Jinja writes it; llama.cpp's Jinja knows no \\u escapes."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def is_local(host: str) -> bool:
+    """Whether a host, by name or number, is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Splitter:

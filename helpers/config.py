@@ -80,8 +80,17 @@ class EvaluationSettings(_Section):
         return [value] if isinstance(value, str) else value
 
 
+GgufKind = Literal["f16", "q8_0", "q4_k_m"]
+
+
 class ExportSettings(_Section):
-    gguf: Literal["f16", "q8_0"]
+    gguf: GgufKind | Annotated[list[GgufKind], Field(min_length=1)]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Every kind of GGUF file to make, once: f16 first, which the others are rounded from."""
+        asked = [self.gguf] if isinstance(self.gguf, str) else self.gguf
+        return list(dict.fromkeys(["f16", *asked]))
 
 
 class TrackingSettings(_Section):

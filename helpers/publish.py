@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
-from httpx import TransportError
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
@@ -22,12 +21,17 @@ from helpers.run_dir import Run, read_json
 
 # What a repository is called after the adapter's; -GGUF is how the hub's users look for such files.
 SUFFIXES = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}
-# Only files of these names leave: no rows, no replies, nothing that another program left in a folder. The first must
-# be there.
+# Only files of these names leave: no rows, no replies, nothing that another program left in a folder.
 FILES = {
     "adapter": ("adapter_model.safetensors", "adapter_config.json", *TOKENIZER_FILES),
     "merged": ("config.json", "generation_config.json", "*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES),
     "gguf": ("Modelfile", "model-*.gguf"),
+}
+# Those without which a form is not whole; {} is the run's kind of GGUF, which the Modelfile and the card name.
+NEEDED = {
+    "adapter": ("adapter_model.safetensors", "adapter_config.json"),
+    "merged": ("config.json",),
+    "gguf": ("Modelfile", "model-{}.gguf"),
 }
 STAGES = {"adapter": "04_lora_training", "merged": "06_export", "gguf": "06_export"}
 # Where PEFT and transformers note what a model was loaded from, which may be a folder on this machine.
@@ -101,7 +105,8 @@ def _checked_id(repo_id: str) -> str:
 
 def _files(run: Run, kind: str) -> dict[str, Path | bytes]:
     folder = run / KINDS[kind].folder
-    run.require(f"{KINDS[kind].folder}/{FILES[kind][0]}", STAGES[kind])
+    for name in NEEDED[kind]:
+        run.require(f"{KINDS[kind].folder}/{name.format(run.config.export.gguf)}", STAGES[kind])
     paths = [path for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
     return {path.name: _content(path, public_name(run.config.model.name)) for path in paths}
 
@@ -145,7 +150,7 @@ def _readable(repo_id: str) -> Iterator[None]:
     """Of everything that can go wrong on the way, one line."""
     try:
         yield
-    except (OSError, TransportError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of the hub's library, of the two below it that send, and of the disk
         raise InputError(f"cannot push to {repo_id}: {_reason(error)}") from error
 
 
@@ -158,7 +163,7 @@ def _reason(error: BaseException) -> str:
             status, "the hub refused it"
         )
         return f"{meaning} (HTTP {status}{': ' + _short(said) if said else ''})"
-    if isinstance(error, TransportError | ConnectionError):
+    if isinstance(error, HTTPError | ConnectionError):
         return f"the hub cannot be reached ({_short(error)})"
     return _short(error)
 

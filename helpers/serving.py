@@ -1,6 +1,5 @@
 """Serving a run's models to other programs by engines that exist: llama.cpp in this process, or vLLM on a GPU."""
 
-import ipaddress
 import os
 import re
 import secrets
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import InputError
-from helpers.chat import Endpoint, chat_template
+from helpers.chat import Endpoint, chat_template, is_local
 from helpers.config import Config
 from helpers.models import embedded_gguf, load_tokenizer, model_source
-from helpers.run_dir import Run, write_text
+from helpers.run_dir import Run, read_json, write_text
 from helpers.setup import describe_machine
 
 ENGINES = ("auto", "llama.cpp", "vllm")
@@ -40,7 +39,7 @@ class ServerSettings:
 
     def check(self) -> None:
         """InputError where anybody on the network could use the server: beyond localhost it needs a key."""
-        if not self.api_key and not _is_local(self.host):
+        if not self.api_key and not is_local(self.host):
             raise InputError(f"listening on {self.host} needs an API key: --api-key, or AI_DOCTOR_API_KEY")
         if self.parallel < 1 or self.context < 256:
             raise InputError("a server needs --parallel of at least 1 and --context of at least 256")
@@ -75,8 +74,10 @@ def gguf_file(run: Run | None, side: str) -> Path:
 
 
 def _exported(run: Run) -> list[Path]:
-    """The exported files, the smallest first: decoding reads all of it for every token."""
-    return sorted((run / "export").glob("model-*.gguf"), key=lambda file: file.stat().st_size)
+    """The exported files: the one that 06 chose, then the smallest first, since each token reads all of a file."""
+    report = run / "export/report.json"
+    use = read_json(report).get("use") if report.is_file() else None
+    return sorted((run / "export").glob("model-*.gguf"), key=lambda file: (file.name != use, file.stat().st_size))
 
 
 @contextmanager
@@ -208,10 +209,3 @@ def _template(config: Config) -> str:
 def _announce(address: str, side: str, what: str) -> None:
     print(f"the {side} model ({what}) at {address}; Ctrl+C stops it", file=sys.stderr)
     print("generated text for study, not medical advice", file=sys.stderr, flush=True)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

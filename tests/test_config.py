@@ -185,7 +185,7 @@ def test_a_profile_that_is_like_none_gets_the_list_of_all():
         ("data.sample_size", 0, "greater than or equal to 1"),
         ("generation.temperature", -0.1, "greater than or equal to 0"),
         ("evaluation.questions", [], "at least 1 item"),
-        ("export.gguf", "q4_0", "'f16' or 'q8_0'"),
+        ("export.gguf", "q4_0", "'f16', 'q8_0' or 'q4_k_m'"),
         ("tracking.wandb", "on", "'online'"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**32, "less than"),

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from helpers import InputError, export
 from helpers.backends import LINEAR_LAYERS
-from helpers.export import merge
-from helpers.models import tiny_folder
+from helpers.export import check_room, convert, merge
+from helpers.models import model_shape, tiny_folder
 from helpers.run_dir import open_run, read_json, write_json
 
 INDEX = "model.safetensors.index.json"
@@ -261,8 +261,49 @@ def test_a_hub_out_of_reach(tmp_path, monkeypatch):
     assert one_line(made).startswith(f"cannot load {HUB_ID}: the hub cannot be reached")
 
 
-@pytest.mark.parametrize(("free", "kind"), [(2.0, "f16"), (0.5, "q8_0")])
-def test_the_kind_to_check_hangs_on_the_memory_that_is_free(made, monkeypatch, free, kind):
-    size = sum(file.stat().st_size for file in merge(made.run).glob("*.safetensors"))
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free * size))
-    assert export.check_kind(made.run) == kind
+# ---------------------------------------------------------------------------------------------------- room, and failing
+
+
+def test_an_export_needs_room_and_says_how_much(made, monkeypatch):
+    shape = model_shape(made.run.config.model)
+    weights = shape["linear"] + shape["embeddings"]
+    needed = weights * (2 + 2 + 34 / 32 + 0.61)  # merged, f16, q8_0 and q4_k_m, as `smoke` asks
+
+    def free(size):
+        monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+
+    free(needed * 1.01)
+    assert check_room(made.run)["needed_gib"] == pytest.approx(needed / 2**30)
+    free(needed * 0.99)
+    with pytest.raises(InputError, match=r"the export needs 0\.0 GiB in .*, and 0\.0 GiB are free there: make room"):
+        check_room(made.run)
+    (made.run / "export/merged").mkdir(parents=True)
+    (made.run / "export/merged/model.safetensors").write_bytes(bytes(int(needed * 0.02)))  # will be replaced
+    check_room(made.run)
+
+
+def test_the_sizes_are_those_of_an_8b_model(made, monkeypatch):
+    shape = {"linear": 6_979_321_856, "embeddings": 2 * 525_336_576}  # of Llama-3.1-8B, whose q8_0 file has 8.54 GB
+    monkeypatch.setattr(export, "model_shape", lambda settings: shape)
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
+    gigabytes = check_room(made.run)["needed_gib"] * 2**30 / 1e9
+    assert gigabytes == pytest.approx(16.06 + 16.06 + 8.54 + 4.92, rel=0.01)
+
+
+def test_a_failed_conversion_costs_nothing_and_is_tried_again(made, monkeypatch, tmp_path):
+    merge(made.run)
+    older = made.run / "export/model-f16.gguf"
+    older.write_bytes(b"older")
+    before = {file: file.read_bytes() for file in (made.run / "adapter").iterdir()}
+    with monkeypatch.context() as broken:
+        (tmp_path / "convert_hf_to_gguf.py").write_text("raise SystemExit('no such architecture')")
+        broken.setattr(export, "converter_folder", lambda: tmp_path)
+        with pytest.raises(RuntimeError, match="the GGUF converter failed: no such architecture"):
+            convert(made.run, "f16")
+    assert older.read_bytes() == b"older"
+    assert names(made.run / "export") == {"merged", "model-f16.gguf"}
+    assert {file: file.read_bytes() for file in (made.run / "adapter").iterdir()} == before
+    assert convert(made.run, "f16").stat().st_size > 10_000
+    older.unlink()
+    with pytest.raises(InputError, match=r"no export/model-f16\.gguf yet"):
+        convert(made.run, "q8_0")

@@ -372,6 +372,7 @@ def test_a_form_that_is_none(run):
         ("adapter", ADAPTER, "04_lora"),
         ("merged", "export/merged/config.json", "06"),
         ("gguf", "export/Modelfile", "06"),
+        ("gguf", "export/model-q8_0.gguf", "06"),
     ],
 )
 def test_a_form_that_the_run_does_not_have(run, hub, kind, lacks, stage):

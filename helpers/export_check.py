@@ -1,0 +1,233 @@
+"""Does an exported file still say the same? llama.cpp with a GGUF file beside transformers with the merged folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+from urllib.request import ProxyHandler, build_opener
+
+import psutil
+
+from helpers.generation import generate_in_batches, token_nlls
+from helpers.models import compute_dtype, load_tokenizer
+from helpers.prompts import encode_example, encode_prompt
+from helpers.run_dir import Run, read_jsonl
+from helpers.setup import GIB, describe_machine
+
+# Nats a token by which a file's mean loss may differ from the merged model's. Of a tuned SmolLM2-135M, on 256 tokens:
+# f16 -0.0002, q8_0 -0.001 and q4_k_m +0.042, with standard errors of 0.0002, 0.006 and 0.022.
+BOUNDS = {"f16": 0.005, "q8_0": 0.01, "q4_k_m": 0.15}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The merged model's word, from transformers; lists of token ids all.
+
+    `replies` are its greedy ones to `prompts`. `rows` are validation rows, prompt and completion, and `nlls` the losses
+    in nats of the last few tokens of each, of which the very last ends the sequence.
+    """
+
+    prompts: list[list[int]]
+    replies: list[list[int]]
+    rows: list[list[int]]
+    nlls: list[list[float]]
+
+
+def reference(
+    run: Run, questions: Sequence[str], max_new_tokens: int = 32, rows: int = 4, last_tokens: int | None = None
+) -> Reference:
+    """Greedy replies to `questions`, and losses over the `last_tokens` of the `rows` shortest validation rows.
+
+    The same tokens are compared in both programs, so that a few show a small difference: 64, or 16 of a model beyond
+    2 GiB, of which llama.cpp makes one or two a second on two cores.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    merged = run.require("export/merged", "the merging step of 06_export")
+    if last_tokens is None:
+        last_tokens = 64 if sum(file.stat().st_size for file in merged.glob("*.safetensors")) < 2 * GIB else 16
+    validation = read_jsonl(run.require("data/validation.jsonl", "03_dataset_prep"))
+    tokenizer, style = load_tokenizer(run.config.model), run.config.model.prompt_style
+    prompts = [encode_prompt(tokenizer, question, style) for question in questions]
+    encoded = (encode_example(tokenizer, row, run.config.model.max_length, style) for row in validation)
+    shortest = sorted((row for row in encoded if row), key=lambda row: len(row["input_ids"]))[:rows]
+    for row in shortest:
+        row["labels"] = [-100] * len(row["labels"][:-last_tokens]) + row["labels"][-last_tokens:]
+    # What does not fit on the GPU stays in main memory; without one there is only that.
+    device_map = "auto" if describe_machine().gpu else None
+    dtype = getattr(torch, compute_dtype(run.config))
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map=device_map).eval()
+    greedy = run.config.generation.model_copy(
+        update={"temperature": 0, "max_new_tokens": max_new_tokens, "batch_size": 1}  # padding would change rounding
+    )
+    replies: dict[int, list[int]] = {}
+    generate_in_batches(model, tokenizer, prompts, greedy, run.config.seed, range(len(prompts)), replies.__setitem__)
+    nlls = token_nlls(model, shortest, tokenizer.pad_token_id, "rows of the merged model")
+    return Reference(prompts, [replies[i] for i in range(len(prompts))], [row["input_ids"] for row in shortest], nlls)
+
+
+def check_file(run: Run, gguf: Path, reference: Reference) -> dict[str, Any]:
+    """Load a GGUF file with llama.cpp and compare it with the merged model.
+
+    `passes`: that the mean loss differs by more than the kind's bound is not shown (by two standard errors), the file's
+    end-of-sequence token is the tokenizer's, and every reply ends there. None, with a reason, where the file does not
+    fit in memory. The greedy agreement is there to be read and has no bound: a near-tie that rounding tips makes two
+    good replies part early.
+
+    The loss is llama.cpp's own, so it holds weights, kernels and the file's shape of the model together, on a few
+    hundred tokens. It does not show what rounding does to long replies or to answers: 05_evaluation asks the adapter.
+    """
+    kind, size = gguf.stem.removeprefix("model-"), gguf.stat().st_size
+    if size > 0.8 * psutil.virtual_memory().available:
+        free = psutil.virtual_memory().available / GIB
+        return {"passes": None, "reason": f"not checked: {size / GIB:.1f} GiB to load, {free:.1f} GiB of memory free"}
+    tokenizer = load_tokenizer(run.config.model)
+    with llama_server(gguf, max(2048, run.config.model.max_length)) as server:
+        end_token = _end_token(server)
+        greedy = _greedy_agreement(server, reference)
+        nll = _nll_difference(server, reference) | {"bound": BOUNDS[kind]}
+        ends = _ends(server, reference, tokenizer.eos_token_id)
+    alike = abs(nll["difference"]) <= nll["bound"] + 2 * nll["standard_error"]
+    passes = alike and end_token == tokenizer.eos_token and ends["stopped"] == ends["rows"]
+    return {"passes": passes, "nll": nll, "end_token": end_token, "ends": ends, "greedy": greedy}
+
+
+def choose_file(checks: Mapping[str, dict[str, Any]], files: Mapping[str, Path]) -> Path:
+    """The file to use, of `files` and their `checks` by kind: the smallest that passes, else f16, rounded least."""
+    passing = [files[kind] for kind, check in checks.items() if check["passes"]]
+    return min(passing, key=lambda file: file.stat().st_size, default=files["f16"])
+
+
+def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Each file's check in words, for a table."""
+    rows = []
+    for kind, check in checks.items():
+        row = {"file": kind, "verdict": "passes" if check["passes"] else "fails"}
+        if check["passes"] is None:
+            rows.append(row | {"verdict": check["reason"]})
+            continue
+        nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
+        difference = f"{nll['difference']:+.4f} ± {2 * nll['standard_error']:.4f}"
+        row |= {"NLL minus merged, nats a token": difference, "bound": f"{nll['bound']:g}", "n": str(nll["tokens"])}
+        row["tokens before the first other"] = f"{greedy['same']:.0%} of {greedy['tokens']}"
+        rows.append(row | {"stops at the end": f"{ends['stopped']} of {ends['rows']}"})
+    return rows
+
+
+def answer_from(run: Run, gguf: Path, question: str, max_new_tokens: int = 512) -> dict[str, Any]:
+    """One question put to the exported file through llama.cpp, as a user of it would; greedy, on the CPU.
+
+    At most as long as the run's replies, and no longer than `max_new_tokens`: on two cores an 8B model is slow.
+    """
+    tokenizer = load_tokenizer(run.config.model)
+    prompt = encode_prompt(tokenizer, question, run.config.model.prompt_style)
+    with llama_server(gguf) as server:
+        reply = complete(server, prompt, min(max_new_tokens, run.config.generation.max_new_tokens))
+    return {"question": question, "reply": reply.text, "tokens": len(reply.tokens), "stopped": reply.stopped}
+
+
+@contextmanager
+def llama_server(gguf: Path, context: int = 2048) -> Iterator[Any]:
+    """llama.cpp in this process, with the model loaded."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf)
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
+    server = xllamacpp.Server(params)
+    try:
+        yield server
+    finally:
+        del server  # frees the model; the class has no close()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """llama.cpp's reply: `tokens` and `nlls`, their losses in nats, with the end-of-sequence token if it came."""
+
+    text: str
+    tokens: list[int]
+    nlls: list[float]
+    stopped: bool  # ended by itself
+
+
+def complete(server: Any, prompt: Sequence[int], max_new_tokens: int, forced: int | None = None) -> Completion:
+    """llama.cpp's greedy reply to token ids, or `forced`, a token to answer with whatever its probability.
+
+    The losses are those of the model's own probabilities, before anything is forced.
+    """
+    request = {"prompt": list(prompt), "n_predict": max_new_tokens, "temperature": 0, "logprobs": 1}
+    if forced is not None:
+        request["logit_bias"] = [[forced, 1e6]]
+    reply = server.handle_completions(request)
+    if "choices" not in reply:
+        raise RuntimeError(f"llama.cpp refused the prompt: {reply.get('error', reply)}")
+    [choice] = reply["choices"]
+    steps = choice["logprobs"]["content"]
+    nlls = [-step["logprob"] for step in steps]
+    return Completion(choice["text"], [step["id"] for step in steps], nlls, choice["finish_reason"] == "stop")
+
+
+def _greedy_agreement(server: Any, reference: Reference) -> dict[str, Any]:
+    """`same` is the share of tokens up to and without the first that differs, over all prompts: past that one the two
+    answer different texts. A share near 0 is a fault: a wrong template, a wrong tokenizer, broken weights.
+    """
+    rows = []
+    for prompt, ours in zip(reference.prompts, reference.replies, strict=True):
+        theirs = complete(server, prompt, len(ours)).tokens
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+        rows.append((same, len(ours)))
+    tokens = sum(length for _, length in rows)
+    return {
+        "prompts": len(rows),
+        "tokens": tokens,
+        "same": sum(same for same, _ in rows) / tokens,
+        "prompts_all_same": sum(same == length for same, length in rows),
+    }
+
+
+def _nll_difference(server: Any, reference: Reference) -> dict[str, Any]:
+    """Mean losses in nats a token of both, over the same tokens, and what sampling these leaves uncertain."""
+    merged = [nll for nlls in reference.nlls for nll in nlls]
+    # llama.cpp tells the probability of what it answers with, so each token is asked for; the text before it is kept.
+    ours = [
+        complete(server, row[:i], 1, forced=row[i]).nlls[0]
+        for row, nlls in zip(reference.rows, reference.nlls, strict=True)
+        for i in range(len(row) - len(nlls), len(row))
+    ]
+    differences = [a - b for a, b in zip(ours, merged, strict=True)]
+    return {
+        "rows": len(reference.rows),
+        "tokens": len(ours),
+        "merged": fmean(merged),
+        "gguf": fmean(ours),
+        "difference": fmean(differences),
+        "standard_error": stdev(differences) / len(differences) ** 0.5,
+    }
+
+
+def _ends(server: Any, reference: Reference, end: int) -> dict[str, int]:
+    """At the end of each row: where the end-of-sequence token comes, by itself or forced, does llama.cpp stop there,
+    without writing it out? `by_itself` is what the model knows, `stopped` what the file's metadata make of it.
+    """
+    by_itself = stopped = 0
+    for row in reference.rows:
+        reply = complete(server, row[:-1], 1)
+        if reply.tokens == [end]:
+            by_itself += 1
+        else:
+            reply = complete(server, row[:-1], 1, forced=end)
+        stopped += reply.stopped and not reply.text
+    return {"rows": len(reference.rows), "by_itself": by_itself, "stopped": stopped}
+
+
+def _end_token(server: Any) -> str:
+    """The text of the token that ends a sequence, by the file's metadata as llama.cpp has read them."""
+    direct = build_opener(ProxyHandler({}))  # a proxy for the internet cannot reach this machine
+    with direct.open(f"{server.listening_address}/props") as answer:
+        return json.load(answer)["eos_token"]

@@ -1,0 +1,108 @@
+"""The check of exported files, on the tiny model's own: it passes what is right, and sees what is not."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from helpers import export_check
+from helpers.dataset_prep import SAMPLE
+from helpers.export import convert, merge, write_modelfile, write_report
+from helpers.export_check import BOUNDS, answer_from, check_file, checks_table, choose_file, reference
+from helpers.models import load_base, load_tokenizer
+from helpers.run_dir import open_run, read_json, read_jsonl, write_jsonl
+from helpers.serving import gguf_file, sides
+
+QUESTIONS = ["Which nerve is compressed?", "Why is the patient breathless?"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run of the tiny model with an adapter, its files of every kind, and what the merged folder says."""
+    run = open_run("smoke", tmp_path_factory.mktemp("export") / "run", {"generation.max_new_tokens": 8})
+    model = get_peft_model(load_base(run.config), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.save_pretrained(run / "adapter")
+    write_jsonl(run / "data/validation.jsonl", read_jsonl(SAMPLE)[:6])
+    merge(run)
+    files = {kind: convert(run, kind) for kind in run.config.export.kinds}
+    said = reference(run, QUESTIONS, max_new_tokens=6, rows=3, last_tokens=12)
+    return SimpleNamespace(run=run, files=files, said=said)
+
+
+@pytest.fixture(scope="module")
+def checks(exported):
+    return {kind: check_file(exported.run, file, exported.said) for kind, file in exported.files.items()}
+
+
+def test_the_merged_model_says_what_files_are_measured_by(exported):
+    tokenizer = load_tokenizer(exported.run.config.model)
+    assert [len(reply) for reply in exported.said.replies] == [6, 6]
+    assert [len(nlls) for nlls in exported.said.nlls] == [12, 12, 12]
+    assert {row[-1] for row in exported.said.rows} == {tokenizer.eos_token_id}
+    assert [len(row) for row in exported.said.rows] == sorted(len(row) for row in exported.said.rows)
+
+
+def test_every_kind_of_a_good_export_passes(checks):
+    assert list(checks) == ["f16", "q8_0", "q4_k_m"]
+    for kind, check in checks.items():
+        assert check["passes"], (kind, check)
+        assert check["nll"]["tokens"] == 36
+        assert check["ends"]["stopped"] == 3
+        assert check["nll"]["bound"] == BOUNDS[kind]
+    assert abs(checks["f16"]["nll"]["difference"]) < 0.01
+    assert checks["f16"]["greedy"]["same"] > 0.5
+
+
+def test_a_file_that_says_something_else_fails(exported):
+    other = [[nll + 0.1 for nll in nlls] for nlls in exported.said.nlls]
+    check = check_file(exported.run, exported.files["f16"], replace(exported.said, nlls=other))
+    assert check["passes"] is False
+    assert check["nll"]["difference"] == pytest.approx(-0.1, abs=0.01)
+
+
+def test_a_file_that_ends_with_another_token_fails(exported, monkeypatch):
+    tokenizer = load_tokenizer(exported.run.config.model)
+    wrong = SimpleNamespace(eos_token="<wrong>", eos_token_id=tokenizer.convert_tokens_to_ids("<think>"))
+    monkeypatch.setattr(export_check, "load_tokenizer", lambda settings: wrong)
+    check = check_file(exported.run, exported.files["f16"], exported.said)
+    assert check["passes"] is False
+    assert check["end_token"] == tokenizer.eos_token
+    assert check["ends"]["stopped"] == 0  # forced to say <think>, llama.cpp goes on
+
+
+def test_a_file_that_does_not_fit_in_memory_is_not_called_passing(exported, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    check = check_file(exported.run, exported.files["f16"], exported.said)
+    assert check["passes"] is None
+    assert check["reason"].startswith("not checked: 0.0 GiB to load")
+
+
+def test_the_smallest_file_that_passes_is_used(exported, checks):
+    assert choose_file(checks, exported.files).stat().st_size == min(f.stat().st_size for f in exported.files.values())
+    failed = {kind: check | {"passes": kind == "q8_0"} for kind, check in checks.items()}
+    assert choose_file(failed, exported.files) == exported.files["q8_0"]
+    none = {kind: {"passes": None} for kind in checks}
+    assert choose_file(none, exported.files) == exported.files["f16"]
+
+
+def test_the_table_says_of_each_file_how_it_fared(checks):
+    rows = checks_table({**checks, "q8_0": {"passes": None, "reason": "not checked: too large"}})
+    assert [row["verdict"] for row in rows] == ["passes", "not checked: too large", "passes"]
+    assert rows[0]["stops at the end"] == "3 of 3"
+    assert rows[0]["bound"] == "0.005"
+
+
+def test_the_report_names_the_file_to_use_and_everything_uses_it(exported, checks):
+    run, use = exported.run, exported.files["q8_0"]
+    answer = answer_from(run, use, QUESTIONS[0])
+    assert 0 < answer["tokens"] <= 8
+    modelfile = write_modelfile(run, load_tokenizer(run.config.model), use).read_text(encoding="utf-8")
+    assert modelfile.startswith("FROM ./model-q8_0.gguf\n")
+    assert "PARAMETER num_ctx 4096\n" in modelfile
+    write_report(run, checks, use, answer)
+    report = read_json(run / "export/report.json")
+    assert [file["name"] for file in report["files"]] == [f"model-{kind}.gguf" for kind in checks]
+    assert all(file["passes"] for file in report["files"])
+    assert sides(run) == ["tuned"]
+    assert gguf_file(run, "tuned") == use
