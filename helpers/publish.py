@@ -27,7 +27,7 @@ FILES = {
     "merged": ("config.json", "generation_config.json", "*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES),
     "gguf": ("Modelfile", "model-*.gguf"),
 }
-# Those without which a form is not whole; {} is the run's kind of GGUF, which the Modelfile and the card name.
+# Those without which a form is not whole; {} is the kind of GGUF that the card names.
 NEEDED = {
     "adapter": ("adapter_model.safetensors", "adapter_config.json"),
     "merged": ("config.json",),
@@ -106,7 +106,7 @@ def _checked_id(repo_id: str) -> str:
 def _files(run: Run, kind: str) -> dict[str, Path | bytes]:
     folder = run / KINDS[kind].folder
     for name in NEEDED[kind]:
-        run.require(f"{KINDS[kind].folder}/{name.format(run.config.export.gguf)}", STAGES[kind])
+        run.require(f"{KINDS[kind].folder}/{name.format(run.config.export.kinds[-1])}", STAGES[kind])
     paths = [path for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
     return {path.name: _content(path, public_name(run.config.model.name)) for path in paths}
 

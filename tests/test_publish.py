@@ -150,9 +150,9 @@ def make(folder, tokenizer, settings=None, profile="smoke"):
     write_json(run / "adapter/adapter_config.json", {"base_model_name_or_path": public_name(run.config.model.name)})
     write_json(run / "export/merged/config.json", {"model_type": "llama"})
     tokenizer.save_pretrained(run / "export/merged")
-    for name in (ADAPTER, "export/merged/model.safetensors", "export/model-f16.gguf", "export/model-q8_0.gguf"):
+    for name in (ADAPTER, "export/merged/model.safetensors", "export/model-f16.gguf", "export/model-q4_k_m.gguf"):
         (run / name).write_bytes(os.urandom(2000))
-    write_modelfile(run, tokenizer, run / "export/model-q8_0.gguf")
+    write_modelfile(run, tokenizer, run / "export/model-q4_k_m.gguf")
     return run
 
 
@@ -219,7 +219,7 @@ def test_each_form_has_a_repository_of_its_own(run, hub):
     push_to_hub(run, "me/model", ALL, private=False, tell=said.append)
     assert hub.private == {"me/model": False, "me/model-merged": False, "me/model-GGUF": False}
     gguf, merged = hub.sent("me/model-GGUF"), hub.sent("me/model-merged")
-    assert gguf.keys() == {"README.md", "Modelfile", "model-f16.gguf", "model-q8_0.gguf"}
+    assert gguf.keys() == {"README.md", "Modelfile", "model-f16.gguf", "model-q4_k_m.gguf"}
     for name in gguf.keys() - {"README.md"}:
         assert gguf[name] == (run / "export" / name).read_bytes()
     assert merged["model.safetensors"] == (run / "export/merged/model.safetensors").read_bytes()
@@ -233,7 +233,7 @@ def test_nothing_else_in_the_folders_is_sent(run, hub):
         "adapter/train.jsonl",
         "export/merged/.model.safetensors.7.tmp",
         "export/notes.json",
-        "export/.model-q8_0.gguf.tmp",
+        "export/.model-q4_k_m.gguf.tmp",
         "data/train.jsonl",
         "evaluation/predictions.tuned.jsonl",
     )
@@ -372,7 +372,7 @@ def test_a_form_that_is_none(run):
         ("adapter", ADAPTER, "04_lora"),
         ("merged", "export/merged/config.json", "06"),
         ("gguf", "export/Modelfile", "06"),
-        ("gguf", "export/model-q8_0.gguf", "06"),
+        ("gguf", "export/model-q4_k_m.gguf", "06"),
     ],
 )
 def test_a_form_that_the_run_does_not_have(run, hub, kind, lacks, stage):
