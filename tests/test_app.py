@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from itertools import repeat
 
 import pytest
@@ -309,6 +310,15 @@ def test_the_newest_question_comes_first_and_the_session_keeps_twenty(servers, m
         ask(page, question)
     assert [each for each in texts(page) if each.endswith("?")] == ["Second?", "First?"]
     assert page.session_state["turns"].maxlen == 20
+
+
+def test_a_reply_that_a_new_run_of_the_script_overtakes_is_shown_as_stopped(servers):
+    servers(base=REPLY)
+    page = AppTest.from_file(PROJECT_ROOT / "app.py", default_timeout=20)
+    page.session_state["turns"] = deque([Turn("Why?", SETTINGS, {"base": Reply("Hm")})])
+    page.run()
+    assert texts(page) == ["Why?", "Hm"]
+    assert "Stopped." in [each.value.replace("\\", "") for each in page.caption]
 
 
 def test_a_line_from_a_server_is_not_rendered(servers):

@@ -108,6 +108,7 @@ def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> No
 
 
 def _finished(turn: Turn, expanded: bool) -> None:
+    turn.end()  # Streamlit starts this run beside the one that it ends, which may not have come to saying so
     with st.container(border=True):
         _draw(turn, _panels(turn, expanded))
         limit = turn.settings.max_new_tokens

@@ -44,6 +44,11 @@ class Turn:
     settings: GenerationSettings
     replies: dict[str, Reply]
 
+    def end(self) -> None:
+        """No more of any reply will be waited for."""
+        for reply in self.replies.values():
+            reply.over = True
+
 
 @contextmanager
 def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
@@ -63,8 +68,7 @@ def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
         yield
     finally:
         left.set()
-        for reply in turn.replies.values():
-            reply.over = True
+        turn.end()
         for reader in readers:
             reader.join(PATIENCE_SECONDS)
 
