@@ -113,7 +113,8 @@ def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
             continue
         nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
         difference = f"{nll['difference']:+.4f} ± {2 * nll['standard_error']:.4f}"
-        row |= {"NLL minus merged (± 2 standard errors)": difference, "bound": f"{nll['bound']:g}", "n": str(nll["tokens"])}
+        row |= {"NLL minus merged (± 2 standard errors)": difference, "bound": f"{nll['bound']:g}"}
+        row["n"] = str(nll["tokens"])
         row["tokens before the first other"] = f"{greedy['same']:.0%} of {greedy['tokens']}"
         rows.append(row | {"stops at the end": f"{ends['stopped']} of {ends['rows']}"})
     return rows
