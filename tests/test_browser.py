@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 expect = playwright.expect
 expect.set_options(timeout=15_000)
 
-PAGES = ["", "evaluation", "predictions"]
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
 PHONE = {"width": 390, "height": 844}
@@ -246,13 +245,12 @@ def test_markup_of_readers_and_models_is_text_and_loads_nothing(visit, reply):
 # ------------------------------------------------------------------------------------------------------------ the looks
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", ["evaluation", "predictions"])
 def test_a_page_opens_and_fits_a_phone(visit, path):
-    page = visit(path, viewport=PHONE)
-    fits(page)
+    fits(visit(path, viewport=PHONE))
 
 
-def test_long_words_fit_a_phone(visit, reply):
+def test_the_page_that_asks_fits_a_phone_even_with_long_words(visit, reply):
     page = visit(viewport=PHONE)
     reply([{"content": f"{'A' * 300}</think>"}, {"content": "B" * 300}])
     send(page, "C" * 300)

@@ -29,8 +29,9 @@ def show(run: Run | None) -> None:
         st.info("Not known yet: 05_evaluation has not run.")
     if pictures := _pictures(run, str(run.path), changed(run), st.context.theme.type == "dark"):
         st.subheader("Figures", anchor=False)
-        for place, (caption, picture) in zip(st.columns(2) * len(pictures), pictures, strict=False):
-            place.image(picture, caption, width="stretch")
+        for row in range(0, len(pictures), 2):  # a row at a time: on a phone they stay in order
+            for place, (caption, picture) in zip(st.columns(2), pictures[row : row + 2], strict=False):
+                place.image(picture, caption, width="stretch")
     if found["training"]:
         st.subheader("Training", anchor=False)
         _training(found["training"])
