@@ -126,6 +126,8 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # whose uploads no Python server reads
+    # `make test` says so to keep tests away from the hub; these have one of their own.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("HF_OIDC")]:
         monkeypatch.delenv(name)
