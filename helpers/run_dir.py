@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from helpers import PROJECT_ROOT, InputError
-from helpers.config import Config
+from helpers.config import Config, profile_table
 
 RECORDED_PACKAGES = [
     "torch",
@@ -81,6 +81,8 @@ def open_run(
     """
     path = project_path(run_dir)
     stored = read_settings(path)
+    if stored and not force:
+        stored = _settle(Config.from_flat(stored), {}).flat()  # a setting that is younger than the folder may be open
     if profile == "auto" and stored and not force:
         wanted = Config.from_flat(stored, overrides)
     else:
@@ -115,10 +117,14 @@ def find_run(path: Path) -> Run | None:
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The dotted settings in a folder's run.yaml, None where there is none."""
+    """The dotted settings in a folder's run.yaml, None where there is none.
+
+    A folder from before a setting existed has its profile's value of today.
+    """
     try:
         record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
-        return dict(record["config"])
+        settings = dict(record["config"])
+        return {**profile_table().get(settings.get("profile"), {}), **settings}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError):

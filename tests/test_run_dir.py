@@ -14,6 +14,7 @@ from helpers.config import Config
 from helpers.run_dir import (
     Run,
     check_writable,
+    find_run,
     fingerprint,
     note_in_record,
     open_run,
@@ -101,6 +102,23 @@ def test_auto_takes_over_the_settings_of_the_folder(tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("profile", ["full", "auto"])
+def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
+    """It has the profile's value of today, also where that hangs on the card; another one was not what made it."""
+    made = open_run("full", tmp_path, {"data.source": "sample"})
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    for key in ("evaluation.strengths", "training.packing"):
+        del record["config"][key]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
+    before = contents(tmp_path)
+    overrides = {"data.source": "sample"} if profile == "full" else {}
+    assert open_run(profile, tmp_path, overrides).config == made.config
+    assert find_run(tmp_path).config == made.config
+    with pytest.raises(InputError, match=r"evaluation\.strengths is \[0\.25, 0\.5, 0\.75\] there, \[0\.5\] asked"):
+        open_run(profile, tmp_path, {**overrides, "evaluation.strengths": [0.5]})
+    assert contents(tmp_path) == before
+
+
 def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, monkeypatch):
     assert open_run("auto", tmp_path / "cpu").config.profile == "laptop"
     card = MACHINE.model_copy(update={"gpu": "Tesla T4", "gpu_memory_gib": 14.7, "compute_capability": (7, 5)})
@@ -179,9 +197,9 @@ def test_a_damaged_record_is_one_line_that_names_it_and_is_not_overwritten(tmp_p
 
 
 def test_a_record_that_lacks_settings_names_one_and_force_replaces_it(tmp_path):
-    (tmp_path / "run.yaml").write_text("config:\n  profile: smoke\n  seed: 1\n")
+    (tmp_path / "run.yaml").write_text("config:\n  profile: of another program\n  seed: 1\n")
     assert "field required" in refused("auto", tmp_path)
-    assert "seed is 1 there" in refused("smoke", tmp_path)
+    assert "field required" in refused("smoke", tmp_path)
     assert open_run("smoke", tmp_path, force=True).record["config"] == Config.resolve("smoke").flat()
 
 
