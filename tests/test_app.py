@@ -140,7 +140,7 @@ def test_fifty_readers_at_once_get_four_places_or_one_line(monkeypatch):
         reader.join()
     assert most == 4
     assert 4 <= outcomes.count("answered") < 50
-    assert set(outcomes) == {"answered", "4 questions are being answered already: try again in a moment"}
+    assert set(outcomes) == {"answered", "all places are taken (4 at once): try again in a moment"}
     with engine.place(4), engine.place(4), engine.place(4), engine.place(4):
         pass  # all are free again
 
@@ -294,9 +294,7 @@ def test_when_every_place_is_taken_the_page_says_so_and_can_ask_again(servers, m
     page = AppTest.from_file(PROJECT_ROOT / "app.py", default_timeout=20).run()
     with engine.place(4), engine.place(4), engine.place(4), engine.place(4):
         ask(page, "Why?")
-    assert [each.value for each in page.error] == [
-        escaped("4 questions are being answered already: try again in a moment.")
-    ]
+    assert [each.value for each in page.error] == [escaped("All places are taken (4 at once): try again in a moment.")]
     assert not started["base"].requests
     ask(page, "Why?")
     assert not page.error

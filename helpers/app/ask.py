@@ -45,7 +45,7 @@ def show(run: Run | None, at_once: int) -> None:
             with newest:
                 _answer(run, turn, turns, at_once)
         except InputError as error:
-            state.problem = f"{error}."
+            state.problem = _sentence(error)
         st.rerun()  # what was locked meanwhile is free again
 
 
@@ -86,7 +86,12 @@ def _send() -> None:
     try:
         st.session_state.asked = check_question(st.session_state.question)
     except InputError as error:
-        st.session_state.problem = f"{str(error).capitalize()}."
+        st.session_state.problem = _sentence(error)
+
+
+def _sentence(error: InputError) -> str:
+    said = str(error)
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _fill(example: str) -> None:

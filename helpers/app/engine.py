@@ -56,7 +56,7 @@ def place(number: int) -> Iterator[None]:
     """One of `number` places for a question that is being answered; InputError when none gets free in time."""
     places = _places(number)
     if not places.acquire(timeout=WAIT_SECONDS):
-        raise InputError(f"{number} questions are being answered already: try again in a moment")
+        raise InputError(f"all places are taken ({number} at once): try again in a moment")
     try:
         yield
     finally:
