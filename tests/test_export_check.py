@@ -1,9 +1,11 @@
 """The check of exported files, on the tiny model's own: it passes what is right, and sees what is not."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
 
 from helpers import export_check
@@ -78,11 +80,41 @@ def test_a_file_that_does_not_fit_in_memory_is_not_called_passing(exported, monk
     assert check["reason"].startswith("not checked: 0.0 GiB to load")
 
 
+def test_a_merged_model_that_does_not_fit_in_memory_is_not_loaded(exported, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000, total=1000))
+    said = reference(exported.run, QUESTIONS)
+    assert said is None
+    check = check_file(exported.run, exported.files["f16"], said)
+    assert check == {"passes": None, "reason": "not checked: the merged model does not fit in memory"}
+
+
+def test_a_difference_within_the_bound_must_be_shown(exported):
+    """Losses that scatter: the mean differs by nothing, but so few tokens cannot show it."""
+    noisy = [[nll + (-1) ** i * 0.1 for i, nll in enumerate(nlls)] for nlls in exported.said.nlls]
+    check = check_file(exported.run, exported.files["f16"], replace(exported.said, nlls=noisy))
+    assert abs(check["nll"]["difference"]) < BOUNDS["f16"]
+    assert check["passes"] is False
+
+
+def test_a_file_with_a_broken_matrix_fails(exported, tmp_path):
+    """One layer's projection as zeros: the file still loads and talks."""
+    broken = tmp_path / "model-f16.gguf"
+    shutil.copy(exported.files["f16"], broken)
+    reader = GGUFReader(broken, "r+")
+    [down] = [tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_down.weight"]
+    down.data[:] = 0
+    reader.data.flush()
+    check = check_file(exported.run, broken, exported.said)
+    assert check["passes"] is False, check
+
+
 def test_the_smallest_file_that_passes_is_used(exported, checks):
     assert choose_file(checks, exported.files).stat().st_size == min(f.stat().st_size for f in exported.files.values())
     failed = {kind: check | {"passes": kind == "q8_0"} for kind, check in checks.items()}
     assert choose_file(failed, exported.files) == exported.files["q8_0"]
-    none = {kind: {"passes": None} for kind in checks}
+    unknown = {kind: {"passes": None if kind == "q8_0" else False} for kind in checks}
+    assert choose_file(unknown, exported.files) == exported.files["q8_0"]
+    none = {kind: {"passes": False} for kind in checks}
     assert choose_file(none, exported.files) == exported.files["f16"]
 
 
