@@ -25,6 +25,10 @@ Profile = Annotated[str, typer.Option(help="smoke, laptop, t4, full, or auto: wh
 RunDir = Annotated[str, typer.Option(help="The run folder.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 DEFAULT_RUN = "runs/default"
+# For what uses a run instead of making one.
+MadeRun = Annotated[
+    str, typer.Option(help="The run folder; else AI_DOCTOR_RUN_DIR, else the one in runs/ that was exported last.")
+]
 
 
 @app.command()
@@ -55,7 +59,7 @@ def run(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="A clinical question; - or none reads standard input.")] = "-",
-    run_dir: RunDir = DEFAULT_RUN,
+    run_dir: MadeRun = "",
     profile: Profile = "auto",
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
@@ -83,7 +87,7 @@ def ask(
         config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
         answerers = endpoint_answerer(Endpoint(endpoint, api_key, model), config.generation)
     else:
-        opened = _open(profile, run_dir, settings)
+        opened = _open(profile, _made(run_dir), settings)
         config = opened.config
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     print("generated text for study, not medical advice", file=sys.stderr)
@@ -114,7 +118,7 @@ def _print_reply(pieces: Iterator[str]) -> None:
 
 @app.command()
 def serve(
-    run_dir: RunDir = DEFAULT_RUN,
+    run_dir: MadeRun = "",
     base: Annotated[bool, typer.Option(help="Serve the base model, without the adapter.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; other than this machine's own it needs a key.")] = (
         "127.0.0.1"
@@ -129,9 +133,10 @@ def serve(
     from helpers.run_dir import find_run
     from helpers.serving import ServerSettings, serve_until_stopped
 
-    opened = find_run(Path.cwd() / Path(run_dir).expanduser())
+    folder = _made(run_dir)
+    opened = find_run(Path.cwd() / Path(folder).expanduser())
     if opened is None and not base:
-        raise InputError(f"{run_dir} is no run folder yet; --base serves the embedded model")
+        raise InputError(f"{folder} is no run folder yet; --base serves the embedded model")
     serve_until_stopped(
         opened, "base" if base else "tuned", ServerSettings(host, port, api_key, parallel, context), engine
     )
@@ -143,12 +148,12 @@ def push(
     what: Annotated[list[str] | None, typer.Option(help="adapter (the default), merged or gguf; repeatable.")] = None,
     public: Annotated[bool, typer.Option("--public", help="For everyone to see; else private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would be sent, and send nothing.")] = False,
-    run_dir: RunDir = DEFAULT_RUN,
+    run_dir: MadeRun = "",
 ) -> None:
     """Publish a run's model on the Hugging Face hub, with a model card; takes HF_TOKEN or the stored login."""
     from helpers.publish import push_to_hub
 
-    push_to_hub(_open("auto", run_dir, None), repo_id, what or ["adapter"], not public, dry_run)
+    push_to_hub(_open("auto", _made(run_dir), None), repo_id, what or ["adapter"], not public, dry_run)
 
 
 @app.command()
@@ -223,6 +228,16 @@ class _Screen:
         elif stage not in self.announced:
             self.announced.add(stage)
             console.print(f"{stage:<24} running")
+
+
+def _made(run_dir: str) -> str:
+    """The run folder that was asked for, or the newest, which is then named: the reader did not."""
+    from helpers.run_dir import newest_run
+
+    newest = None if run_dir else newest_run()
+    if newest:
+        print(f"run folder {newest}", file=sys.stderr)
+    return run_dir or str(newest or DEFAULT_RUN)
 
 
 def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False) -> Any:

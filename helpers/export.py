@@ -152,7 +152,7 @@ def check_room(run: Run) -> dict[str, float]:
     room = {
         "disk_gib": disk / GIB,
         "disk_free_gib": shutil.disk_usage(run.path).free / GIB,
-        "memory_gib": max(SHARD, 6 * shape["head"]) / GIB + 1,
+        "memory_gib": max(min(SHARD, 2 * weights), 6 * shape["head"]) / GIB + 1,
         "memory_free_gib": psutil.virtual_memory().available / GIB,
     }
     said = "the export needs {needed:.1f} GiB {where}, and {free:.1f} GiB are free: {advice}"

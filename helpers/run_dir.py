@@ -116,6 +116,18 @@ def find_run(path: Path) -> Run | None:
     return open_run(run_dir=path) if read_settings(path) else None
 
 
+def newest_run() -> Path | None:
+    """The folder that AI_DOCTOR_RUN_DIR names, else the run in runs/ that was exported last; None where there is none.
+
+    Runs of the `smoke` profile do not count: the tests make some, and their model knows nothing.
+    """
+    if named := os.environ.get("AI_DOCTOR_RUN_DIR"):
+        return project_path(named)
+    reports = sorted((PROJECT_ROOT / "runs").glob("*/export/report.json"), key=lambda file: -file.stat().st_mtime)
+    folders = (report.parents[1] for report in reports)
+    return next((path for path in folders if (read_settings(path) or {}).get("profile", "smoke") != "smoke"), None)
+
+
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The dotted settings in a folder's run.yaml, None where there is none.
 

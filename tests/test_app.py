@@ -12,7 +12,7 @@ import streamlit as st
 from fake_server import Server
 from streamlit.testing.v1 import AppTest
 
-from helpers import PROJECT_ROOT, InputError, app
+from helpers import PROJECT_ROOT, InputError, app, run_dir
 from helpers.app import engine, replies
 from helpers.app.parts import NO_ADVICE, escaped
 from helpers.app.replies import Reply, Turn, answering
@@ -49,16 +49,18 @@ def servers(monkeypatch):
 # ------------------------------------------------------------------------------------------------ what is shown, asked
 
 
-def finished(path, age):
-    open_run("smoke", path)
+def finished(path, age, profile="laptop"):
+    open_run(profile, path)
     write_json(path / "export/report.json", {})
     os.utime(path / "export/report.json", (age, age))
 
 
 def test_the_newest_finished_run_is_shown_where_none_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path)
     assert app.choose_run(None) is None
-    open_run("smoke", tmp_path / "runs/unfinished")
+    open_run("laptop", tmp_path / "runs/unfinished")
+    finished(tmp_path / "runs/of a test", 3_000, "smoke")
+    write_json(tmp_path / "runs/no run/export/report.json", {})
     assert app.choose_run(None) is None
     finished(tmp_path / "runs/newer", 2_000)
     finished(tmp_path / "runs/older", 1_000)

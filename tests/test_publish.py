@@ -358,6 +358,13 @@ def test_the_command_shows_a_dry_run(run, hub, cli):
     assert "Not for clinical use" in result.out
 
 
+def test_the_command_takes_the_newest_run_and_names_it(run, hub, cli, monkeypatch):
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(run.path))
+    named, newest = cli("push", "me/model", "--dry-run", "--run-dir", run.path), cli("push", "me/model", "--dry-run")
+    assert (newest.status, newest.out) == (0, named.out)
+    assert (named.err, newest.err) == ("", f"run folder {run.path}\n")
+
+
 @pytest.mark.parametrize("name", ["model", "me/mo del", "me/model/x", "me/model--x", "me/" + "x" * 97])
 def test_a_name_that_is_none(run, hub, name):
     assert name in one_line(run, name)

@@ -1,15 +1,14 @@
 """The Streamlit app: a page to ask base and tuned model side by side, one with the evaluation, one with its replies."""
 
-import os
 from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import InputError
 from helpers.app import ask
 from helpers.app.parts import escaped
-from helpers.run_dir import Run, find_run, project_path
+from helpers.run_dir import Run, find_run, newest_run
 
 
 def show(run_dir: str | None = None, at_once: int = 4) -> None:
@@ -31,20 +30,13 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
 
 
 def choose_run(run_dir: str | None) -> Run | None:
-    """The run folder that was named, else the newest finished one in runs/, else none: the base model alone.
+    """The run folder that was named, else `newest_run`, else none: the base model alone.
 
     Raises InputError where the one that was named is no run folder.
     """
-    if run_dir:
-        path = Path.cwd() / Path(run_dir).expanduser()
-    elif os.environ.get("AI_DOCTOR_RUN_DIR"):
-        path = project_path(os.environ["AI_DOCTOR_RUN_DIR"])
-    else:
-        finished = (PROJECT_ROOT / "runs").glob("*/export/report.json")
-        newest = max(finished, key=lambda file: file.stat().st_mtime, default=None)
-        if newest is None:
-            return None
-        path = newest.parents[1]
+    path = Path.cwd() / Path(run_dir).expanduser() if run_dir else newest_run()
+    if path is None:
+        return None
     run = find_run(path)
     if run is None:
         raise InputError(f"{path} is no run folder: it has no run.yaml")
