@@ -198,17 +198,36 @@ def test_a_reply_without_end_is_ended_by_the_stop_button(visit, reply, models):
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
 
 
-def test_a_reload_in_the_middle_frees_its_place(visit, reply):
+def test_a_reload_in_the_middle_frees_its_place(visit, reply, models):
     page = visit()
     reply(**ENDLESS)
     send(page, "The first?")
     expect(page.get_by_text("on on")).to_have_count(2)
     page.reload()
     drawn(page)
-    reply(REPLY, ENDLESS["pause"])  # as slow, so that the first does not come to its limit meanwhile
+    for server in models.values():
+        assert server.broken.wait(5)
+    reply(REPLY)
     send(page, "The second?")
     expect(page.get_by_text(SPEED)).to_have_count(2)
     expect(page.get_by_test_id("stAlert")).to_have_count(0)
+
+
+def test_whoever_finds_no_place_waits_for_one_and_can_leave(visit, reply):
+    first, leaving, waiting = visit(), visit(), visit()
+    reply(**ENDLESS)
+    send(first, "The first?")
+    expect(first.get_by_text("on on")).to_have_count(2)
+    for page in (leaving, waiting):
+        send(page, "The second?")
+        expect(page.get_by_text("Waiting for a place")).to_be_visible()
+    stop_button(leaving).click()
+    drawn(leaving)
+    expect(leaving.get_by_label("Clinical question")).to_have_value("The second?")
+    reply(REPLY)
+    stop_button(first).click()
+    expect(waiting.get_by_text(SPEED)).to_have_count(2)
+    expect(leaving.get_by_text("tokens a second")).to_have_count(0)
 
 
 def test_a_few_readers_at_once_each_get_their_own_reply(visit):

@@ -79,7 +79,7 @@ def _form(busy: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Examples", width="content")
         for example in baseline_questions()[:EXAMPLES]:
-            st.button(shorten(example, 34, placeholder=" …"), on_click=_fill, args=[example], disabled=busy)
+            st.button(shorten(example, 29, placeholder=" …"), on_click=_fill, args=[example], disabled=busy)
 
 
 def _send() -> None:
@@ -100,16 +100,17 @@ def _fill(example: str) -> None:
 
 def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> None:
     """Show the replies while they come. However this ends, the servers' work ends with it and the place is free."""
-    with st.container(border=True), engine.place(at_once):
-        endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
-        turns.append(turn)
+    with st.container(border=True):
         st.button("Stop", icon=":material/stop_circle:")  # pressed, like all that starts the script anew, it ends this
-        panels = _panels(turn, expanded=True)
-        with answering(turn, endpoints):
-            while not all(reply.over for reply in turn.replies.values()):
-                _draw(turn, panels)
-                time.sleep(REDRAW_SECONDS)
-        _draw(turn, panels)
+        with engine.place(at_once):
+            endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
+            turns.append(turn)
+            panels = _panels(turn, expanded=True)
+            with answering(turn, endpoints):
+                while not all(reply.over for reply in turn.replies.values()):
+                    _draw(turn, panels)
+                    time.sleep(REDRAW_SECONDS)
+            _draw(turn, panels)
 
 
 def _finished(turn: Turn, expanded: bool) -> None:

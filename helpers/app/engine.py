@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urldefrag
@@ -14,7 +15,7 @@ from helpers.run_dir import Run
 
 # Servers that run already, as http://127.0.0.1:8000/v1 or, where one has several models, with #NAME behind it.
 ENDPOINTS = {"base": "AI_DOCTOR_BASE_ENDPOINT", "tuned": "AI_DOCTOR_TUNED_ENDPOINT"}
-WAIT_SECONDS = 3.0
+WAIT_SECONDS, LOOK_SECONDS = 60.0, 0.5
 
 
 def sides(run: Run | None) -> list[str]:
@@ -54,10 +55,13 @@ def _places(number: int) -> threading.BoundedSemaphore:
 @contextmanager
 def place(number: int) -> Iterator[None]:
     """One of `number` places for a question that is being answered; InputError when none gets free in time."""
-    places = _places(number)
-    if not places.acquire(timeout=WAIT_SECONDS):
-        raise InputError(f"all places are taken ({number} at once): try again in a moment")
+    places, note, until = _places(number), st.empty(), time.monotonic() + WAIT_SECONDS
+    while not places.acquire(timeout=min(LOOK_SECONDS, WAIT_SECONDS)):
+        if time.monotonic() > until:
+            raise InputError(f"all places are taken ({number} at once): try again in a moment")
+        note.caption(f"Waiting for a place: {number} at once …")  # to draw ends the wait of a reader who has left
     try:
+        note.empty()
         yield
     finally:
         places.release()
