@@ -236,9 +236,7 @@ def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
 
 
 def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[str, Any]) -> dict[str, Any]:
-    """A model card beside each form of the model, and export/report.json: all checks, the file to use, its answer."""
-    for kind, form in KINDS.items():
-        write_model_card(run, run / form.folder / "README.md", kind)
+    """export/report.json: all checks, the file to use, its answer; and a model card beside each form of the model."""
     report = {
         "use": use.name,
         "files": [
@@ -249,6 +247,8 @@ def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[st
         "answer": answer,
     }
     write_json(run / "export/report.json", report)
+    for kind, form in KINDS.items():
+        write_model_card(run, run / form.folder / "README.md", kind)
     return report
 
 

@@ -138,3 +138,22 @@ def test_the_report_names_the_file_to_use_and_everything_uses_it(exported, check
     assert all(file["passes"] for file in report["files"])
     assert sides(run) == ["tuned"]
     assert gguf_file(run, "tuned") == use
+
+
+def test_the_card_of_the_files_says_of_each_how_it_fared(exported, checks):
+    run, use = exported.run, exported.files["q8_0"]
+    failed = checks["q4_k_m"] | {"passes": False}
+    answer = {"question": "Why?", "reply": "So.", "tokens": 2, "stopped": True}
+    write_report(
+        run, {**checks, "f16": {"passes": None, "reason": "not checked: small"}, "q4_k_m": failed}, use, answer
+    )
+    card = (run / "export/README.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in card.splitlines() if row.startswith("| `model-")}
+    assert list(rows) == ["model-f16.gguf", "model-q8_0.gguf", "model-q4_k_m.gguf"]
+    assert rows["model-f16.gguf"].endswith("| not checked: small |")
+    difference = checks["q8_0"]["nll"]["difference"]
+    assert f"| {difference:+.4f} ± " in rows["model-q8_0.gguf"]
+    assert rows["model-q8_0.gguf"].endswith(", 36 tokens | 0.03 | passes |")
+    assert rows["model-q4_k_m.gguf"].endswith("| 0.2 | fails |")
+    assert "llama-server -m model-q8_0.gguf" in card
+    assert "## Files" not in (run / "export/merged/README.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from helpers.run_dir import Run
 
 # Servers that run already, as http://127.0.0.1:8000/v1 or, where one has several models, with #NAME behind it.
 ENDPOINTS = {"base": "AI_DOCTOR_BASE_ENDPOINT", "tuned": "AI_DOCTOR_TUNED_ENDPOINT"}
-WAIT_SECONDS, LOOK_SECONDS = 60.0, 0.5
+WAIT_SECONDS, LOOK_SECONDS = 60.0, 2.0
 
 
 def sides(run: Run | None) -> list[str]:
