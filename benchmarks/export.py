@@ -1,6 +1,6 @@
 """What an export takes: seconds and memory of each step of 06, of a model in a folder, with an adapter at random.
 
-    python benchmarks/export.py MODEL RUN_DIR FILE.json
+    python benchmarks/export.py MODEL RUN_DIR FILE.json [--kinds q8_0,q4_k_m]
 
 MODEL is a folder with a Llama-like model, as `benchmarks/training.py make-model` makes one of the 8B's shape. The
 results are written after every step. Memory is what the process and its children hold apart from files (RssAnon in
@@ -33,9 +33,10 @@ from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json, wri
 from helpers.setup import GIB, describe_machine
 
 
-def main(model: str, run_dir: Path, out: Path) -> None:
-    """Export the model with every kind of file, check each, and write what it took."""
-    run = open_run("full", run_dir, {"model.name": model, "model.load_in_4bit": False, "data.source": "sample"})
+def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> None:
+    """Export the model as f16 and `kinds`, check each file, and write what it took."""
+    settings = {"model.name": model, "model.load_in_4bit": False, "data.source": "sample"}
+    run = open_run("full", run_dir, {**settings, "export.gguf": kinds.split(",")})
     write_jsonl(run / "data/validation.jsonl", read_jsonl(SAMPLE)[:16])
     make_adapter(run)
     found = {"hardware": describe_machine().model_dump(), "versions": versions(), "room": check_room(run), "steps": {}}

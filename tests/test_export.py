@@ -321,9 +321,9 @@ def test_the_sizes_are_those_of_an_8b_model(made, free, monkeypatch):
     monkeypatch.setattr(export, "model_shape", lambda settings: shape)
     room = check_room(made.run)
     assert room["disk_gib"] * 2**30 / 1e9 == pytest.approx(16.06 + 16.06 + 8.54 + 4.92, rel=0.01)
-    assert room["memory_gib"] == pytest.approx(3.9, abs=0.1)  # the converter took 3.3 of matrices of this size
+    assert room["memory_gib"] == pytest.approx(4.4, abs=0.1)  # 4.2 were seen to be taken
     free(memory=3 * 2**30)
-    assert refused(made.run) == "the export needs 3.9 GiB of memory, and 3.0 GiB are free: close other programs"
+    assert refused(made.run) == "the export needs 4.4 GiB of memory, and 3.0 GiB are free: close other programs"
 
 
 def test_a_failed_conversion_costs_nothing_and_is_tried_again(made, monkeypatch, tmp_path):
