@@ -215,7 +215,7 @@ def test_a_reload_in_the_middle_frees_its_place(visit, reply, models):
 
 def test_whoever_finds_no_place_waits_for_one_and_can_leave(visit, reply):
     first, leaving, waiting = visit(), visit(), visit()
-    reply(**ENDLESS)
+    reply(ENDLESS["deltas"], pause=1)  # 33 s until the app would leave it
     send(first, "The first?")
     expect(first.get_by_text("on on")).to_have_count(2)
     for page in (leaving, waiting):
