@@ -13,7 +13,8 @@ from helpers.dataset_prep import SAMPLE
 from helpers.export import convert, merge, write_modelfile, write_report
 from helpers.export_check import BOUNDS, answer_from, check_file, checks_table, choose_file, reference
 from helpers.models import load_base, load_tokenizer
-from helpers.run_dir import open_run, read_json, read_jsonl, write_jsonl
+from helpers.report import model_card, write_index
+from helpers.run_dir import open_run, read_json, read_jsonl, write_json, write_jsonl
 from helpers.serving import gguf_file, sides
 
 QUESTIONS = ["Which nerve is compressed?", "Why is the patient breathless?"]
@@ -157,3 +158,13 @@ def test_the_card_of_the_files_says_of_each_how_it_fared(exported, checks):
     assert rows["model-q4_k_m.gguf"].endswith("| 0.2 | fails |")
     assert "llama-server -m model-q8_0.gguf" in card
     assert "## Files" not in (run / "export/merged/README.md").read_text(encoding="utf-8")
+    assert "MiB, not checked: small)" in write_index(run).read_text(encoding="utf-8")
+
+
+def test_a_report_from_before_files_were_checked_still_makes_a_card_and_a_page(exported):
+    run = exported.run
+    write_json(run / "export/report.json", {"files": [{"name": "model-f16.gguf", "mib": 1.0}]})
+    card = model_card(run, "gguf")
+    assert "llama-server -m model-q4_k_m.gguf" in card
+    assert "## Files" not in card
+    assert "(1 MiB)" in write_index(run).read_text(encoding="utf-8")
