@@ -43,10 +43,9 @@ def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> No
     write_json(out, found)
 
     def step(name: str, work: Callable[[], Any]) -> Any:
-        with_peak = Peak()
-        started = time.monotonic()
+        peak, started = Peak(), time.monotonic()
         result = work()
-        found["steps"][name] = taken = {"seconds": time.monotonic() - started, "gib": with_peak.end() / GIB}
+        found["steps"][name] = taken = {"seconds": time.monotonic() - started, "gib": peak.end() / GIB}
         write_json(out, found)
         print(f"{name:12} {taken['seconds']:6.1f} s  {taken['gib']:5.2f} GiB", flush=True)
         return result

@@ -155,15 +155,11 @@ def check_room(run: Run) -> dict[str, float]:
         "memory_gib": max(min(SHARD, 2 * weights), 6 * shape["head"]) / GIB + 1.5,
         "memory_free_gib": psutil.virtual_memory().available / GIB,
     }
-    said = "the export needs {needed:.1f} GiB {where}, and {free:.1f} GiB are free: {advice}"
-    kinds = ", ".join(run.config.export.kinds)
-    for what, where, advice in (
-        ("disk", f"in {run.label}", f"make room, or set export.gguf to fewer kinds than {kinds}"),
-        ("memory", "of memory", "close other programs"),
-    ):
+    fewer = f"make room, or set export.gguf to fewer kinds than {', '.join(run.config.export.kinds)}"
+    for what, where, advice in (("disk", f"in {run.label}", fewer), ("memory", "of memory", "close other programs")):
         needed, free = room[f"{what}_gib"], room[f"{what}_free_gib"]
         if needed > free:
-            raise InputError(said.format(needed=needed, where=where, free=free, advice=advice))
+            raise InputError(f"the export needs {needed:.1f} GiB {where}, and {free:.1f} GiB are free: {advice}")
     return room
 
 

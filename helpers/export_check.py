@@ -50,11 +50,12 @@ def reference(
     from transformers import AutoModelForCausalLM
 
     merged, machine = run.require("export/merged", "the merging step of 06_export"), describe_machine()
+    on_gpu = machine.gpu_free_gib or 0
     size = sum(file.stat().st_size for file in merged.glob("*.safetensors"))  # in 16 bit
     # llama.cpp adds up in float32 too; a T4 has no room for an 8B model in it.
-    exact = 2 * size / GIB < 0.8 * (machine.gpu_free_gib or 0)
+    exact = 2 * size / GIB < 0.8 * on_gpu
     dtype = torch.float32 if exact else getattr(torch, compute_dtype(run.config))
-    if _too_large(size * dtype.itemsize / 2, machine.gpu_free_gib or 0):
+    if _too_large(size * dtype.itemsize / 2, on_gpu):
         return None
     if last_tokens is None:
         last_tokens = 64 if size < 2 * GIB else 16
