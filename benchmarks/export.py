@@ -24,10 +24,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from helpers.backends import LINEAR_LAYERS
 from helpers.dataset_prep import SAMPLE
 from helpers.export import check_room, convert, merge
 from helpers.export_check import check_file, choose_file, reference
+from helpers.models import lora_targets
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json, write_jsonl
 from helpers.setup import GIB, describe_machine
@@ -63,7 +63,10 @@ def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> No
 def make_adapter(run: Run) -> None:
     """An adapter of the run's rank whose change to the model is small and not nothing."""
     lora = LoraConfig(
-        r=run.config.lora.r, lora_alpha=run.config.lora.alpha, target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM"
+        r=run.config.lora.r,
+        lora_alpha=run.config.lora.alpha,
+        target_modules=lora_targets(run.config.model),
+        task_type="CAUSAL_LM",
     )
     with torch.device("meta"):
         shapes = get_peft_model(

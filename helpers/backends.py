@@ -6,11 +6,9 @@ from typing import Any
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.models import compute_dtype, from_source, load_base
+from helpers.models import compute_dtype, from_source, load_base, lora_targets
 from helpers.run_dir import Run
 from helpers.setup import Machine, describe_machine
-
-LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def choose_backend(config: Config, machine: Machine) -> str:
@@ -62,7 +60,7 @@ def load_trainable(config: Config) -> Any:
             r=config.lora.r,
             lora_alpha=config.lora.alpha,
             lora_dropout=config.lora.dropout,
-            target_modules=LINEAR_LAYERS,
+            target_modules=lora_targets(config.model),
             task_type="CAUSAL_LM",
         ),
     )
@@ -89,7 +87,7 @@ def _load_with_unsloth(config: Config) -> Any:
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=LINEAR_LAYERS,
+        target_modules=lora_targets(config.model),
         bias="none",
         use_gradient_checkpointing="unsloth" if training.gradient_checkpointing else False,
         random_state=config.seed,

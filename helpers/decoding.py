@@ -23,6 +23,7 @@ from transformers import (
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from helpers.config import GenerationSettings
+from helpers.families import end_tokens
 from helpers.layers import quick_layers
 
 STEPS = 16  # between two looks at what was chosen: each look waits for the GPU
@@ -48,19 +49,20 @@ def decode(
 ) -> None:
     """Reply to the prompts (token ids) that `order` names, in that order, `settings.batch_size` at a time.
 
-    `done` is called for each as its reply ends, with its index and the reply's token ids, of which the last is the
-    end-of-sequence token if the reply ended by itself. `look` is told now and then how many tokens each reply has that
-    was begun and is not done. What is sampled for a prompt depends on the seed and its index alone, not on what is
-    decoded beside it.
+    `done` is called for each as its reply ends, with its index and the reply's token ids, of which the last is an
+    end token if the reply ended by itself. `look` is told now and then how many tokens each reply has that was begun
+    and is not done. What is sampled for a prompt depends on the seed and its index alone, not on what is decoded beside
+    it.
     """
     waiting = deque(order)
     with torch.inference_mode(), quick_layers(model):
         batch = Batch(model, prompts, settings, seed)
+        ends = end_tokens(model, tokenizer)
         while waiting or batch.working:
             batch.fill(waiting)
             batch.make_room()
             batch.steps()
-            for i, reply in batch.take_ended(tokenizer.eos_token_id):
+            for i, reply in batch.take_ended(ends):
                 done(i, reply)
             if look:
                 look({i: batch.at + 1 - begin for i, _, begin in batch.working.values()})
@@ -160,14 +162,15 @@ class Batch:
                 self._step(seen)
             self.at += 1
 
-    def take_ended(self, stop: int) -> list[tuple[int, list[int]]]:
-        """Free the rows whose replies have ended, with `stop` or by their length, and return prompts and replies."""
+    def take_ended(self, stops: frozenset[int]) -> list[tuple[int, list[int]]]:
+        """Free the rows whose replies have ended, with one of `stops` or by length; return prompts and replies."""
         recent = self.history[:, self.at - STEPS : self.at + 1].tolist()  # all rows at once, and no more than is new
         ended = []
         for row, (i, _, begin) in list(self.working.items()):
-            if stop in recent[row] or self.at + 1 - begin >= self.limit:
+            if not stops.isdisjoint(recent[row]) or self.at + 1 - begin >= self.limit:
                 reply = self.history[row, begin : min(self.at + 1, begin + self.limit)].tolist()
-                ended.append((i, reply[: reply.index(stop) + 1] if stop in reply else reply))
+                length = next((n for n, token in enumerate(reply, 1) if token in stops), len(reply))
+                ended.append((i, reply[:length]))
                 del self.working[row]
         return ended
 

@@ -14,9 +14,10 @@ import psutil
 from gguf import GGUFReader
 
 from helpers import InputError
-from helpers.config import Config, ModelSettings
+from helpers.config import ModelSettings
 from helpers.model_card import KINDS
-from helpers.models import from_source, load_tokenizer, model_shape, model_source
+from helpers.models import from_source, load_tokenizer, model_shape, model_source, save_tokenizer
+from helpers.portable import portable_config
 from helpers.prompts import build_prompt
 from helpers.quantise import quantise
 from helpers.report import write_model_card
@@ -52,13 +53,12 @@ def merge(run: Run) -> Path:
         sizes = _write_weights(_merged_weights([base / file for file in files], matrices, scaling), folder)
         if matrices:
             raise RuntimeError(f"the base model has no place for the adapter's {min(matrices)}")
-        config = read_json(base / "config.json")
         [(dtype, _)] = sizes.most_common(1)
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(dtype).removeprefix("torch.")
-        write_json(folder / "config.json", config)
+        config = read_json(base / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
+        write_json(folder / "config.json", portable_config(config))
         if (base / "generation_config.json").is_file():
             shutil.copy(base / "generation_config.json", folder)
-        _copy_tokenizer(run.config, folder)
+        save_tokenizer(load_tokenizer(run.config.model), run.config.model, folder)
     return run / "export/merged"
 
 
@@ -93,7 +93,8 @@ def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float)
             for key in file.keys():  # noqa: SIM118 (it is no dict)
                 tensor = file.get_tensor(key)
                 dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
-                pair = "base_model.model." + key.removesuffix(".weight")
+                # Files of a model that reads images too hold its text part under a name of its own.
+                pair = "base_model.model." + key.removesuffix(".weight").replace("model.language_model.", "model.")
                 if f"{pair}.lora_A.weight" in matrices:
                     a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
                     tensor = torch.addmm(tensor.to(device, torch.float32), b, a, alpha=scaling)
@@ -246,14 +247,3 @@ def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[st
     for kind, form in KINDS.items():
         write_model_card(run, run / form.folder / "README.md", kind)
     return report
-
-
-def _copy_tokenizer(config: Config, folder: Path) -> None:
-    """The base model's own tokenizer files: a re-saved tokenizer can be one that converters do not recognise."""
-    source = Path(model_source(config.model.name))
-    if not source.is_dir():
-        load_tokenizer(config.model).save_pretrained(folder)
-        return
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copy(source / name, folder / name)

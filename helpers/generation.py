@@ -14,6 +14,7 @@ from typing import Any
 
 from helpers.config import GenerationSettings
 from helpers.decoding import can_decode, decode, left_padded
+from helpers.families import end_tokens
 from helpers.layers import grouped_attention
 from helpers.progress import Progress
 from helpers.remaining import Remaining
@@ -49,6 +50,7 @@ def generate(
     settings, the seed and `identity`, which stands for the model, are the same.
     """
     causal = _causal(model)
+    ends = end_tokens(causal, tokenizer)
     made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
     order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
     # Replies that were kept tell nothing of the speed, nor of lengths: those that were lost beside them were longer.
@@ -62,7 +64,7 @@ def generate(
             made[i] = tokens
             file.write(json.dumps([i, tokens]) + "\n")
             file.flush()
-            remaining.end(*_length(tokenizer, tokens))
+            remaining.end(*_length(ends, tokens))
 
         def look(working: dict[int, int]) -> None:
             remaining.look(working.values())
@@ -71,7 +73,7 @@ def generate(
         if order:
             way = decode if can_decode(causal) else generate_in_batches
             way(causal, tokenizer, prompts, settings, seed, order, done, look)
-    return [_reply(tokenizer, made[i]) for i in range(len(prompts))]
+    return [_reply(tokenizer, ends, made[i]) for i in range(len(prompts))]
 
 
 def _read_kept(path: Path, asked: list[Any]) -> dict[int, list[int]]:
@@ -110,7 +112,7 @@ def generate_in_batches(
                 for i, token in zip(self.batch, value.tolist(), strict=True):
                     if i in self.working:
                         self.working[i].append(token)
-                        if token == tokenizer.eos_token_id:
+                        if token in ends:
                             done(i, self.working.pop(i))
                 self.look()
 
@@ -123,6 +125,7 @@ def generate_in_batches(
             if look:
                 look({i: len(tokens) for i, tokens in self.working.items()})
 
+    ends = end_tokens(model, tokenizer)
     torch.manual_seed(seed)
     with torch.inference_mode():
         for start in range(0, len(order), settings.batch_size):
@@ -132,7 +135,7 @@ def generate_in_batches(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 streamer=Rows(batch),
-                **generation_arguments(tokenizer, settings),
+                **generation_arguments(model, tokenizer, settings),
                 **more,
             )
 
@@ -173,6 +176,7 @@ def stream_together(
             return torch.full((len(input_ids),), left.is_set(), device=input_ids.device)
 
     ids, mask = left_padded(prompts, tokenizer.pad_token_id)
+    ends = end_tokens(model, tokenizer)
 
     def work() -> None:
         try:
@@ -183,7 +187,7 @@ def stream_together(
                     attention_mask=mask.to(model.device),
                     streamer=Feed(),
                     stopping_criteria=StoppingCriteriaList([Abandoned()]),
-                    **generation_arguments(tokenizer, settings),
+                    **generation_arguments(model, tokenizer, settings),
                     **how,
                 )
         except BaseException as error:
@@ -199,9 +203,9 @@ def stream_together(
             for row, token in zip(rows, step, strict=True):
                 row.append(token)
             if arrived.empty():  # whoever reads slowly gets several steps at once
-                yield [_reply(tokenizer, row) for row in rows]
+                yield [_reply(tokenizer, ends, row) for row in rows]
             step = arrived.get()
-        yield [_reply(tokenizer, row) for row in rows]
+        yield [_reply(tokenizer, ends, row) for row in rows]
     finally:
         left.set()
         worker.join()
@@ -275,7 +279,7 @@ def _label_nlls(logits: Any, labels: Any) -> list[float]:
     return [nll for x, y in pieces for nll in cross_entropy(x.float(), y, reduction="none")[y != -100].tolist()]
 
 
-def generation_arguments(tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:
+def generation_arguments(model: Any, tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:
     """The settings as `model.generate` takes them; temperature 0 means greedy."""
     sampling = (
         {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
@@ -284,7 +288,7 @@ def generation_arguments(tokenizer: Any, settings: GenerationSettings) -> dict[s
     )
     return {
         "max_new_tokens": settings.max_new_tokens,
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": sorted(end_tokens(model, tokenizer)),
         "pad_token_id": tokenizer.pad_token_id,
         **sampling,
     }
@@ -308,13 +312,13 @@ def _right(values: list[int], width: int, fill: int) -> list[int]:
     return values + [fill] * (width - len(values))
 
 
-def _length(tokenizer: Any, row: list[int]) -> tuple[int, bool]:
-    """How many tokens there are up to the end, and whether there is one."""
-    finished = tokenizer.eos_token_id in row
-    return (row.index(tokenizer.eos_token_id) + 1 if finished else len(row)), finished
+def _length(ends: frozenset[int], row: list[int]) -> tuple[int, bool]:
+    """How many tokens there are up to and with the first of `ends`, and whether there is one."""
+    end = next((i for i, token in enumerate(row, 1) if token in ends), None)
+    return end or len(row), end is not None
 
 
-def _reply(tokenizer: Any, row: list[int]) -> Reply:
-    tokens, finished = _length(tokenizer, row)
+def _reply(tokenizer: Any, ends: frozenset[int], row: list[int]) -> Reply:
+    tokens, finished = _length(ends, row)
     # Special tokens stay visible: a model that writes a turn marker into its reply should be seen doing so.
     return Reply(tokenizer.decode(row[: tokens - finished], skip_special_tokens=False), tokens, finished)

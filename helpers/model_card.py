@@ -169,8 +169,6 @@ def _commits(run: Run) -> dict[str, str]:
 
 def _tokenizer(run: Run) -> Any:
     """The adapter's own copy where there is one: it needs no network."""
-    if not (run / "adapter/tokenizer_config.json").is_file():
-        return load_tokenizer(run.config.model)
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(run / "adapter")
+    own = (run / "adapter/tokenizer_config.json").is_file()
+    there = {"name": str(run / "adapter"), "revision": None} if own else {}
+    return load_tokenizer(run.config.model.model_copy(update=there))

@@ -13,9 +13,7 @@ from weakref import WeakKeyDictionary
 from tokenizers import Tokenizer
 
 from helpers import InputError
-
-THINK, END_THINK = "<think>", "</think>"
-OPENING = f"{THINK}\n"  # R1's makers: force every reply to begin with it
+from helpers.families import END_THINK, OPENING, THINK, render
 
 TASK = "Reason step by step about this clinical question, then give a concise answer."
 PLAIN = (
@@ -81,7 +79,8 @@ def encode_example(
 def encode_thought(tokenizer: Any, thinking: str) -> list[int]:
     """Token ids of a thought, in which nothing becomes a special token, and of the `</think>` that ends it."""
     # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
-    return [*_plain_ids(tokenizer, thinking), *_ids(tokenizer, END_THINK)]
+    tag = tokenizer.get_added_vocab().get(END_THINK)
+    return [*_plain_ids(tokenizer, thinking), *([tag] if tag is not None else _plain_ids(tokenizer, END_THINK))]
 
 
 def split_reasoning(reply: str) -> Reasoning:
@@ -126,8 +125,16 @@ def _frame(tokenizer: Any, style: str) -> tuple[str, str]:
         raise InputError(f"unknown prompt style {style!r}; valid: native, plain")
     if not tokenizer.chat_template:
         raise InputError("this tokenizer has no chat template: set model.prompt_style=plain")
-    turn = [{"role": "user", "content": f"{TASK}\n\n{_PLACEHOLDER}"}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    known = _FRAMES.setdefault(tokenizer, {})
+    if (bos, tokenizer.chat_template) not in known:
+        known[bos, tokenizer.chat_template] = _native_frame(tokenizer, bos)
+    return known[bos, tokenizer.chat_template]
+
+
+def _native_frame(tokenizer: Any, bos: str) -> tuple[str, str]:
+    text = render(tokenizer, [{"role": "user", "content": _PLACEHOLDER}])
+    if TASK not in text:  # the template of a model that this project exported puts it there itself
+        text = render(tokenizer, [{"role": "user", "content": f"{TASK}\n\n{_PLACEHOLDER}"}])
     before, _, after = text.partition(_PLACEHOLDER)
     # Newer R1 templates open the thought themselves; no prompt may open it twice.
     after = after.rstrip().removesuffix(THINK) if after.rstrip().endswith(THINK) else after
@@ -142,6 +149,8 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
     return _plain(tokenizer)[0].encode(text, add_special_tokens=False).ids
 
 
+# Rendering a template takes a millisecond, and a data set has 20,000 rows.
+_FRAMES: WeakKeyDictionary[Any, dict[tuple[str, Any], tuple[str, str]]] = WeakKeyDictionary()
 _PLAIN: WeakKeyDictionary[Any, tuple[Tokenizer, frozenset[str]]] = WeakKeyDictionary()
 
 
@@ -160,5 +169,17 @@ def _plain(tokenizer: Any) -> tuple[Tokenizer, frozenset[str]]:
         texts = frozenset({text for text in added if text.strip()} | {THINK, END_THINK})
         # Truncation and padding are left over from whatever the tokenizer was last used for.
         plain = {**description, "added_tokens": [], "truncation": None, "padding": None}
+        plain["normalizer"] = _faithful(description["normalizer"])
+        if (description["pre_tokenizer"] or {}).get("type") == "Metaspace":
+            plain["pre_tokenizer"] = {**description["pre_tokenizer"], "prepend_scheme": "never"}
         _PLAIN[tokenizer] = (Tokenizer.from_str(json.dumps(plain)), texts)
     return _PLAIN[tokenizer]
+
+
+def _faithful(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer without what rewrites a text (Qwen's NFC) or puts a space before each piece of one (Llama 2)."""
+    if normalizer is None or normalizer["type"] in ("NFC", "Prepend"):
+        return None
+    if normalizer["type"] == "Sequence":
+        return {**normalizer, "normalizers": [each for each in map(_faithful, normalizer["normalizers"]) if each]}
+    return normalizer

@@ -12,18 +12,20 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import InputError, export
-from helpers.backends import LINEAR_LAYERS
+from helpers import InputError, export, models
 from helpers.export import check_room, convert, merge
-from helpers.models import model_shape, tiny_folder
+from helpers.models import PROBE, load_tokenizer, model_shape, tiny_folder
+from helpers.portable import portable_config
+from helpers.prompts import build_prompt
 from helpers.run_dir import open_run, read_json, write_json
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter/adapter_model.safetensors"
 IDS = torch.arange(300, 340)[None]
 HUB_ID = "organisation/model"
+QUESTION = "What is the first-line drug\nfor anaphylaxis?"
 
 
 def load(folder, **how):
@@ -38,7 +40,13 @@ def make(folder, dtype=torch.float32, shard="5GB", name=None, **lora):
     load(tiny_folder(), dtype=dtype).save_pretrained(base, max_shard_size=shard)
     run = open_run("smoke", folder / "run", {"model.name": name or str(base)})
     torch.manual_seed(1)
-    settings = {"r": 4, "lora_alpha": 12, "target_modules": LINEAR_LAYERS, "task_type": "CAUSAL_LM", **lora}
+    settings = {
+        "r": 4,
+        "lora_alpha": 12,
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+        **lora,
+    }
     model = get_peft_model(load(base), LoraConfig(**settings))
     for key, weight in model.named_parameters():
         if "lora_B" in key:
@@ -107,9 +115,21 @@ def test_merging_is_what_peft_does(tmp_path, lora):
     made = make(tmp_path, **lora)
     folder = check(made, torch.float16)
     assert names(folder) == names(made.base)
-    for name in names(folder) - {"model.safetensors", "config.json"}:
+    for name in ("tokenizer.json", "generation_config.json"):
         assert (folder / name).read_bytes() == (made.base / name).read_bytes()
-    assert read_json(folder / "config.json") == {**read_json(made.base / "config.json"), "dtype": "float16"}
+    written = read_json(made.base / "config.json") | {"dtype": "float16"}
+    assert read_json(folder / "config.json") == portable_config(written)
+    assert read_json(folder / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_the_merged_folder_asks_as_training_did_and_can_be_a_base_again(made, r1_tokenizer):
+    merged = str(merge(made.run))
+    messages = [{"role": "user", "content": QUESTION}]
+    loaded = AutoTokenizer.from_pretrained(merged)
+    asked = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    again = load_tokenizer(made.run.config.model.model_copy(update={"name": merged}))
+    assert asked == build_prompt(r1_tokenizer, QUESTION) == build_prompt(again, QUESTION)
+    assert loaded(PROBE)["input_ids"] == again(PROBE)["input_ids"] == r1_tokenizer(PROBE)["input_ids"]
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("float32", "float16"), ("float16", "float16"), ("bfloat16", "bfloat16")])
@@ -145,7 +165,8 @@ def test_an_older_configuration_keeps_its_word_for_the_type(made):
     config = read_json(made.base / "config.json")
     config["torch_dtype"] = config.pop("dtype")
     write_json(made.base / "config.json", config)
-    assert read_json(check(made, torch.float16) / "config.json") == {**config, "torch_dtype": "float16"}
+    merged = read_json(check(made, torch.float16) / "config.json")
+    assert (merged["torch_dtype"], merged["dtype"]) == ("float16", "float16")
 
 
 def test_a_whole_file_goes_before_an_index(made):
@@ -250,6 +271,7 @@ def test_a_base_from_the_hub(tmp_path, monkeypatch, r1_tokenizer, revision, aske
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(export, "load_tokenizer", lambda settings: r1_tokenizer)
+    monkeypatch.setattr(models, "_tokenizer_file", lambda settings: str(made.base / "tokenizer.json"))
     folder = check(SimpleNamespace(run=run, base=made.base), torch.float16)
     assert "tokenizer.json" in names(folder)
     [(repo, revision, patterns)] = calls
