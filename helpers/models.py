@@ -106,18 +106,18 @@ def probe(tokenizer: Any, settings: ModelSettings) -> str:
         # By the library below: of 6,400 tokens, as Gemma has them, transformers would take a minute.
         if text.strip() and tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids != [number]:
             return f"its special token {text!r} is not encoded as {number}"
-    file = _tokenizer_file(settings)
+    file = model_file(settings, "tokenizer.json")
     if file and Tokenizer.from_file(file).encode(PROBE, add_special_tokens=False).ids != ids:
         return "it makes other token ids than the model's tokenizer.json"
     return ""
 
 
-def _tokenizer_file(settings: ModelSettings) -> str | None:
-    """The model's own tokenizer.json, on this machine; None for a model that has none."""
+def model_file(settings: ModelSettings, name: str) -> str | None:
+    """One of the base model's own files on this machine, fetched if need be; None for a model that lacks it."""
     from transformers.utils import cached_file
 
     def find(source: str, **extra: Any) -> str | None:
-        return cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **extra)
+        return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **extra)
 
     return from_source(find, settings)
 
@@ -139,7 +139,7 @@ def save_tokenizer(tokenizer: Any, settings: ModelSettings, folder: Path) -> Non
     recognise. The chat template is the one of the training, so that whoever loads the folder asks as it was trained.
     """
     tokenizer.save_pretrained(folder)
-    if file := _tokenizer_file(settings):
+    if file := model_file(settings, "tokenizer.json"):
         shutil.copyfile(file, folder / "tokenizer.json")
     path = folder / "tokenizer_config.json"
     write_json(path, portable_tokenizer_config(read_json(path)))

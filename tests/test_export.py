@@ -271,7 +271,7 @@ def test_a_base_from_the_hub(tmp_path, monkeypatch, r1_tokenizer, revision, aske
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(export, "load_tokenizer", lambda settings: r1_tokenizer)
-    monkeypatch.setattr(models, "_tokenizer_file", lambda settings: str(made.base / "tokenizer.json"))
+    monkeypatch.setattr(models, "model_file", lambda settings, name: str(made.base / name))
     folder = check(SimpleNamespace(run=run, base=made.base), torch.float16)
     assert "tokenizer.json" in names(folder)
     [(repo, revision, patterns)] = calls
