@@ -204,7 +204,7 @@ def test_a_tokenizer_that_loses_text_in_every_way_is_refused(tmp_path):
         (folder / file.name).write_bytes(file.read_bytes())
     broken = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"normalizer": {"type": "Lowercase"}}
     (folder / "tokenizer.json").write_text(json.dumps(broken), encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be used: .* comes back as .a fever") as caught:
+    with pytest.raises(InputError, match=r"cannot be used: .* comes back as .a fever") as caught:
         load_tokenizer(Config.resolve("smoke", {"model.name": str(folder)}).model)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
