@@ -20,6 +20,7 @@ import pytest
 
 import helpers
 from helpers import PROJECT_ROOT
+from helpers.install import replaced_packages
 from helpers.notebooks import SERIES, repository_address
 from helpers.run_dir import read_settings
 
@@ -264,6 +265,27 @@ def test_a_notebook_opened_where_it_lies_finds_its_project(colab, server, tmp_pa
     git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
     assert where(colab.run(before="", cwd=mine / folder), mine)
     assert colab.asked() == []
+
+
+def test_an_older_notebook_in_a_newer_project_says_so(colab, server, tmp_path):
+    mine = tmp_path / "mine"
+    git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
+    result = colab.run(CELLS[0].replace(helpers.__version__, "0.0.9"), before="", cwd=mine / "notebooks")
+    assert result.out.splitlines()[0] == (
+        f"this notebook belongs to ai-doctor 0.0.9, and the one in {mine} is {helpers.__version__}"
+    )
+
+
+def test_packages_that_nothing_replaced_are_not_complained_of():
+    """Each module's own version is the one that its package says it has."""
+    import datasets  # noqa: F401
+    import matplotlib  # noqa: F401
+    import openai  # noqa: F401
+    import peft  # noqa: F401
+    import scipy  # noqa: F401
+
+    assert {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "huggingface_hub"} <= set(sys.modules)
+    assert replaced_packages() == []
 
 
 def test_without_the_projects_installation_01_runs_from_its_folder(tmp_path):
