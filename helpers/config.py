@@ -177,6 +177,17 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key.strip(), value
 
 
+def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A notebook's OVERRIDES, which `papermill -p` and the environment hand over as text: JSON or YAML."""
+    try:
+        overrides = yaml.safe_load(given) if isinstance(given, str) else given
+    except yaml.YAMLError:
+        overrides = given
+    if not isinstance(overrides, dict | None):
+        raise InputError(f'OVERRIDES = {given!r} maps no keys to values; write it as {{"training.max_steps": 20}}')
+    return overrides or {}
+
+
 def nearest(word: str, choices: list[str]) -> str:
     """What to add to a message about an unknown `word`: the choice that was meant, else all of them."""
     section, _, name = word.rpartition(".")

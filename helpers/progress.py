@@ -82,8 +82,29 @@ class Progress:
         if os.environ.get(PROGRESS_FILE):
             path = Path(os.environ[PROGRESS_FILE])
             temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps({"line": self._line(), "done": self.done, "total": self.total}))
+            said = {"line": self._line(), "done": self.done, "total": self.total}
+            temporary.write_text(json.dumps(said), encoding="utf-8")
             temporary.replace(path)
+
+
+class StageLines:
+    """`run_series(tell=StageLines())` in a notebook: a line for each finished stage, and how far the running one is."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._ended: list[str] = []
+        self._shown = ""
+        self._display = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def __call__(self, stage: str, state: str, detail: str) -> None:
+        line = f"{stage:24}{state:10}{detail}".rstrip()
+        lines = "\n".join([*self._ended, line])
+        if state != "running":
+            self._ended.append(line)
+        if lines != self._shown:
+            self._shown = lines
+            self._display.update({"text/plain": lines}, raw=True)
 
 
 def _in_notebook() -> bool:

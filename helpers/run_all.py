@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import nbformat
+import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, InputError, StageError
@@ -20,7 +22,7 @@ from helpers.backends import choose_backend
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
 from helpers.run_dir import Run, fingerprint, project_path, read_json, write_json, write_text
-from helpers.setup import describe_machine
+from helpers.setup import describe_machine, export_secrets
 
 # What each stage reads (settings, files) and what it must leave behind. Paths are inside the run folder.
 SETTINGS = {
@@ -50,6 +52,9 @@ LEAVES = {
 }
 
 
+SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
+
+
 class PrivateKernelManager(AsyncKernelManager):
     """Kernels reached through files of this user and not through TCP ports that other users could listen in on.
 
@@ -61,12 +66,29 @@ class PrivateKernelManager(AsyncKernelManager):
     said: IO[bytes]
 
     async def start_kernel(self, **kwargs: Any) -> None:
-        await super().start_kernel(stderr=self.said, **kwargs)
+        # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
+        # process, whatever launcher's variables there are (see helpers/setup.py).
+        environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+        await super().start_kernel(stderr=self.said, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
     def _ip_default(self) -> str:
         # A folder of its own: the default is the project's, where a killed run leaves its sockets for others to meet.
-        self._folder = tempfile.TemporaryDirectory(prefix="kernel-")
+        self._folder = socket_folder()
         return f"{self._folder.name}/socket"
+
+
+def socket_folder() -> tempfile.TemporaryDirectory:
+    """A temporary folder with a path short enough for a socket's; those of runs that were killed are removed."""
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        prefix = f"ai-doctor-{os.getpid()}-"
+        if len(os.fsencode(f"{parent}/{prefix}12345678/socket-9")) > SOCKET_PATH_BYTES:
+            continue
+        for left_over in Path(parent).glob("ai-doctor-*-*"):
+            maker = left_over.name.split("-")[2]
+            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
+                shutil.rmtree(left_over, ignore_errors=True)
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+    raise InputError(f"TMPDIR is too long a path for a kernel's sockets: {tempfile.gettempdir()}; set a shorter one")
 
 
 def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
@@ -98,6 +120,7 @@ def run_series(
     """
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
         choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
+    export_secrets()  # Colab gives them to the process that its page talks to, and to no kernel that is started here
     times: list[tuple[str, float | None]] = []
     for stage in stages:
         inputs = stage_inputs(run, stage)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from helpers import PROJECT_ROOT, InputError
-from helpers.config import Config, profile_table
+from helpers.config import Config, profile_table, read_overrides
 
 RECORDED_PACKAGES = [
     "torch",
@@ -70,7 +70,7 @@ def project_path(path: str | Path) -> Path:
 def open_run(
     profile: str = "auto",
     run_dir: str | Path = "runs/default",
-    overrides: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | str | None = None,
     force: bool = False,
 ) -> Run:
     """Open `run_dir`, making it and its run.yaml on first use.
@@ -79,7 +79,7 @@ def open_run(
     needs the folder and nothing else. A folder made with other settings is an InputError unless `force`,
     which writes the new ones.
     """
-    path = project_path(run_dir)
+    path, overrides = project_path(run_dir), read_overrides(overrides)
     stored = read_settings(path)
     if stored and not force:
         stored = _settle(Config.from_flat(stored), {}).flat()  # a setting that is younger than the folder may be open
@@ -281,7 +281,7 @@ def _new_record(config: Config) -> dict[str, Any]:
 def _git_commit() -> str | None:
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+            ["git", *words], cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
     try:

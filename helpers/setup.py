@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 from functools import cache
@@ -18,8 +19,15 @@ from helpers.config import table_columns
 if platform.system() == "Linux" and "microsoft" not in platform.release().lower():
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
+# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job, and would
+# make accelerate wait for processes that do not exist, or this one believe that another writes the adapter.
+if "LOCAL_RANK" not in os.environ:
+    for name in ("WORLD_SIZE", "RANK"):
+        os.environ.pop(name, None)
+
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
 GIB = 2**30
+ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_arch_list()
 
 
 class Machine(BaseModel):
@@ -35,6 +43,7 @@ class Machine(BaseModel):
     gpu_free_gib: float | None = None
     compute_capability: tuple[int, int] | None = None
     colab: bool = False
+    unusable_gpu: str | None = None
 
     @property
     def compute_dtype(self) -> str:
@@ -60,12 +69,14 @@ class Choice(BaseModel):
 
 
 def describe_machine() -> Machine:
-    """Look at this machine; needs no GPU and no network."""
+    """Look at this machine; needs no GPU and no network. A GPU that cannot be used is not described as one."""
     import torch
 
     facts: dict[str, Any] = {}
-    if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
+    card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    if card and (why_not := _unusable((card.major, card.minor), torch.cuda.get_arch_list())):
+        facts = {"unusable_gpu": f"{card.name}, compute capability {card.major}.{card.minor}: {why_not}"}
+    elif card:
         facts = {
             "gpu": card.name,
             "gpu_count": torch.cuda.device_count(),
@@ -83,6 +94,21 @@ def describe_machine() -> Machine:
     )
 
 
+def _unusable(capability: tuple[int, int], compiled_for: list[str]) -> str:
+    """Why a GPU of this compute capability cannot be used by a PyTorch with these architectures; "" if it can.
+
+    Compiled code (sm_75) runs on its own generation from its minor version on, PTX (compute_75) on all later GPUs.
+    """
+    if capability < (7, 0):
+        return "Triton and Unsloth need 7.0"
+    architectures = re.findall(ARCHITECTURE, " ".join(compiled_for))
+    for kind, *digits in architectures:
+        major, minor = map(int, digits)
+        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
+            return ""
+    return "this PyTorch has no code for it" if architectures else ""  # AMD's have other names
+
+
 @cache
 def hardware_table() -> list[dict[str, Any]]:
     """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
@@ -97,6 +123,8 @@ def card_settings(machine: Machine) -> dict[str, Any]:
 
 def choose_profile(machine: Machine) -> Choice:
     """The profile that `auto` stands for on this machine, with the reason said."""
+    if machine.unusable_gpu:
+        return Choice(profile="laptop", why=f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
     if machine.gpu is None:
         return Choice(profile="laptop", why="no CUDA GPU: the small embedded model trains on a CPU in minutes")
     memory, capability = machine.gpu_memory_gib or 0, machine.compute_capability or (0, 0)

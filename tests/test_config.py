@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from helpers import InputError
-from helpers.config import Config, TrainingSettings, nearest, parse_assignment, profile_table
+from helpers.config import Config, TrainingSettings, nearest, parse_assignment, profile_table, read_overrides
+from helpers.run_dir import open_run
 
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
 PROFILES = ["smoke", "laptop", "t4", "full"]
@@ -236,3 +237,33 @@ def test_an_assignment_without_a_key_or_an_equals_sign(text):
     with pytest.raises(InputError) as error:
         parse_assignment(text)
     assert one_line(error) == f"--set takes KEY=VALUE, got {text!r}"
+
+
+# OVERRIDES --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        (None, {}),
+        ({}, {}),
+        ("", {}),
+        ("{}", {}),
+        ({"seed": 1}, {"seed": 1}),
+        ('{"training.max_steps": 2}', {"training.max_steps": 2}),  # papermill -p OVERRIDES '...'
+        ("{training.max_steps: 2, data.sample_size: null}", {"training.max_steps": 2, "data.sample_size": None}),
+        ("training.max_steps: 2", {"training.max_steps": 2}),
+    ],
+)
+def test_overrides_may_come_as_text(tmp_path, given, overrides):
+    assert read_overrides(given) == overrides
+    flat = open_run("smoke", tmp_path, given).config.flat()
+    assert {key: flat[key] for key in overrides} == overrides
+
+
+@pytest.mark.parametrize("given", ["training.max_steps=2", "{", "[1, 2]", "20", 20, ["seed"], "{'a': "])
+def test_overrides_that_are_no_mapping_are_one_line_and_no_folder(tmp_path, given):
+    with pytest.raises(InputError, match=r"^OVERRIDES = .*write it as ") as refused:
+        open_run("smoke", tmp_path / "run", given)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()

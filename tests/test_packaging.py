@@ -8,7 +8,9 @@ import sys
 import tomllib
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -23,6 +25,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 # Colab's image of 2026-08-19. Its PyTorch stack is built for its driver; the rest is what Colab's own page, kernel and
 # preloaded packages stand on, so that replacing one would need a restart or break something else.
+COLAB_IMAGE = PROJECT_ROOT.parent / "shared/colab/pip-freeze.gpu.2026-08-19.txt"
 COLAB_TORCH_STACK = {"torch": "2.11.0", "torchvision": "0.26.0", "triton": "3.6.0", "numpy": "2.1.3"}
 COLAB_STAYS = {
     "ipykernel": "6.17.1",
@@ -165,6 +168,24 @@ def test_every_third_party_import_is_listed():
     assert missing == [], "add to requirements.txt, then `make lock`"
 
 
+def test_text_is_utf8_everywhere_and_not_what_the_locale_says():
+    sources = {path: path.read_text(encoding="utf-8") for path in PROJECT_ROOT.glob("helpers/**/*.py")}
+    sources |= {path: path.read_text(encoding="utf-8") for path in PROJECT_ROOT.glob("*.py")}
+    for path in PROJECT_ROOT.glob("notebooks/*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        sources[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    by_locale = []
+    for path, source in sources.items():
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            named = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            mode = ast.unparse(call.args[1]) if len(call.args) > 1 else named.get("mode", "")
+            opens = isinstance(call.func, ast.Name) and call.func.id == "open" and "b" not in mode
+            method = isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")
+            if (opens or method or named.get("text") == "True") and "encoding" not in named:
+                by_locale.append(f"{path.name}: {ast.unparse(call)[:80]}")
+    assert by_locale == []
+
+
 @pytest.mark.skipif(sys.prefix != str(PROJECT_ROOT / ".venv"), reason="not the environment that `make setup` builds")
 def test_the_environment_is_what_the_list_says():
     installed = {canonicalize_name(each.name): each.version for each in metadata.distributions()}
@@ -281,17 +302,14 @@ def test_workflows_pin_their_actions_and_call_the_makefile():
 # ---- Colab
 
 
-@pytest.mark.network
-@pytest.mark.parametrize("python", ["3.12", "3.13"])
-def test_the_gpu_list_resolves_around_colabs_torch(python, tmp_path, record_property):
-    """Needs a package index. Colab's versions are preferred where the list lets them be, as pip and uv do there."""
-    colab = COLAB_TORCH_STACK | COLAB_STAYS | COLAB_MAY_MOVE
-    held, resolved = tmp_path / "held.txt", tmp_path / "resolved.txt"
+def resolved(python: str, preferred: dict[str, str], folder: Path) -> dict[str, str]:
+    """What requirements.txt comes to around Colab's PyTorch, its other versions kept where the list lets them be."""
+    held, output = folder / "held.txt", folder / "resolved.txt"
     held.write_text("\n".join(f"{name}=={version}" for name, version in COLAB_TORCH_STACK.items()))
-    resolved.write_text("\n".join(f"{name}=={version}" for name, version in colab.items()))
+    output.write_text("\n".join(f"{name}=={version}" for name, version in preferred.items()))
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--no-python-downloads"]
-    command += ["--constraint", str(held), "--output-file", str(resolved), str(PROJECT_ROOT / "requirements.txt")]
+    command += ["--constraint", str(held), "--output-file", str(output), str(PROJECT_ROOT / "requirements.txt")]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     except subprocess.TimeoutExpired:
@@ -299,10 +317,35 @@ def test_the_gpu_list_resolves_around_colabs_torch(python, tmp_path, record_prop
     if ended.returncode and "No solution found" not in ended.stderr:
         pytest.skip(f"no package index: {ended.stderr.strip().splitlines()[-1]}")
     assert ended.returncode == 0, ended.stderr
+    return dict(line.split("==") for line in output.read_text().splitlines())
 
-    found = dict(line.split("==") for line in resolved.read_text().splitlines())
+
+@pytest.mark.network
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+def test_the_gpu_list_resolves_around_colabs_torch(python, tmp_path, record_property):
+    """Needs a package index. Colab's versions are preferred where the list lets them be, as pip and uv do there."""
+    colab = COLAB_TORCH_STACK | COLAB_STAYS | COLAB_MAY_MOVE
+    found = resolved(python, colab, tmp_path)
     moved = {name: (colab[name], found[name]) for name in colab if found.get(name, colab[name]) != colab[name]}
     print(f"on Colab, Python {python}, these are replaced: {moved}")
     record_property("colab_moves", moved)
     assert set(moved) <= set(COLAB_MAY_MOVE), moved
     assert Version(found["torchao"]) >= Version("0.16")  # below it PEFT refuses to add an adapter
+
+
+@pytest.mark.network
+def test_of_all_that_colab_ships_only_what_may_move_is_replaced(tmp_path):
+    """With the image's whole list, some 700 packages, where it is at hand."""
+    if not COLAB_IMAGE.is_file():
+        pytest.skip("Colab's list of packages in ../shared is not here")
+    lines = [line.split("==") for line in COLAB_IMAGE.read_text(encoding="utf-8").splitlines() if "==" in line]
+    ships = {canonicalize_name(name): version.split("+")[0] for name, version in lines}
+    assert {name: ships[name] for name in COLAB_TORCH_STACK} == COLAB_TORCH_STACK
+    known = COLAB_STAYS | COLAB_MAY_MOVE
+    assert {name: ships[name] for name in known} == known
+    found = resolved("3.12", ships, tmp_path)
+    moved = {name: (ships[name], found[name]) for name in found if ships.get(name, found[name]) != found[name]}
+    # Colab's PyTorch is built for another CUDA than the index's of the same version, and brings its own of these.
+    moved = {name: versions for name, versions in moved.items() if not name.startswith(("nvidia-", "cuda-"))}
+    print(f"of {len(ships)} packages these are replaced: {moved}")
+    assert set(moved) <= set(COLAB_MAY_MOVE), moved

@@ -4,10 +4,12 @@ import json
 import random
 from types import SimpleNamespace
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import generation, progress, remaining
+from helpers import PROJECT_ROOT, generation, progress, remaining
 from helpers.config import GenerationSettings
 from helpers.generation import generate
 from helpers.progress import PROGRESS_FILE, Progress
@@ -177,6 +179,38 @@ def test_a_reply_longer_than_all_that_ended_has_still_time_to_come(clock):
     told.look([30_000])
     assert told.left().startswith("about ")
     assert 0 < float(told.left().split()[1]) <= 10_000 * 50
+
+
+# 00 -------------------------------------------------------------------------------------------------------------
+
+SERIES_CELL = """
+import time
+from threading import Thread
+from helpers.progress import StageLines
+tell = StageLines()
+tell("01_setup", "skipped", "finished earlier, inputs unchanged")
+for step in range(4):
+    line = f"{step // 2}/2 steps · loss 1.50 · about 9 s left"
+    hear = Thread(target=tell, args=("04_lora_training", "running", line))
+    hear.start()
+    hear.join()
+    assert tell._shown.count("\\n") == 1
+    assert "loss 1.50" in tell._shown
+tell("04_lora_training", "finished", "7 s")
+"""
+
+
+def test_00_shows_what_a_stage_is_doing_in_one_line_and_keeps_none_of_it(tmp_path):
+    """As the runner tells it, from another thread, in a real kernel."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SERIES_CELL)])
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(PROJECT_ROOT)}})
+    client.execute()
+    [output] = notebook.cells[0].outputs
+    assert output.data == {
+        "text/plain": "01_setup                skipped   finished earlier, inputs unchanged\n"
+        "04_lora_training        finished  7 s"
+    }
+    assert not output.metadata
 
 
 # While replies are decoded ----------------------------------------------------------------------------------------
