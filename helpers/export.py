@@ -204,6 +204,10 @@ def check_conversion(config: Config) -> None:
 
 def _convert_merged(merged: Path, target: Path, *more: str) -> None:
     """In a process of its own, whose `gguf` package must not reach other code."""
+    shape = read_json(merged / "config.json")
+    # Qwen3.5's head that drafts tokens ahead was not trained, and would draft the base model's.
+    drafts = shape.get("text_config", shape).get("mtp_num_hidden_layers")
+    more += ("--no-mtp",) if drafts else ()
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         done = subprocess.run(
