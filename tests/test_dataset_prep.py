@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import socket
 from itertools import combinations
@@ -143,6 +144,23 @@ def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
     assert provenance["fingerprint"] == expected
 
 
+CELLS = [{"Question": "q, q", "Complex_CoT": "c", "Response": "r"}, dict.fromkeys(COLUMNS, "x")]
+OTHER_CSV = {
+    "semicolons, as Excel writes them in Germany": "\ufeffQuestion;Complex_CoT;Response\r\nq, q;c;r\r\nx;x;x\r\n",
+    "tabs": 'Question\tComplex_CoT\tResponse\n"q, q"\tc\tr\nx\tx\tx\n',
+    "spaces after the separator": 'Question, Complex_CoT, Response\n"q, q", c, "r"\nx, x, x\n',
+    "spaces before it": 'Question ,Complex_CoT ,Response \n"q, q",c,r\nx,x,x\n',
+    "empty last columns": 'Question,Complex_CoT,Response,,\n"q, q",c,r,,\nx,x,x,,\n',
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CSV)
+def test_csv_of_another_dialect(tmp_path, name):
+    (tmp_path / "a.csv").write_bytes(OTHER_CSV[name].encode())
+    rows, _ = read_rows(data_settings(tmp_path / "a.csv"), seed=1)
+    assert [{column: r[column] for column in COLUMNS} for r in rows] == CELLS
+
+
 def test_a_changed_letter_changes_the_fingerprint(tmp_path):
     prints = set()
     for answer in ("a", "b"):
@@ -187,6 +205,36 @@ WRONG_FILES = {
     "endless nesting": ("a.json", b"[" * 200_000, "line 1: not JSON"),
     "endless number": ("a.jsonl", b'{"Question": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
     "unknown ending": ("a.xlsx", b"PK", "a.xlsx has the unknown ending '.xlsx'; valid: .json, .jsonl, .csv, .parquet"),
+    "repeated key": (
+        "a.jsonl",
+        f'{GOOD}\n{{"Question": "a", "Question": "b"}}'.encode(),
+        "line 2: the key 'Question' stands twice in one object",
+    ),
+    "repeated key in a list": (
+        "a.json",
+        b'[{"Question": "a", "options": {"A": "x", "A": "y"}}]',
+        "a row: the key 'A' stands twice",
+    ),
+    "repeated column": (
+        "a.csv",
+        b"Question,Complex_CoT,Response,Question\na,b,c,\n",
+        "has two columns named 'Question': rename or remove one",
+    ),
+    "repeated column but for a space": ("a.csv", b"Question, Question\na,b\n", "two columns named 'Question'"),
+    "columns": (
+        "a.json",
+        b'{"Question": ["q"], "Complex_CoT": ["c"], "Response": ["r"]}',
+        "a.json is one object, not rows: write a list of objects, or one a line \\(pandas: to_json",
+    ),
+    "columns as pandas writes them": ("a.json", b'{"Question": {"0": "q"}, "Response": {"0": "r"}}', "one object"),
+    "rows under a name": ("a.json", f'{{"train": [{GOOD}]}}'.encode(), "is one object, not rows"),
+    "columns over several lines": ("a.json", b'{\n "Question": [\n  "q"\n ]\n}', "is one object, not rows"),
+    "more cells by semicolons": (
+        "a.csv",
+        b"Question;Complex_CoT;Response\na;b;c;d\n",
+        "line 2: 4 cells below 3 column names, separated by semicolons",
+    ),
+    "old macintosh": ("a.csv", b"Question,Complex_CoT,Response\ra,b,c\r", "line 1: not CSV"),
     "not parquet": ("a.parquet", b"Question,Complex_CoT", "a.parquet is not a parquet table"),
     "empty parquet": ("a.parquet", b"", "a.parquet is not a parquet table"),
 }
@@ -211,6 +259,20 @@ def test_a_parquet_file_without_the_columns_or_with_broken_pages(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a parquet table"):
         read_rows(data_settings(path), seed=1)
+
+
+@pytest.mark.parametrize("values", [pa.array([2**30], pa.date32()), pa.array([2**62], pa.timestamp("us"))])
+def test_a_parquet_file_with_a_value_that_python_has_no_date_for(tmp_path, values):
+    texts = {name: [name] for name in COLUMNS}
+    parquet.write_table(pa.table({**texts, "when": values}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet is not a parquet table that can be read"):
+        read_rows(data_settings(tmp_path / "a.parquet"), seed=1)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(InputError, match=r"a\.csv is not a file"):
+        read_rows(data_settings(tmp_path / "a.csv"), seed=1)
 
 
 def test_a_file_that_is_absent_and_a_folder(tmp_path):
