@@ -5,6 +5,7 @@ so a template would delete the very reasoning this project trains on.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,10 +98,23 @@ def split_reasoning(reply: str) -> Reasoning:
 
 
 def as_markdown(question: str, reply: str) -> str:
-    """Question, reasoning and answer under their own labels; the model's text is quoted, so it cannot pose as ours."""
+    """Question, reasoning and answer under their own labels; all three are `quoted`, so that none can pose as ours."""
     parts = split_reasoning(reply)
-    answer = _quoted(parts.answer) if parts.closed else "*none: the thought was never closed*"
-    return f"**Question.** {question}\n\n**Reasoning**\n\n{_quoted(parts.thinking)}\n\n**Answer**\n\n{answer}"
+    thinking, answer = (f"> {quoted(part) or '*nothing*'}" for part in (parts.thinking, parts.answer))
+    answer = answer if parts.closed else "*none: the thought was never closed*"
+    return f"**Question.** {quoted(question)}\n\n**Reasoning**\n\n{thinking}\n\n**Answer**\n\n{answer}"
+
+
+def quoted(text: str) -> str:
+    """`text` as one line of Markdown that shows it as it is: no markup, link, picture or formula, its lines by <br>.
+
+    For Jupyter, Colab, nbconvert and the hub. Entities, not backslashes: `\\(` begins a formula in Jupyter. A dollar or
+    a backslash gets an element of its own, since MathJax reads the finished page and looks for formulas in its text.
+    """
+    text = re.sub(r"\r\n?", "\n", text.expandtabs(4))
+    text = _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), text)
+    text = re.sub(r"[$\\]", lambda found: f"<span>&#{ord(found[0])};</span>", text)
+    return text.replace("\n", "<br>").replace("  ", "&nbsp; ")
 
 
 def special_strings(tokenizer: Any) -> frozenset[str]:
@@ -108,9 +122,10 @@ def special_strings(tokenizer: Any) -> frozenset[str]:
     return _plain(tokenizer)[1]
 
 
-def _quoted(text: str) -> str:
-    text = text.replace("<", "&lt;")
-    return "\n".join(f"> {line}" for line in (text or "*nothing*").splitlines())
+# Inline marks, what makes an address a link, and at the beginning what would make a list, a heading or a quotation.
+_MARKUP = re.compile(
+    r"[&<>*`~|\[\]@]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE
+)
 
 
 def _without_opening(text: str) -> str:

@@ -766,6 +766,27 @@ def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
     assert "&lt;u&gt;GPU" in text
 
 
+def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
+    from nbconvert.filters.markdown import markdown2html
+
+    run = open_run("smoke", tmp_path / "run", {"data.source": str(file_of(tmp_path, "a`|<b>.jsonl"))})
+    evil = "<img src=x onerror=alert(1)> | [x](javascript:alert(2)) ![](http://a.example/b.png) $\\frac$"
+    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
+    metrics = fill(run, base, tuned)
+    write_model_card(run, run / "README.md")
+    text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    page = Page(markdown2html(text))
+    assert not {"img", "b", "script"} & set(page.tags)
+    assert not [address for address in page.addresses if "javascript" in address or "a.example" in address]
+    assert [row[1:] for row in card_rows(text.partition("## Results")[2])[2:]] == figures_of(metrics)
+    write_index(run)  # nor is it a formula in a picture
+
+
+def file_of(folder, name):
+    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    return folder / name
+
+
 def card_rows(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
