@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -48,7 +49,12 @@ def build_prompt(tokenizer: Any, question: str, style: str = "native") -> str:
 
 
 def encode_prompt(tokenizer: Any, question: str, style: str = "native") -> list[int]:
-    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token."""
+    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token.
+
+    Raises InputError where the vocabulary cannot spell the question.
+    """
+    if lost := unspellable(tokenizer, question):
+        raise InputError(f"the model's vocabulary cannot spell {lost} in the question {shorten(question, 60)!a}")
     before, after = _frame(tokenizer, style)
     if not any(text in question for text in special_strings(tokenizer)):
         # In one piece: these are the ids that any server makes of the same prompt.
@@ -69,10 +75,10 @@ def encode_example(
     thinking, answer = example["Complex_CoT"], example["Response"]
     if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
         return None
+    if any(unspellable(tokenizer, part) for part in (example["Question"], thinking, answer)):
+        return None
     prompt = encode_prompt(tokenizer, example["Question"], style)
     thought, said = encode_thought(tokenizer, thinking), _plain_ids(tokenizer, answer)
-    if tokenizer.unk_token_id in (*thought, *said):
-        return None
     completion = [*thought, *said, tokenizer.eos_token_id]
     if len(prompt) + len(completion) > max_length:
         return None
@@ -115,6 +121,15 @@ def quoted(text: str) -> str:
     text = _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), text)
     text = re.sub(r"[$\\]", lambda found: f"<span>&#{ord(found[0])};</span>", text)
     return text.replace("\n", "<br>").replace("  ", "&nbsp; ")
+
+
+def unspellable(tokenizer: Any, text: str) -> str:
+    """The characters of `text` that become the unknown token, as ASCII (U+0004, ...); empty where there are none."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in _plain_ids(tokenizer, text):
+        return ""
+    lost = [character for character in dict.fromkeys(text) if unknown in _plain_ids(tokenizer, character)]
+    return ", ".join(f"U+{ord(character):04X}" for character in lost)
 
 
 def special_strings(tokenizer: Any) -> frozenset[str]:

@@ -288,6 +288,14 @@ def test_what_the_vocabulary_cannot_spell_leaves_the_row_out(tokenizer, characte
     """Its unknown token is <|endoftext|>: trained, it would be a special token in mid-sentence."""
     assert encode_example(tokenizer, made(thinking=f"Fever{character}."), 512) is None
     assert encode_example(tokenizer, made(answer=character), 512) is None
+    assert encode_example(tokenizer, made(question=f"Fever{character}?"), 512) is None
+
+
+@pytest.mark.parametrize("character", UNSPELLABLE, ids=ascii)
+def test_a_question_that_the_vocabulary_cannot_spell_is_one_line(tokenizer, character):
+    with pytest.raises(InputError, match=rf"cannot spell U\+{ord(character):04X} in the question 'Fever.*'$") as caught:
+        encode_prompt(tokenizer, f"Fever\n{character}, ≥ 38 °C?")
+    assert str(caught.value).isascii()
 
 
 # ------------------------------------------------------------------------------------------- text nobody would write
