@@ -23,12 +23,14 @@ Row = dict[str, Any]
 class Answerer:
     """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
 
-    `made_by` says what replies depend on, so that those of one file are of one kind.
+    `check` raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those
+    of one file are of one kind.
     """
 
     made_by: str
     stream: Callable[[str], Iterator[str]]
     rows: Callable[[list[str]], Iterator[Row]]
+    check: Callable[[str], object] = str
 
 
 def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
@@ -58,7 +60,7 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
             for reply in replies:
                 yield _row(reply.text, reply.finished, reply.tokens)
 
-        return Answerer(made_by, pieces, rows)
+        return Answerer(made_by, pieces, rows, encoded)
 
     return {side: answerer(side) for side in sides}
 
@@ -114,6 +116,12 @@ def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Ans
     already are not made again; InputError where they were made by something else.
     """
     done, made = _read_done(target, answerers), 0
+    for row in questions:  # all of them before the first is asked
+        try:
+            for answerer in answerers.values():
+                answerer.check(row["question"])
+        except InputError as error:
+            raise InputError(f"question {row['id']}: {error}") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(target, "a", encoding="utf-8") as file,

@@ -29,8 +29,8 @@ from helpers import InputError
 from helpers.config import DataSettings
 from helpers.overlap import overlap, quantiles
 from helpers.progress import Progress
-from helpers.prompts import END_THINK, THINK, encode_example, special_strings
-from helpers.questions import baseline_questions, choice_questions
+from helpers.prompts import END_THINK, THINK, encode_example, special_strings, unspellable
+from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record, project_path, whole_folder, write_json, write_jsonl
 from helpers.similarity import normalise, own_shingles, shared_shingles, similar_pairs
 from helpers.tables import hub_table, read_table
@@ -220,7 +220,7 @@ def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native")
         for row, (prompt, total) in zip(rows, chain(map(measure, rows[:1]), pool.map(measure, rows[1:])), strict=True):
             sized.append({**row, "prompt_tokens": prompt, "completion_tokens": total - prompt})
             too_long = f"longer than {max_length} tokens" if total > max_length else None
-            faults.append(too_long if total else "special token in the reasoning or answer")
+            faults.append(too_long if total else "special token, or a character that the vocabulary cannot spell")
             progress.update()
     shortest = min(filter(None, map(_total_tokens, sized)), default=0)
     if shortest > max_length:
@@ -243,6 +243,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
     progress = progress or str
     alike, fractions = data.group_similarity, {"validation": data.validation_fraction, "test": data.test_fraction}
     tasks = choice_questions(config.evaluation.questions, config.evaluation.max_questions)
+    _check_spelling(tokenizer, tasks)
     rows, provenance = read_rows(data, config.seed)
     steps: list[dict[str, Any]] = []
 
@@ -295,6 +296,14 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
         write_json(folder / "report.json", report)
     note_in_record(run, data={**provenance, **report["splits"]})
     return report
+
+
+def _check_spelling(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]]) -> None:
+    """InputError for a question of 05 that the model cannot read, before hours of training."""
+    for task, questions in tasks.items():
+        for question in questions:
+            if lost := unspellable(tokenizer, question.as_prompt()):
+                raise InputError(f"{task}, question {question.id}: the model's vocabulary cannot spell {lost}")
 
 
 def _left_out(steps: list[dict[str, Any]]) -> str:

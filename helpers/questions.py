@@ -16,13 +16,14 @@ from helpers.tables import Numbered, read_table, row_id
 OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
 
-def _whole_characters(text: str) -> str:
+def _clean(text: str) -> str:
+    """The text with spaces for control characters, which some vocabularies cannot spell; half a one is an error."""
     if re.search("[\ud800-\udfff]", text):
         raise ValueError("half a character, which cannot be written")
-    return text
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", " ", text)
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+Text = Annotated[str, AfterValidator(_clean)]
 
 
 class ChoiceQuestion(BaseModel):

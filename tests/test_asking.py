@@ -140,6 +140,18 @@ def test_what_was_killed_goes_on_where_it_was(tmp_path):
     assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 0
 
 
+def test_a_question_that_cannot_be_asked_is_said_before_the_first_is(tmp_path):
+    def check(question):
+        if "3" in question:
+            raise InputError("no")
+
+    asked, target = [], tmp_path / "replies.jsonl"
+    answerer = Answerer("m", iter, repeating(asked).rows, check)
+    with pytest.raises(InputError, match=r"^question 3: no$"):
+        ask_file(QUESTIONS, target, {"base": answerer}, batch=2)
+    assert (asked, target.exists()) == ([], False)
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"])
 def test_a_line_end_that_is_none_in_json_does_not_hide_what_is_done(tmp_path, mark):
     target, asked = tmp_path / "replies.jsonl", []

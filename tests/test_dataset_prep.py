@@ -52,6 +52,7 @@ def words_as_tokens(monkeypatch):
 
     monkeypatch.setattr(dataset_prep, "encode_example", encode)
     monkeypatch.setattr(dataset_prep, "special_strings", lambda tokenizer: SPECIAL)
+    monkeypatch.setattr(dataset_prep, "unspellable", lambda tokenizer, text: "")
 
 
 def row(question, line=1, thinking="Think it through.", answer="An answer."):
@@ -717,7 +718,7 @@ def test_no_row_fits(words_as_tokens):
 def test_a_special_token_that_validate_was_not_told_of(words_as_tokens):
     kept, dropped = fit([row("a", 1, "b </think>"), row("a", 2, "b")], None, max_length=99)
     assert [r["line"] for r in kept] == [2]
-    assert dropped == {"special token in the reasoning or answer": [1]}
+    assert dropped == {"special token, or a character that the vocabulary cannot spell": [1]}
 
 
 # --------------------------------------------------------------------------------------------------------- overlap
@@ -922,6 +923,15 @@ def test_prepare_remarks_on_a_split_that_is_far_from_what_was_asked(tmp_path, wo
         "The split is not what was asked for: 4 of 8 rows for validation (1 asked), 0 of 8 rows for test (2 asked). "
         "Rows with like questions stay on one side; a higher data.group_similarity makes smaller groups of them."
     ]
+
+
+def test_a_question_that_the_model_cannot_read_is_said_before_training(tmp_path, smollm_tokenizer):
+    asked = [question("Fine?", name="a"), question("Odd?", "yes", "n\U00040000", name="b")]
+    write_rows(tmp_path / "asked.jsonl", [each.model_dump() for each in asked])
+    source = write_rows(tmp_path / "rows.jsonl", made_rows())
+    overrides = {"evaluation.questions": str(tmp_path / "asked.jsonl")}
+    with pytest.raises(InputError, match=r"asked, question b: the model's vocabulary cannot spell U\+40000"):
+        prepare(make_run(tmp_path / "run", source, **overrides), smollm_tokenizer)
 
 
 def test_prepare_twice_writes_the_same_bytes(tmp_path, words_as_tokens):

@@ -572,6 +572,11 @@ def test_no_id_may_stand_twice_in_a_file(file):
     assert "the id '2' is that of line 1" in refused(file({**GOOD, "id": 2}, {**GOOD, "id": None}))
 
 
+def test_control_characters_of_a_question_become_spaces(file):
+    [question] = choice_questions([file({**GOOD, "question": "Which\x0cdrug\x13?\n", "context": "a\x85b"})])["mine"]
+    assert (question.question, question.context) == ("Which drug ?\n", "a b")
+
+
 def test_ids_may_be_numbers_or_missing(file):
     bare = {key: value for key, value in GOOD.items() if key != "id"}
     path = file({**GOOD, "id": 70}, {**GOOD, "id": 0.5}, {**GOOD, "id": None}, "", {**GOOD, "id": ""}, bare)
