@@ -197,9 +197,9 @@ def split(
     if rows and "validation" not in side.values():
         side[min(sizes, key=sizes.__getitem__)] = "validation"
     if not {"train", "validation"} <= set(side.values()):
-        grouped = f" in {len(sizes)} groups of like questions" if len(sizes) < len(rows) else ""
+        grouped = f" (groups of like questions: {len(sizes)})" if len(sizes) < len(rows) else ""
         advice = f"; a data.group_similarity above {group_similarity} parts them" if grouped else ""
-        raise InputError(f"{len(rows)} rows are left{grouped}, too few to train and to validate{advice}")
+        raise InputError(f"rows left: {len(rows)}{grouped}, too few to train and to validate{advice}")
     return [{**row, "split": side[label]} for row, label in ordered]
 
 

@@ -693,7 +693,7 @@ def test_of_the_real_rows_one_pair_is_alike_with_what_they_share_left_out():
 def test_the_message_of_too_few_rows_says_what_is_alike():
     question = distinct(1)[0]
     few_words = [f"{question} {end}" for end in ("now", "today", "here")]
-    with pytest.raises(InputError, match=r"3 rows are left in 1 groups of like questions, too few .*above 0\.3"):
+    with pytest.raises(InputError, match=r"rows left: 3 \(groups of like questions: 1\), too few .*above 0\.3"):
         split(numbered(few_words), 0.1, 0.1, seed=1)
     assert sides(split(numbered(few_words), 0.1, 0.1, seed=1, group_similarity=1.0))["train"]
 
@@ -895,9 +895,7 @@ def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
 
 def test_one_question_many_times_is_said_with_its_count(tmp_path, words_as_tokens):
     source = write_rows(tmp_path / "rows.jsonl", made_rows(1) * 200)
-    with pytest.raises(
-        InputError, match=r"1 rows are left, too few .*\(of 200 rows: 199 x same question as an earlier"
-    ):
+    with pytest.raises(InputError, match=r"rows left: 1, too few .*\(of 200 rows: 199 x same question as an earlier"):
         prepare(make_run(tmp_path / "run", source), None)
 
 
