@@ -64,7 +64,7 @@ def ask(
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
     compare: Annotated[bool, typer.Option(help="Ask the base model and then the tuned one.")] = False,
-    file: Annotated[Path | None, typer.Option(help="Many questions: .jsonl with `question`, or one a line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Many questions: a .txt file, or a table with `question`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="That server's key.")] = "",

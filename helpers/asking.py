@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from helpers import InputError
@@ -13,6 +14,7 @@ from helpers.config import GenerationSettings
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, encode_prompt, split_reasoning
 from helpers.run_dir import Run, fingerprint, write_text
+from helpers.tables import read_table, row_id
 
 Row = dict[str, Any]
 
@@ -21,12 +23,14 @@ Row = dict[str, Any]
 class Answerer:
     """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
 
-    `made_by` says what replies depend on, so that those of one file are of one kind.
+    `check` raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those
+    of one file are of one kind.
     """
 
     made_by: str
     stream: Callable[[str], Iterator[str]]
     rows: Callable[[list[str]], Iterator[Row]]
+    check: Callable[[str], object] = str
 
 
 def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
@@ -56,7 +60,7 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
             for reply in replies:
                 yield _row(reply.text, reply.finished, reply.tokens)
 
-        return Answerer(made_by, pieces, rows)
+        return Answerer(made_by, pieces, rows, encoded)
 
     return {side: answerer(side) for side in sides}
 
@@ -86,23 +90,20 @@ def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[
 
 
 def read_questions(path: Path) -> list[Row]:
-    """`id` and `question` of each line: JSON with a `question` (and an `id`), or, unless the file is .jsonl, its text.
+    """`id` and `question` of each row of a table (see `read_table`), or of each line of a .txt file.
 
-    Empty lines are left out; InputError names a line that is no question.
+    A row has its question under `question` or `Question`, and may have an `id`, else its line. InputError names a row
+    that is no question.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
     found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line) if path.suffix == ".jsonl" else {"question": line}
-                found.append({"id": str(row.get("id", number)), "question": check_question(row["question"])})
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                told = error if isinstance(error, InputError) else "needs JSON with a `question`"
-                raise InputError(f"{path}, line {number}: {told}") from None
+    for line, row in read_table(path, text_column="question"):
+        try:
+            text = row.get("question", row.get("Question"))
+            if not isinstance(text, str):
+                raise ValueError(f"needs a `question` that is text; it has: {shorten(', '.join(row), 200)}")
+            found.append({"id": row_id(row, line), "question": check_question(text)})
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}") from None
     if not found:
         raise InputError(f"{path} holds no question")
     return found
@@ -115,6 +116,12 @@ def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Ans
     already are not made again; InputError where they were made by something else.
     """
     done, made = _read_done(target, answerers), 0
+    for row in questions:  # all of them before the first is asked
+        try:
+            for answerer in answerers.values():
+                answerer.check(row["question"])
+        except InputError as error:
+            raise InputError(f"question {row['id']}: {error}") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(target, "a", encoding="utf-8") as file,
@@ -140,7 +147,8 @@ def _read_done(target: Path, answerers: Mapping[str, Answerer]) -> set[tuple[str
     text = target.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     try:
-        rows = [row for row in map(json.loads, whole.splitlines()) if row["side"] in answerers]
+        # Not splitlines(): U+2028 and its like, which replies may hold, are no line ends in JSON.
+        rows = [row for row in map(json.loads, whole.split("\n")[:-1]) if row["side"] in answerers]
         same = all(row["made_by"] == answerers[row["side"]].made_by for row in rows)
         done = {(row["id"], row["question"], row["side"]) for row in rows}
     except (json.JSONDecodeError, KeyError, TypeError):

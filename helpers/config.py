@@ -35,6 +35,7 @@ class DataSettings(_Section):
     validation_fraction: float = Field(gt=0, lt=0.5)
     test_fraction: float = Field(ge=0, lt=0.5)
     near_duplicate: float = Field(gt=0, le=1)
+    group_similarity: float = Field(gt=0, le=1)
 
 
 class LoraSettings(_Section):

@@ -110,7 +110,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
             axes.plot(value, y + offset, marker, color=colour, label=side if y == 0 else None)
         axes.plot([task["chance"]] * 2, [y - 0.32, y + 0.32], color=GREY, linestyle=":",
                   label="chance" if y == 0 else None)  # fmt: skip
-    axes.set_yticks(range(len(names)), [f"{name} (n={tasks[name]['n']})" for name in names])
+    axes.set_yticks(range(len(names)), [f"{_as_text(name)} (n={tasks[name]['n']})" for name in names])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
     if names:
         axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
@@ -200,6 +200,11 @@ def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
         _say(panels[0, 0], "not measured")
     panels[-1, 0].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
     return figure
+
+
+def _as_text(name: str) -> str:
+    """A name from outside, in which no formula begins."""
+    return name.replace("$", r"\$")
 
 
 def _say(axes: Axes, what: str) -> None:

@@ -5,8 +5,10 @@ so a template would delete the very reasoning this project trains on.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,7 +47,12 @@ def build_prompt(tokenizer: Any, question: str, style: str = "native") -> str:
 
 
 def encode_prompt(tokenizer: Any, question: str, style: str = "native") -> list[int]:
-    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token."""
+    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token.
+
+    Raises InputError where the vocabulary cannot spell the question.
+    """
+    if lost := unspellable(tokenizer, question):
+        raise InputError(f"the model's vocabulary cannot spell {lost} in the question {shorten(question, 60)!a}")
     before, after = _frame(tokenizer, style)
     if not any(text in question for text in special_strings(tokenizer)):
         # In one piece: these are the ids that any server makes of the same prompt.
@@ -66,10 +73,10 @@ def encode_example(
     thinking, answer = example["Complex_CoT"], example["Response"]
     if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
         return None
+    if any(unspellable(tokenizer, part) for part in (example["Question"], thinking, answer)):
+        return None
     prompt = encode_prompt(tokenizer, example["Question"], style)
     thought, said = encode_thought(tokenizer, thinking), _plain_ids(tokenizer, answer)
-    if tokenizer.unk_token_id in (*thought, *said):
-        return None
     completion = [*thought, *said, tokenizer.eos_token_id]
     if len(prompt) + len(completion) > max_length:
         return None
@@ -96,10 +103,32 @@ def split_reasoning(reply: str) -> Reasoning:
 
 
 def as_markdown(question: str, reply: str) -> str:
-    """Question, reasoning and answer under their own labels; the model's text is quoted, so it cannot pose as ours."""
+    """Question, reasoning and answer under their own labels; all three are `quoted`, so that none can pose as ours."""
     parts = split_reasoning(reply)
-    answer = _quoted(parts.answer) if parts.closed else "*none: the thought was never closed*"
-    return f"**Question.** {question}\n\n**Reasoning**\n\n{_quoted(parts.thinking)}\n\n**Answer**\n\n{answer}"
+    thinking, answer = (f"> {quoted(part) or '*nothing*'}" for part in (parts.thinking, parts.answer))
+    answer = answer if parts.closed else "*none: the thought was never closed*"
+    return f"**Question.** {quoted(question)}\n\n**Reasoning**\n\n{thinking}\n\n**Answer**\n\n{answer}"
+
+
+def quoted(text: str) -> str:
+    """`text` as one line of Markdown that shows it as it is: no markup, link, picture or formula, its lines by <br>.
+
+    For Jupyter, Colab, nbconvert and the hub. Entities, not backslashes: `\\(` begins a formula in Jupyter. A dollar or
+    a backslash gets an element of its own, since MathJax reads the finished page and looks for formulas in its text.
+    """
+    text = re.sub(r"\r\n?", "\n", text.expandtabs(4))
+    text = _MARKUP.sub(lambda found: "".join(f"&#{ord(character)};" for character in found[0]), text)
+    text = re.sub(r"[$\\]", lambda found: f"<span>&#{ord(found[0])};</span>", text)
+    return text.replace("\n", "<br>").replace("  ", "&nbsp; ")
+
+
+def unspellable(tokenizer: Any, text: str) -> str:
+    """The characters of `text` that become the unknown token, as ASCII (U+0004, ...); empty where there are none."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in _plain_ids(tokenizer, text):
+        return ""
+    lost = [character for character in dict.fromkeys(text) if unknown in _plain_ids(tokenizer, character)]
+    return ", ".join(f"U+{ord(character):04X}" for character in lost)
 
 
 def special_strings(tokenizer: Any) -> frozenset[str]:
@@ -107,9 +136,10 @@ def special_strings(tokenizer: Any) -> frozenset[str]:
     return _plain(tokenizer)[1]
 
 
-def _quoted(text: str) -> str:
-    text = text.replace("<", "&lt;")
-    return "\n".join(f"> {line}" for line in (text or "*nothing*").splitlines())
+# Inline marks, what makes an address a link, and at the beginning what would make a list, a heading or a quotation.
+_MARKUP = re.compile(
+    r"[&<>*`~|\[\]@]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE
+)
 
 
 def _without_opening(text: str) -> str:

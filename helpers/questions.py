@@ -2,29 +2,56 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from string import ascii_uppercase
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import InputError
 from helpers.benchmarks import BENCHMARKS, GROUPS, benchmark_rows
 from helpers.config import nearest
 from helpers.run_dir import project_path, read_jsonl
-from helpers.tables import Numbered, read_table
+from helpers.tables import Numbered, read_table, row_id
 
 OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
 
+def _clean(text: str) -> str:
+    """The text with spaces for control characters, which some vocabularies cannot spell; half a one is an error."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("half a character, which cannot be written")
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", " ", text)
+
+
+Text = Annotated[str, AfterValidator(_clean)]
+
+
 class ChoiceQuestion(BaseModel):
-    """A multiple-choice question: `options` maps a letter to its text, `answer_idx` is the right letter."""
+    """A multiple-choice question: `options` maps a letter to its text, `answer_idx` is the right letter.
+
+    Options may also come as a list, which makes them A, B, C, ..., and the answer as the text of one option. Whole
+    numbers in place of text become text; as an answer one may be an index, which counts from nobody knows where.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    question: str = Field(min_length=1)
-    options: dict[str, str] = Field(min_length=2)
+    id: Text
+    question: Text = Field(min_length=1)
+    options: dict[str, Text] = Field(min_length=2)
     answer_idx: str
-    context: str | None = None
+    context: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, row: Any) -> Any:
+        options = row.get("options") if isinstance(row, dict) else None
+        if isinstance(options, list) and len(options) <= len(ascii_uppercase):
+            options = dict(zip(ascii_uppercase, options, strict=False))
+        if not isinstance(options, dict):
+            return row
+        # A parquet file gives every row the letters of all rows; those that a row lacks are null.
+        options = {letter: _as_text(text) for letter, text in options.items() if text is not None}
+        return {**row, "options": options, "answer_idx": _letter(row.get("answer_idx"), options)}
 
     @model_validator(mode="after")
     def _options_are_lettered(self) -> "ChoiceQuestion":
@@ -58,9 +85,7 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
         name = source if source in ("sample", *BENCHMARKS) else Path(source).stem
         if name in (*tasks, OPEN_TASK):
             raise InputError(f"two evaluation tasks are named {name!r}: rename one")
-        tasks[name] = [_question(row, f"{source} line {line}") for line, row in _rows(source)][:limit]
-        if not tasks[name]:
-            raise InputError(f"{source} holds no questions")
+        tasks[name] = _questions(source)[:limit]
     return tasks
 
 
@@ -85,12 +110,44 @@ def _rows(source: str) -> Numbered:
     return read_table(path)
 
 
-def _question(row: Any, where: str) -> ChoiceQuestion:
-    try:
-        return ChoiceQuestion.model_validate(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}") from None
+def _questions(source: str) -> list[ChoiceQuestion]:
+    """A source's questions; their ids tell them apart, so none may stand twice."""
+    found: dict[str, tuple[int, ChoiceQuestion]] = {}
+    for line, row in _rows(source):
+        try:
+            question = ChoiceQuestion.model_validate({**row, "id": row_id(row, line)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "row"
+            raise InputError(f"{source} line {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        except ValueError as error:
+            raise InputError(f"{source} line {line}: {error}") from None
+        if question.id in found:
+            raise InputError(
+                f"{source} line {line}: the id {question.id!r} is that of line {found[question.id][0]} too; "
+                "give each question one of its own, or leave out all ids"
+            )
+        found[question.id] = line, question
+    if not found:
+        raise InputError(f"{source} holds no questions")
+    return [question for _, question in found.values()]
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _letter(answer: Any, options: dict[str, Any]) -> Any:
+    """The letter of the one option that has the answer's text; else the answer, which should be a letter itself."""
+    if type(answer) is int and 0 <= answer <= len(options):
+        raise ValueError(
+            f"answer_idx {answer} may count from 0 or from 1: give the option's letter ({', '.join(options)}) or text"
+        )
+    answer = _as_text(answer)
+    same = [letter for letter, text in options.items() if text == answer and answer not in options]
+    if len(same) > 1:
+        raise ValueError(f"answer_idx {answer!r} is the text of {' and '.join(same)}: give the letter")
+    return same[0] if same else answer
 
 
 def _packaged(name: str) -> list[dict[str, Any]]:

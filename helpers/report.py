@@ -1,6 +1,7 @@
 """The run as pages: index.html and the model card, both made from the files in the run folder."""
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ from helpers import plots
 from helpers.metrics import points_apart
 from helpers.model_card import KINDS, card_data, licences, prompt_parts, training_data
 from helpers.models import public_name
+from helpers.prompts import quoted
 from helpers.run_dir import Run, read_json, read_jsonl, write_text
 
+# Pages show text from anywhere (rows, questions, replies, file names): they run nothing and fetch nothing.
+CONTENT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+)
 STAGES = {
     "01_setup": "Set-up",
     "02_baseline_inference": "Baseline inference",
@@ -69,7 +75,15 @@ def write_index(run: Run) -> Path:
     drawn = [(caption, _data_uri(figure)) for caption, figure in figures(run)]
     write_text(
         run / "index.html",
-        _render("index.html.j2", autoescape=True, run=run, pages=pages, figures=drawn, **facts),
+        _render(
+            "index.html.j2",
+            autoescape=True,
+            run=run,
+            pages=pages,
+            figures=drawn,
+            content_policy=CONTENT_POLICY,
+            **facts,
+        ),
     )
     return run / "index.html"
 
@@ -157,6 +171,11 @@ def _data_uri(figure: plots.Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
 
 
+def _code(name: str) -> str:
+    """A name as code in Markdown, where nothing in it would end the code or the table's cell."""
+    return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
+
+
 def _render(template: str, autoescape: bool, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("helpers"),
@@ -166,4 +185,5 @@ def _render(template: str, autoescape: bool, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"quoted": quoted, "code": _code}
     return environment.get_template(template).render(**values)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from jupyter_client.manager import AsyncKernelManager
 from helpers import PROJECT_ROOT, InputError, StageError
 from helpers.backends import choose_backend
 from helpers.progress import PROGRESS_FILE
-from helpers.report import STAGES, write_index
+from helpers.report import CONTENT_POLICY, STAGES, write_index
 from helpers.run_dir import Run, fingerprint, project_path, read_json, write_json, write_text
 from helpers.setup import describe_machine, export_secrets
 
@@ -205,7 +206,7 @@ def execute(run: Run, stage: str) -> None:
 
 
 def write_page(notebook: Path) -> None:
-    """The notebook as a self-contained HTML page, with no script or style fetched from elsewhere."""
+    """The notebook as a self-contained HTML page, which runs no script and fetches nothing, whatever its cells hold."""
     from nbconvert import HTMLExporter
 
     quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
@@ -213,8 +214,13 @@ def write_page(notebook: Path) -> None:
     exporter = HTMLExporter(
         mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet
     )
-    body, _ = exporter.from_filename(str(notebook))
-    write_text(notebook.with_suffix(".html"), body)
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
+            cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
+    write_text(notebook.with_suffix(".html"), body.replace("<head>", f"<head>{policy}", 1))
 
 
 @contextmanager

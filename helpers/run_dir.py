@@ -32,6 +32,7 @@ RECORDED_PACKAGES = [
     "lm-eval",
     "unsloth",
 ]
+RESULT_FOLDERS = ("baseline", "data", "adapter", "checkpoints", "training", "evaluation", "export")
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ def open_run(
     """Open `run_dir`, making it and its run.yaml on first use.
 
     With profile "auto" an existing folder's own settings are taken over, so that a notebook opened alone
-    needs the folder and nothing else. A folder made with other settings is an InputError unless `force`,
-    which writes the new ones.
+    needs the folder and nothing else. A folder that holds results of other settings is an InputError unless `force`,
+    which writes the new ones; one where no stage has left any is bound to nothing, and gets them too.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
     stored = read_settings(path)
+    bound = stored is not None and not force and _has_results(path)
     if stored and not force:
         stored = _settle(Config.from_flat(stored), {}).flat()  # a setting that is younger than the folder may be open
     if profile == "auto" and stored and not force:
@@ -91,11 +93,11 @@ def open_run(
 
             profile = choose_profile(describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
-    wanted = _settle(wanted, {} if force else stored or {})
+    wanted = _settle(wanted, stored if bound else {})
     run = Run(path, wanted)
     if stored:
         changed = [(k, stored.get(k), v) for k, v in wanted.flat().items() if stored.get(k) != v]
-        if changed and not force:
+        if changed and bound:
             key, there, asked = changed[0]
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise InputError(
@@ -109,6 +111,11 @@ def open_run(
     check_writable(path)
     write_text(path / "run.yaml", yaml.safe_dump(_new_record(wanted), sort_keys=False, allow_unicode=True))
     return run
+
+
+def _has_results(path: Path) -> bool:
+    """Whether a stage has left anything in a run folder that depends on its settings; 01 leaves nothing."""
+    return any((path / name).exists() for name in RESULT_FOLDERS)
 
 
 def find_run(path: Path) -> Run | None:

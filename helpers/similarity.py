@@ -1,13 +1,16 @@
 """How alike two texts are: folding them for comparison, and finding all similar pairs among thousands of questions."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import chain
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from sklearn.feature_extraction.text import CountVectorizer
 
 BLOCK = 512  # texts compared at once, which bounds the memory of a comparison
+PAIRS = 2**16  # and pairs
 
 
 class _Folding(dict[int, str]):
@@ -49,8 +52,33 @@ def shingles(question: str) -> set[str]:
     return runs(f"  {normalise(question)}  ", 3)
 
 
-def similar_pairs(texts: list[str], threshold: float, alive: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def shared_shingles(questions: list[str]) -> dict[str, int]:
+    """The shingles that too many of the questions hold to tell two apart, and how many of them, most first.
+
+    An instruction or a template ("What are the treatments for X?") stands in every row; two rows are not alike by it.
+    Too many is more than a twentieth; of fewer than 200 questions more than 10, or half, but always more than 4. So
+    near-duplicates are still found by what they share; more copies than that, each changed somewhere, look like one
+    template. Repeats of a question count once.
+    """
+    once = list({normalise(question): question for question in questions}.values())
+    counts = Counter(chain.from_iterable(map(shingles, once)))
+    bound = max(4, min(len(once) / 2, 10), len(once) / 20)
+    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {shingle: count for shingle, count in most_first if count > bound}
+
+
+def own_shingles(question: str, shared: Collection[str]) -> set[str]:
+    """The shingles of a question without the `shared` ones; all of them where nothing else would be left."""
+    every = shingles(question)
+    return every.difference(shared) or every
+
+
+def similar_pairs(
+    texts: list[str], threshold: float, alive: np.ndarray, shared: Collection[str] = ()
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, block by block, the pairs (i, j), i < j, of living texts that are at least `threshold` alike.
+
+    They have to be so twice: by all their shingles, and by their own, those that are not `shared`.
 
     An exact join, without the misses of MinHash: two sets with Jaccard index t share one of the n - ceil(t n) + 1
     rarest members of each, n its size (prefix filter; Bayardo, Ma and Srikant 2007), and only texts that meet there
@@ -59,7 +87,9 @@ def similar_pairs(texts: list[str], threshold: float, alive: np.ndarray) -> Iter
     """
     if not texts:
         return
-    sets = CountVectorizer(analyzer=shingles, dtype=np.int32).fit_transform(texts)
+    vectorizer = CountVectorizer(analyzer=shingles, dtype=np.int32)
+    every = vectorizer.fit_transform(texts)
+    sets = _own(every, [k for shingle in shared if (k := vectorizer.vocabulary_.get(shingle)) is not None])
     by_rarity = np.empty(sets.shape[1], dtype=sets.indices.dtype)
     by_rarity[np.argsort(sets.getnnz(axis=0), kind="stable")] = np.arange(sets.shape[1])
     sets = csr_matrix((sets.data, by_rarity[sets.indices], sets.indptr), shape=sets.shape)
@@ -73,7 +103,35 @@ def similar_pairs(texts: list[str], threshold: float, alive: np.ndarray) -> Iter
         block = start + np.flatnonzero(alive[start : start + BLOCK])
         earlier = np.flatnonzero(alive[: start + BLOCK])
         met = earlier[(prefixes[block] @ prefixes[earlier].T).getnnz(axis=0) > 0]
-        shared = (sets[block] @ sets[met].T).tocoo()
-        first, second, common = met[shared.col], block[shared.row], shared.data
-        alike = (first < second) & (common >= threshold * (sizes[first] + sizes[second] - common) - 1e-9)
-        yield first[alike], second[alike]
+        common = (sets[block] @ sets[met].T).tocoo()
+        first, second = met[common.col], block[common.row]
+        alike = (first < second) & _reaches(threshold, common.data, sizes[first] + sizes[second])
+        first, second = first[alike], second[alike]
+        if shared:
+            alike = _alike(every, first, second, threshold)
+            first, second = first[alike], second[alike]
+        yield first, second
+
+
+def _own(every: csr_matrix, shared: list[int]) -> csr_matrix:
+    """The sets without the shared columns; a set of nothing else as it is."""
+    weights = np.ones(every.shape[1], dtype=every.dtype)
+    weights[shared] = 0
+    own = every @ diags(weights, dtype=every.dtype)
+    own.eliminate_zeros()
+    return csr_matrix(own + diags((own.getnnz(axis=1) == 0).astype(every.dtype), dtype=every.dtype) @ every)
+
+
+def _alike(sets: csr_matrix, first: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether each pair of sets reaches the threshold."""
+    sizes, found = sets.getnnz(axis=1), [np.zeros(0, dtype=bool)]
+    for start in range(0, len(first), PAIRS):
+        i, j = first[start : start + PAIRS], second[start : start + PAIRS]
+        common = np.asarray(sets[i].multiply(sets[j]).sum(axis=1)).ravel()
+        found.append(_reaches(threshold, common, sizes[i] + sizes[j]))
+    return np.concatenate(found)
+
+
+def _reaches(threshold: float, common: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """Whether the Jaccard index does, of sets with so many `common` members and `both` sizes together."""
+    return common >= threshold * (both - common) - 1e-9

@@ -4,26 +4,44 @@ import csv
 import io
 import json
 import textwrap
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from helpers import InputError
 
 Numbered = list[tuple[int, dict[str, Any]]]
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (pandas: to_json(path, orient='records'))"
 
 
 class _BadTableError(Exception):
     """What is wrong with a file, in words that follow its name."""
 
 
-def read_table(path: Path) -> Numbered:
+class _RepeatedKeyError(Exception):
+    """A key that stands twice in one JSON object."""
+
+
+def read_table(path: Path, text_column: str | None = None) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
-    A .json file may hold one list or an object a line; a byte order mark and Windows line ends are allowed. Raises
-    InputError naming the file and, where there is one, the line or byte.
+    A .json file may hold one list or an object a line; a byte order mark and Windows line ends are allowed, and in a
+    CSV file commas, semicolons or tabs. With `text_column` a .txt file is read too: a row of that column a line, but
+    for blank lines. Raises InputError naming the file and, where there is one, the line or byte.
     """
-    readers = {".json": _json_rows, ".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers: dict[str, Callable[[bytes], Numbered]] = {
+        ".json": _json_rows,
+        ".jsonl": _json_rows,
+        ".csv": _csv_rows,
+        ".parquet": _parquet_rows,
+    }
+    if text_column:
+        readers[".txt"] = lambda content: _text_rows(content, text_column)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise _BadTableError("is not a file")
         content = path.read_bytes()
         if path.suffix.lower() not in readers:
             raise _BadTableError(f"has the unknown ending {path.suffix!r}; valid: {', '.join(readers)}")
@@ -34,6 +52,16 @@ def read_table(path: Path) -> Numbered:
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start})") from None
     except _BadTableError as error:
         raise InputError(f"{path.name} {error}") from None
+
+
+def row_id(row: dict[str, Any], line: int) -> str:
+    """A question's `id` as text, its line where it has none. ValueError for what is neither text nor a number."""
+    value = row.get("id")
+    if value is None or value == "" or value != value:  # NaN: a hole in a table of numbers
+        return str(line)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"id: {type(value).__name__} instead of text or a number")
+    return str(value)
 
 
 def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> tuple[Numbered, str]:
@@ -62,6 +90,11 @@ def _decode(content: bytes) -> str:
     return content.decode("utf-8").removeprefix("\ufeff")
 
 
+def _text_rows(content: bytes, column: str) -> Numbered:
+    lines = enumerate(_decode(content).split("\n"), 1)
+    return [(number, {column: line}) for number, line in lines if line.strip()]
+
+
 def _json_rows(content: bytes) -> Numbered:
     text = _decode(content)
     is_list = text.lstrip().startswith("[")
@@ -70,29 +103,64 @@ def _json_rows(content: bytes) -> Numbered:
     rows: list[tuple[int, Any]] = []
     for number, piece in enumerate(pieces, 1):
         try:
-            rows += [(number, json.loads(piece))] if piece.strip() else []
+            rows += [(number, json.loads(piece, object_pairs_hook=_object))] if piece.strip() else []
         except (ValueError, RecursionError) as error:
+            if not is_list and number == 1 and _is_json(text):
+                raise _BadTableError(ONE_OBJECT) from None
             line = number + getattr(error, "lineno", 1) - 1
             raise _BadTableError(f"line {line}: not JSON ({getattr(error, 'msg', brief(error))})") from None
+        except _RepeatedKeyError as error:
+            where = "a row" if is_list else f"line {number}"
+            raise _BadTableError(f"{where}: the key {str(error)!r} stands twice in one object: remove one") from None
     rows = list(enumerate(rows[0][1], 1)) if is_list else rows
     for number, row in rows:
         if not isinstance(row, dict):
             raise _BadTableError(f"{'row' if is_list else 'line'} {number}: {type(row).__name__} instead of an object")
+    if len(rows) == 1 and rows[0][1] and all(isinstance(value, list | dict) for value in rows[0][1].values()):
+        raise _BadTableError(ONE_OBJECT)  # columns, or a list of rows under a name
     return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(_twice([key for key, _ in pairs]))
+    return found
+
+
+def _twice(names: list[str]) -> str:
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _csv_rows(content: bytes) -> Numbered:
     csv.field_size_limit(2**31 - 1)  # the default refuses a cell of 128 kB
-    lines = csv.reader(io.StringIO(_decode(content)), strict=True)
-    rows = []
+    text = _decode(content)
+    rows, lines = [], csv.reader([])
     try:
-        header = next(lines, [])
+        # The header is proof of the separator; a sniffer would guess it from the text below.
+        headers = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in SEPARATORS}
+        separator = max(headers, key=lambda mark: len(headers[mark]))
+        named = "" if separator == "," else f", separated by {SEPARATORS[separator]}"
+        spaced = any(name.startswith(" ") for name in headers[separator])
+        lines = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=spaced, strict=True)
+        header = [name.strip() for name in next(lines, [])]
+        if len(columns := [name for name in header if name]) > len(set(columns)):
+            raise _BadTableError(f"has two columns named {_twice(columns)!r}: rename or remove one")
         for cells in lines:
             if len(cells) > len(header):
-                raise _BadTableError(f"line {lines.line_num}: {len(cells)} cells below {len(header)} column names")
+                told = f"line {lines.line_num}: {len(cells)} cells below {len(header)} column names{named}"
+                raise _BadTableError(told)
             rows += [(lines.line_num, dict(zip(header, cells, strict=False)))] if cells else []
     except csv.Error as error:
-        raise _BadTableError(f"line {lines.line_num}: not CSV ({error})") from None
+        raise _BadTableError(f"line {max(1, lines.line_num)}: not CSV ({error})") from None
     return rows
 
 
@@ -102,5 +170,5 @@ def _parquet_rows(content: bytes) -> Numbered:
 
     try:
         return list(enumerate(read_parquet(pyarrow.BufferReader(content)).to_pylist(), 1))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise _BadTableError(f"is not a parquet table ({brief(error)})") from None
+    except Exception as error:  # Arrow's, and Python's for dates and time zones that it does not know
+        raise _BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None

@@ -13,7 +13,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True):
         self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
-        self.requests, self.sent, self.broken = [], 0, threading.Event()
+        self.requests, self.gets, self.sent, self.broken = [], 0, 0, threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
@@ -24,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.server.gets += 1
         self.reply(200, {"object": "list", "data": [{"id": "the-model", "object": "model"}]})
 
     def do_POST(self):

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from helpers import PROJECT_ROOT, InputError, asking
 from helpers.asking import Answerer, ask_file, endpoint_answerer, local_answerers, read_questions
@@ -33,10 +35,11 @@ def test_questions_are_json_or_one_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"text": "x"}', "line 2: needs JSON with a `question`"),
-        ("not JSON", "line 2: needs JSON"),
-        ("[1]", "line 2: needs JSON"),
-        ('{"question": 5}', "line 2: needs JSON"),
+        ('{"text": "x"}', "line 2: needs a `question` that is text; it has: text"),
+        ("not JSON", "line 2: not JSON"),
+        ("[1]", "line 2: list instead of an object"),
+        ('{"question": 5}', "line 2: needs a `question` that is text"),
+        ('{"question": "Why?", "id": []}', "line 2: id: list instead of text or a number"),
         ('{"question": "  "}', "line 2: the question is empty"),
         (json.dumps({"question": "x" * 9000}), "line 2: the question has 9,000 characters"),
     ],
@@ -44,6 +47,47 @@ def test_questions_are_json_or_one_a_line(tmp_path):
 def test_a_line_that_is_no_question_is_named(tmp_path, line, told):
     with pytest.raises(InputError, match=told):
         read_questions(written(tmp_path / "q.jsonl", {"question": "Why?"}, line))
+
+
+QUESTION_FILES = {
+    "q.jsonl": b'\xef\xbb\xbf{"question": "Why?"}\r\n{"question": "How,\\nthen?"}\r\n',
+    "q.JSONL": b'{"question": "Why?"}\n{"Question": "How,\\nthen?"}\n',
+    "q.json": b'[\n {"question": "Why?"},\n {"question": "How,\\nthen?"}\n]',
+    "q.csv": b'\xef\xbb\xbfnote,question\n,Why?\n,"How,\nthen?"\n',
+    "semicolons.CSV": b'note;question\n;Why?\n;"How,\nthen?"\n',
+}
+
+
+@pytest.mark.parametrize("name", QUESTION_FILES)
+def test_question_files_are_read_as_rows_are(tmp_path, name):
+    (tmp_path / name).write_bytes(QUESTION_FILES[name])
+    assert [row["question"] for row in read_questions(tmp_path / name)] == ["Why?", "How,\nthen?"]
+
+
+def test_a_parquet_file_of_questions(tmp_path):
+    parquet.write_table(pa.table({"id": [7, None], "question": ["Why?", "How?"]}), tmp_path / "q.parquet")
+    assert read_questions(tmp_path / "q.parquet") == [{"id": "7", "question": "Why?"}, {"id": "2", "question": "How?"}]
+
+
+def test_a_text_file_has_no_byte_order_mark_or_windows_line_ends_in_its_questions(tmp_path):
+    (tmp_path / "q.TXT").write_bytes("\ufeffWhy?\r\nA man of 54.\u2028What next?\r\n".encode())
+    assert [row["question"] for row in read_questions(tmp_path / "q.TXT")] == ["Why?", "A man of 54.\u2028What next?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("q.txt", "Où?".encode("latin-1"), "q.txt is not UTF-8 \\(byte 1\\)"),
+        ("q.md", b"Why?", "unknown ending '.md'; valid: .json, .jsonl, .csv, .parquet, .txt"),
+        ("q.csv", b"Why?\nHow?\n", "line 2: needs a `question` that is text; it has: Why?"),
+        ("q.json", b'{"question": ["Why?", "How?"]}', "is one object, not rows"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told) as caught:
+        read_questions(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_without_questions_is_an_error(tmp_path):
@@ -94,6 +138,26 @@ def test_what_was_killed_goes_on_where_it_was(tmp_path):
     assert asked == [["Question 3?", "Question 4?"]]
     assert [row["id"] for row in read_jsonl(target)] == list("01234")
     assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 0
+
+
+def test_a_question_that_cannot_be_asked_is_said_before_the_first_is(tmp_path):
+    def check(question):
+        if "3" in question:
+            raise InputError("no")
+
+    asked, target = [], tmp_path / "replies.jsonl"
+    answerer = Answerer("m", iter, repeating(asked).rows, check)
+    with pytest.raises(InputError, match=r"^question 3: no$"):
+        ask_file(QUESTIONS, target, {"base": answerer}, batch=2)
+    assert (asked, target.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"])
+def test_a_line_end_that_is_none_in_json_does_not_hide_what_is_done(tmp_path, mark):
+    target, asked = tmp_path / "replies.jsonl", []
+    questions = [{"id": f"a{mark}b", "question": f"A man of 54.{mark}What next?"}]
+    assert ask_file(questions, target, {"tuned": repeating(asked)}, batch=4) == 1
+    assert ask_file(questions, target, {"tuned": repeating(asked)}, batch=4) == 0
 
 
 def test_replies_of_different_models_do_not_mix(tmp_path):

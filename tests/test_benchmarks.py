@@ -52,10 +52,15 @@ MMLU_ROW = {"question": "Which made-up bone?", "subject": "anatomy", "choices": 
 ROWS = {"medqa": MEDQA, "medmcqa": MEDMCQA, "pubmedqa": PUBMEDQA, **{f"mmlu_{subject}": MMLU_ROW for subject in MMLU}}
 
 
+def three(row):
+    others = [{"id": f"other {k}"} if "id" in row else {"pubid": k} if "pubid" in row else {} for k in range(2)]
+    return [row, *({**row, **other} for other in others)]
+
+
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that has the rows above, three times each; its `rows` can be changed, `calls` are what was asked of it."""
-    hub = SimpleNamespace(rows={name: [row] * 3 for name, row in ROWS.items()}, calls=[])
+    """A hub that has the rows above, `three` of each; its `rows` can be changed, `calls` are what was asked of it."""
+    hub = SimpleNamespace(rows={name: three(row) for name, row in ROWS.items()}, calls=[])
 
     def dataset_info(self, repo_id, *, revision=None, timeout=None):
         return huggingface_hub.hf_api.DatasetInfo(id=repo_id, sha=COMMIT, siblings=[], tags=[])

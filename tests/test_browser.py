@@ -13,11 +13,14 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import nbformat
 import pytest
 from fake_server import Server
 
 from helpers import PROJECT_ROOT
 from helpers.app.engine import ENDPOINTS
+from helpers.prompts import as_markdown, quoted
+from helpers.run_all import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -299,3 +302,33 @@ def brightness(element, what):
     """Mean of red, green and blue of a computed colour, 0 to 255."""
     colour = element.evaluate("(node, what) => getComputedStyle(node)[what]", what)
     return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) / 3
+
+
+# ----------------------------------------------------------------------------------------------- the pages of a run
+
+
+def test_the_page_of_a_notebook_runs_nothing_and_fetches_nothing(browser, models, tmp_path):
+    elsewhere = models["base"]
+    markup = MARKUP.replace("http://evil.example", elsewhere.url) + f' <iframe src="{elsewhere.url}"></iframe>'
+    raw = f'{markup}<script src="{elsewhere.url}"></script><a href="javascript:alert(4)">raw</a>'
+    shown = [as_markdown(markup, f"{markup}</think>{markup}"), f"**{quoted(markup)}.**"]
+    outputs = [{"text/markdown": text} for text in (*shown, raw)] + [{"text/html": raw, "text/plain": ""}]
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
+    badge = nbformat.v4.new_markdown_cell(f"[![Open in Colab]({elsewhere.url}/badge.svg)](https://colab.example)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[badge, cell]), tmp_path / "page.ipynb")
+    write_page(tmp_path / "page.ipynb")
+    page, dialogs, before = browser.new_page(), [], elsewhere.gets
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto((tmp_path / "page.html").as_uri())
+    for link in page.locator('a[href^="javascript:"]').all():
+        link.click()
+    page.wait_for_timeout(300)
+    quotations = page.locator("blockquote")
+    expect(quotations).to_have_text([markup] * 2)
+    expect(quotations.locator("*:is(a, b, img, script, iframe)")).to_have_count(0)
+    expect(page.get_by_role("link", name="Open in Colab")).to_have_count(1)
+    expect(page.locator(".jp-MarkdownCell img")).to_have_count(0)
+    page.close()
+    assert not dialogs
+    assert elsewhere.gets == before

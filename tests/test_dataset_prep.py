@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import socket
 from itertools import combinations
@@ -18,7 +19,6 @@ from helpers import PROJECT_ROOT, InputError, dataset_prep
 from helpers.config import Config
 from helpers.dataset_prep import (
     COLUMNS,
-    GROUP_SIMILARITY,
     drop_exact,
     drop_near,
     fit,
@@ -27,11 +27,12 @@ from helpers.dataset_prep import (
     prepare,
     read_rows,
     split,
+    unwrap,
     validate,
 )
 from helpers.questions import ChoiceQuestion, baseline_questions
 from helpers.run_dir import Run, read_json, read_jsonl
-from helpers.similarity import normalise, runs, shingles
+from helpers.similarity import normalise, own_shingles, runs, shared_shingles, shingles
 
 SHARED = PROJECT_ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows in ../shared/data are not here")
@@ -51,6 +52,7 @@ def words_as_tokens(monkeypatch):
 
     monkeypatch.setattr(dataset_prep, "encode_example", encode)
     monkeypatch.setattr(dataset_prep, "special_strings", lambda tokenizer: SPECIAL)
+    monkeypatch.setattr(dataset_prep, "unspellable", lambda tokenizer, text: "")
 
 
 def row(question, line=1, thinking="Think it through.", answer="An answer."):
@@ -143,6 +145,23 @@ def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
     assert provenance["fingerprint"] == expected
 
 
+CELLS = [{"Question": "q, q", "Complex_CoT": "c", "Response": "r"}, dict.fromkeys(COLUMNS, "x")]
+OTHER_CSV = {
+    "semicolons, as Excel writes them in Germany": "\ufeffQuestion;Complex_CoT;Response\r\nq, q;c;r\r\nx;x;x\r\n",
+    "tabs": 'Question\tComplex_CoT\tResponse\n"q, q"\tc\tr\nx\tx\tx\n',
+    "spaces after the separator": 'Question, Complex_CoT, Response\n"q, q", c, "r"\nx, x, x\n',
+    "spaces before it": 'Question ,Complex_CoT ,Response \n"q, q",c,r\nx,x,x\n',
+    "empty last columns": 'Question,Complex_CoT,Response,,\n"q, q",c,r,,\nx,x,x,,\n',
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CSV)
+def test_csv_of_another_dialect(tmp_path, name):
+    (tmp_path / "a.csv").write_bytes(OTHER_CSV[name].encode())
+    rows, _ = read_rows(data_settings(tmp_path / "a.csv"), seed=1)
+    assert [{column: r[column] for column in COLUMNS} for r in rows] == CELLS
+
+
 def test_a_changed_letter_changes_the_fingerprint(tmp_path):
     prints = set()
     for answer in ("a", "b"):
@@ -187,6 +206,36 @@ WRONG_FILES = {
     "endless nesting": ("a.json", b"[" * 200_000, "line 1: not JSON"),
     "endless number": ("a.jsonl", b'{"Question": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
     "unknown ending": ("a.xlsx", b"PK", "a.xlsx has the unknown ending '.xlsx'; valid: .json, .jsonl, .csv, .parquet"),
+    "repeated key": (
+        "a.jsonl",
+        f'{GOOD}\n{{"Question": "a", "Question": "b"}}'.encode(),
+        "line 2: the key 'Question' stands twice in one object",
+    ),
+    "repeated key in a list": (
+        "a.json",
+        b'[{"Question": "a", "options": {"A": "x", "A": "y"}}]',
+        "a row: the key 'A' stands twice",
+    ),
+    "repeated column": (
+        "a.csv",
+        b"Question,Complex_CoT,Response,Question\na,b,c,\n",
+        "has two columns named 'Question': rename or remove one",
+    ),
+    "repeated column but for a space": ("a.csv", b"Question, Question\na,b\n", "two columns named 'Question'"),
+    "columns": (
+        "a.json",
+        b'{"Question": ["q"], "Complex_CoT": ["c"], "Response": ["r"]}',
+        "a.json is one object, not rows: write a list of objects, or one a line \\(pandas: to_json",
+    ),
+    "columns as pandas writes them": ("a.json", b'{"Question": {"0": "q"}, "Response": {"0": "r"}}', "one object"),
+    "rows under a name": ("a.json", f'{{"train": [{GOOD}]}}'.encode(), "is one object, not rows"),
+    "columns over several lines": ("a.json", b'{\n "Question": [\n  "q"\n ]\n}', "is one object, not rows"),
+    "more cells by semicolons": (
+        "a.csv",
+        b"Question;Complex_CoT;Response\na;b;c;d\n",
+        "line 2: 4 cells below 3 column names, separated by semicolons",
+    ),
+    "old macintosh": ("a.csv", b"Question,Complex_CoT,Response\ra,b,c\r", "line 1: not CSV"),
     "not parquet": ("a.parquet", b"Question,Complex_CoT", "a.parquet is not a parquet table"),
     "empty parquet": ("a.parquet", b"", "a.parquet is not a parquet table"),
 }
@@ -211,6 +260,20 @@ def test_a_parquet_file_without_the_columns_or_with_broken_pages(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a parquet table"):
         read_rows(data_settings(path), seed=1)
+
+
+@pytest.mark.parametrize("values", [pa.array([2**30], pa.date32()), pa.array([2**62], pa.timestamp("us"))])
+def test_a_parquet_file_with_a_value_that_python_has_no_date_for(tmp_path, values):
+    texts = {name: [name] for name in COLUMNS}
+    parquet.write_table(pa.table({**texts, "when": values}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet is not a parquet table that can be read"):
+        read_rows(data_settings(tmp_path / "a.parquet"), seed=1)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(InputError, match=r"a\.csv is not a file"):
+        read_rows(data_settings(tmp_path / "a.csv"), seed=1)
 
 
 def test_a_file_that_is_absent_and_a_folder(tmp_path):
@@ -279,8 +342,8 @@ FAULTS = {
     "invalid characters in the question": {"Question": "a\ud83d b"},
     "invalid characters in the reasoning": {"Complex_CoT": "lost \ufffd text"},
     "invalid characters in the answer": {"Response": "nul \x00"},
-    "special token in the reasoning": {"Complex_CoT": "so </think> then"},
-    "special token in the answer": {"Response": "done<|im_end|>"},
+    "special token in the reasoning: </think>": {"Complex_CoT": "so </think> then"},
+    "special token in the answer: <|im_end|>": {"Response": "done<|im_end|>"},
 }
 
 
@@ -307,7 +370,30 @@ def test_odd_but_right_rows_stay_as_they_are():
 def test_a_special_string_is_no_pattern():
     kept, dropped = validate([row("q", 1, answer="aXb"), row("q", 2, answer="a.b")], frozenset({"a.b"}))
     assert [r["line"] for r in kept] == [1]
-    assert dropped == {"special token in the answer": [2]}
+    assert dropped == {"special token in the answer: a.b": [2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("<think>\nFirst,\nthen.\n</think>\n\n", "First,\nthen."),
+        (" <think>so</think>", "so"),
+        ("<think></think>", ""),
+        ("<think>a</think>b", None),
+        ("a</think>", None),
+        ("<think>a", None),
+        ("<think>a</think><think>b</think>", None),
+        ("<think><think>a</think></think>", None),
+        ("<think>", None),
+        ("no tags ", None),
+        (None, None),
+    ],
+)
+def test_one_pair_of_tags_around_a_whole_reasoning_is_taken_off(text, bare):
+    rows = [row("q", 1, thinking=text)]
+    found, count = unwrap(rows)
+    assert count == (bare is not None)
+    assert found[0] == {**rows[0], "Complex_CoT": text if bare is None else bare}
 
 
 def test_baseline_questions_are_kept_out_also_reworded_a_little():
@@ -454,7 +540,7 @@ def test_a_split_parts_no_like_questions_and_does_not_hang_on_the_order(question
     assert parts["train"]
     assert parts["validation"]
     for a, b in combinations(found, 2):
-        if jaccard(a["Question"], b["Question"]) >= GROUP_SIMILARITY:
+        if jaccard(a["Question"], b["Question"]) >= 0.3:
             assert a["split"] == b["split"]
 
 
@@ -469,7 +555,7 @@ def test_what_plain_three_word_runs_call_near_is_near_enough_for_one_side(number
     for one, other in combinations([" ".join(text) for text in texts], 2):
         a, b = runs(one, 3), runs(other, 3)
         if a and len(a & b) >= 0.7 * len(a | b):
-            assert jaccard(one, other) >= GROUP_SIMILARITY
+            assert jaccard(one, other) >= 0.3
 
 
 def test_like_rows_fill_validation_as_one_group_when_no_single_row_can():
@@ -485,7 +571,7 @@ def test_too_few_rows_to_split(questions):
         split(numbered(questions), 0.1, 0.1, seed=1)
 
 
-def test_a_boilerplate_cluster_is_handled_whole():
+def test_a_boilerplate_that_too_few_share_to_be_discounted_is_handled_whole():
     boilerplate = " ".join(distinct(3, seed=9))
     alike = [f"{boilerplate} {' '.join(q.split()[:2])}" for q in distinct(900, seed=2)]
     other = [f"{boilerplate} {q} {p}" for q, p in zip(distinct(900, seed=3), distinct(900, seed=4), strict=True)]
@@ -495,6 +581,121 @@ def test_a_boilerplate_cluster_is_handled_whole():
     parts = sides(split(kept, 0.1, 0.1, seed=1))
     assert {name for name, part in parts.items() if any(boilerplate in r["Question"] for r in part)} == {"train"}
     assert len(parts["validation"]) == round(0.1 * len(kept))
+
+
+SYMPTOMS = [f"{one}{two}" for one in ("hyper", "hypo", "tachy", "brady", "poly") for two in ("pnoea", "cardia", "uria",
+            "thermia", "tension")]  # fmt: skip
+
+
+def vignettes(count=60, instruction=0):
+    """Different cases of 19 words, behind one instruction of so many."""
+    rng = random.Random(1)
+    before = " ".join(f"order{k}" for k in range(instruction))
+    cases = (" ".join(rng.sample(SYMPTOMS, 12)) for _ in range(count))
+    return [f"{before} A patient has {case}. What is the diagnosis?".strip() for case in cases]
+
+
+def asked_of(forms, count=60):
+    """One-line questions in the form of MedQuAD's, `forms` of them in turn."""
+    endings = [f"{middle} {last}" for middle in ("thyroidism", "natraemia", "calcaemia", "glycaemia") for last in
+               ("type one", "syndrome", "in children")]  # fmt: skip
+    names = [f"{first}{ending}" for first in ("hypo", "hyper", "para", "poly", "endo") for ending in endings]
+    kinds = ["treatments for", "symptoms of", "causes of"][:forms]
+    return [f"What are the {kinds[k % forms]} {name} ?" for k, name in enumerate(names[:count])]
+
+
+def prepared(questions, similarity=0.3, near=0.7):
+    """The sides' sizes after the rules that go by likeness."""
+    shared = shared_shingles(questions)
+    rows, _ = keep_out(numbered(questions), baseline_questions(), similarity, shared)
+    rows, _ = drop_near(drop_exact(rows)[0], near, shared)
+    return [len(part) for part in sides(split(rows, 0.1, 0.1, 1, similarity, shared)).values()]
+
+
+@pytest.mark.parametrize("words", [0, 12, 27, 65])
+def test_rows_that_share_an_instruction_train(words):
+    assert prepared(vignettes(60, words)) == [48, 6, 6]
+
+
+@pytest.mark.parametrize("count", [10, 20, 60, 400])
+def test_a_few_rows_that_share_an_instruction_train_too(count):
+    assert prepared(vignettes(count, 27)) == [count - 2 * round(0.1 * count), *[round(0.1 * count)] * 2]
+
+
+@pytest.mark.parametrize("forms", [1, 2, 3])
+def test_rows_of_one_template_train(forms):
+    assert prepared(asked_of(forms)) == [48, 6, 6]
+
+
+@pytest.mark.parametrize("instruction", [0, 27, 65])
+def test_near_duplicates_are_found_behind_an_instruction(instruction):
+    questions = vignettes(60, instruction)
+    copies = [question.replace("What is the diagnosis?", "What is the diagnosis, then?") for question in questions[:4]]
+    rows = numbered([*questions, *copies])
+    shared = shared_shingles([r["Question"] for r in rows])
+    assert drop_near(rows, 0.7, shared)[1] == {"near-duplicate of an earlier row": [61, 62, 63, 64]}
+    parts = sides(split(rows, 0.1, 0.1, 1, 0.3, shared))
+    for one, other in zip(range(1, 5), range(61, 65), strict=True):
+        assert [name for name, part in parts.items() if {one, other} <= {r["line"] for r in part}]
+
+
+def test_a_baseline_question_is_kept_out_behind_an_instruction_too():
+    instruction = " ".join(f"order{k}" for k in range(65))
+    rows = numbered([f"{instruction} {question}" for question in [*distinct(59), baseline_questions()[0]]])
+    shared = shared_shingles([r["Question"] for r in rows])
+    assert keep_out(rows, baseline_questions(), 0.3, shared)[1] == {"like a question kept for the baseline": [60]}
+
+
+def test_what_few_questions_share_counts_and_a_repeated_question_shares_nothing():
+    question = distinct(1)[0]
+    assert shared_shingles([question] * 200) == {}
+    assert shared_shingles(distinct(5) + [f"{q} so it is" for q in distinct(4, seed=1)]) == {}
+    assert shared_shingles([f"{q} so it is" for q in distinct(5)]) == {"so it is": 5, "it is ": 5, "is  ": 5}
+    thousand = distinct(950) + [f"{q} so it is" for q in distinct(51, seed=1)]
+    assert shared_shingles(thousand) == {"so it is": 51, "it is ": 51, "is  ": 51}
+    assert shared_shingles(thousand[:-1]) == {}
+
+
+def test_a_question_of_nothing_but_what_is_shared_is_compared_by_all_of_it():
+    shared = shingles("What is the diagnosis?") | shingles("What is the treatment?")
+    assert own_shingles("What is the diagnosis?", shared) == shingles("What is the diagnosis?")
+    rows = numbered(["What is the diagnosis?", "What is the treatment?", "what is the DIAGNOSIS"])
+    assert drop_near(rows, 0.7, shared)[1] == {"near-duplicate of an earlier row": [3]}
+
+
+@few
+@given(questions_strategy, st.sampled_from([0.3, 0.7, 1.0]), st.sets(st.integers(0, 99), max_size=20))
+def test_near_duplicates_with_shared_shingles_are_the_brute_force_ones(questions, threshold, chosen):
+    rows, kept = numbered(questions), []
+    every = sorted(set().union(*map(shingles, questions)))
+    shared = {every[k % len(every)] for k in chosen}
+
+    def own(one, other):
+        a, b = own_shingles(one, shared), own_shingles(other, shared)
+        return len(a & b) / len(a | b)
+
+    for candidate in rows:
+        pairs = [(candidate["Question"], r["Question"]) for r in kept]
+        if all(min(jaccard(*pair), own(*pair)) < threshold for pair in pairs):
+            kept.append(candidate)
+    assert drop_near(rows, threshold, shared)[0] == kept
+
+
+@needs_shared
+def test_of_the_real_rows_one_pair_is_alike_with_what_they_share_left_out():
+    questions = [r["Question"] for r in read_jsonl(SHARED / "medical_o1_en_187.jsonl")]
+    shared = shared_shingles(questions)
+    own = [own_shingles(question, shared) for question in questions]
+    alike = sorted(len(a & b) / len(a | b) for a, b in combinations(own, 2))
+    assert alike[-1] > 0.3 > 0.13 > alike[-2]
+
+
+def test_the_message_of_too_few_rows_says_what_is_alike():
+    question = distinct(1)[0]
+    few_words = [f"{question} {end}" for end in ("now", "today", "here")]
+    with pytest.raises(InputError, match=r"rows left: 3 \(groups of like questions: 1\), too few .*above 0\.3"):
+        split(numbered(few_words), 0.1, 0.1, seed=1)
+    assert sides(split(numbered(few_words), 0.1, 0.1, seed=1, group_similarity=1.0))["train"]
 
 
 # ------------------------------------------------------------------------------------------------------------- fit
@@ -517,7 +718,7 @@ def test_no_row_fits(words_as_tokens):
 def test_a_special_token_that_validate_was_not_told_of(words_as_tokens):
     kept, dropped = fit([row("a", 1, "b </think>"), row("a", 2, "b")], None, max_length=99)
     assert [r["line"] for r in kept] == [2]
-    assert dropped == {"special token in the reasoning or answer": [1]}
+    assert dropped == {"special token, or a character that the vocabulary cannot spell": [1]}
 
 
 # --------------------------------------------------------------------------------------------------------- overlap
@@ -648,8 +849,8 @@ def test_prepare_accounts_for_every_row_and_writes_what_it_reports(tmp_path, wor
         assert step["rows_in"] == before
         assert step["rows_in"] == step["rows_out"] + sum(step["reasons"].values())
         before = step["rows_out"]
-    assert steps["validate"]["reasons"] == {"empty answer": 1, "special token in the reasoning": 1}
-    assert steps["validate"]["lines"] == {"empty answer": [61], "special token in the reasoning": [62]}
+    assert steps["validate"]["reasons"] == {"empty answer": 1, "special token in the reasoning: </think>": 1}
+    assert steps["validate"]["lines"] == {"empty answer": [61], "special token in the reasoning: </think>": [62]}
     assert steps["exact duplicates"]["reasons"] == {"same question as an earlier row": 1}
     assert steps["keep out"]["reasons"] == {"like a question kept for the baseline": 1}
     assert steps["fit"]["reasons"] == {"longer than 1024 tokens": 1}
@@ -690,6 +891,45 @@ def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
     run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", made_rows()), **{"data.sample_size": 20})
     step = prepare(run, None)["steps"][0]
     assert step["reasons"] == {"not in a random sample of 20": 40}
+
+
+def test_one_question_many_times_is_said_with_its_count(tmp_path, words_as_tokens):
+    source = write_rows(tmp_path / "rows.jsonl", made_rows(1) * 200)
+    with pytest.raises(InputError, match=r"rows left: 1, too few .*\(of 200 rows: 199 x same question as an earlier"):
+        prepare(make_run(tmp_path / "run", source), None)
+
+
+def test_prepare_remarks_on_what_it_took_off_and_what_rows_share(tmp_path, words_as_tokens):
+    rows = [{**r, "Question": q} for r, q in zip(made_rows(), vignettes(60, 12), strict=True)]
+    rows[0]["Complex_CoT"] = "<think>\nSo.\n</think>"
+    run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", rows))
+    report = prepare(run, None)
+    assert report["splits"] == {"train": 48, "validation": 6, "test": 6}
+    wrapped, shared = report["remarks"]
+    assert wrapped == "The tags around the reasoning, <think> and </think>, were taken off 1 x."
+    assert shared.startswith(
+        "19 runs of three words stand in too many questions to make two of them alike: 'order0' (60), "
+    )
+    assert "So." in {r["Complex_CoT"] for name in report["splits"] for r in read_jsonl(run / f"data/{name}.jsonl")}
+
+
+def test_prepare_remarks_on_a_split_that_is_far_from_what_was_asked(tmp_path, words_as_tokens):
+    halves = [f"{one} of {other}" for one in distinct(2) for other in ("man", "woman", "boy", "girl")]
+    rows = [{**r, "Question": q} for r, q in zip(made_rows(8), halves, strict=True)]
+    run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", rows), **{"data.test_fraction": 0.2})
+    assert prepare(run, None)["remarks"] == [
+        "The split is not what was asked for: 4 of 8 rows for validation (1 asked), 0 of 8 rows for test (2 asked). "
+        "Rows with like questions stay on one side; a higher data.group_similarity makes smaller groups of them."
+    ]
+
+
+def test_a_question_that_the_model_cannot_read_is_said_before_training(tmp_path, smollm_tokenizer):
+    asked = [question("Fine?", name="a"), question("Odd?", "yes", "n\U00040000", name="b")]
+    write_rows(tmp_path / "asked.jsonl", [each.model_dump() for each in asked])
+    source = write_rows(tmp_path / "rows.jsonl", made_rows())
+    overrides = {"evaluation.questions": str(tmp_path / "asked.jsonl")}
+    with pytest.raises(InputError, match=r"asked, question b: the model's vocabulary cannot spell U\+40000"):
+        prepare(make_run(tmp_path / "run", source, **overrides), smollm_tokenizer)
 
 
 def test_prepare_twice_writes_the_same_bytes(tmp_path, words_as_tokens):

@@ -516,17 +516,23 @@ def test_a_file_is_a_task_named_by_its_stem_and_cut_to_the_limit(file):
         ({"answer_idx": None}, "answer_idx"),
         ({"question": ""}, "question"),
         ({"question": None}, "question"),
-        ({"id": None}, "id"),
+        ({"id": ["q2"]}, "id: list instead of text or a number"),
+        ({"id": "a\ud800"}, "id: half a character"),
+        ({"options": {"A": "a\udfff", "B": "b"}}, "options.A: half a character"),
         ({"options": {"A": "one"}, "answer_idx": "A"}, "options"),
-        ({"options": ["one", "two"]}, "options"),
-        ({"options": {"A": "one", "B": 2}}, "options.B"),
+        ({"options": ["one", "two"], "answer_idx": "three"}, "'three' is not among the options A, B"),
+        ({"options": ["one", "two"], "answer_idx": 1}, "answer_idx 1 may count from 0 or from 1"),
+        ({"options": ["1", "2", "3"], "answer_idx": 3}, "answer_idx 3 may count from 0 or from 1"),
+        ({"options": ["one", "one", "two"], "answer_idx": "one"}, "'one' is the text of A and B: give the letter"),
+        ({"options": "one, two"}, "options"),
+        ({"options": {"A": "one", "B": 2.5}}, "options.B"),
         ({"options": {"1": "one", "2": "two"}, "answer_idx": "1"}, "letters from A to Z, not '1', '2'"),
         ({"options": {"A": "one", "a": "two"}, "answer_idx": "A"}, "distinct letters"),
         ({"options": {"A)": "one", "B)": "two"}, "answer_idx": "A)"}, "letters from A to Z"),
     ],
 )
 def test_a_bad_question_is_named_with_its_file_and_line(file, change, says):
-    path = file(GOOD, "", {**GOOD, **change}, blank="\n\n")  # blank lines count as lines
+    path = file(GOOD, "", {**GOOD, "id": "q2", **change}, blank="\n\n")  # blank lines count as lines
     message = refused(path)
     assert message.startswith(f"{path} line 5: ")
     assert says in message
@@ -556,7 +562,43 @@ def test_a_file_of_questions_that_is_not_there():
 
 
 def test_a_question_after_the_limit_is_checked_too(file):
-    assert "line 2" in refused(file(GOOD, {**GOOD, "id": None}), limit=1)
+    assert "line 2" in refused(file(GOOD, {**GOOD, "id": []}), limit=1)
+
+
+def test_no_id_may_stand_twice_in_a_file(file):
+    path = file(GOOD, "", {**GOOD, "id": "q2"}, GOOD)
+    message = refused(path, limit=1)
+    assert message.startswith(f"{path} line 4: the id 'q1' is that of line 1 too; give each question one of its own")
+    assert "the id '2' is that of line 1" in refused(file({**GOOD, "id": 2}, {**GOOD, "id": None}))
+
+
+def test_control_characters_of_a_question_become_spaces(file):
+    [question] = choice_questions([file({**GOOD, "question": "Which\x0cdrug\x13?\n", "context": "a\x85b"})])["mine"]
+    assert (question.question, question.context) == ("Which drug ?\n", "a b")
+
+
+def test_ids_may_be_numbers_or_missing(file):
+    bare = {key: value for key, value in GOOD.items() if key != "id"}
+    path = file({**GOOD, "id": 70}, {**GOOD, "id": 0.5}, {**GOOD, "id": None}, "", {**GOOD, "id": ""}, bare)
+    assert [q.id for q in choice_questions([path])["mine"]] == ["70", "0.5", "3", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["Aspirin", "Heparin"], "B", "B"),
+        (["Aspirin", "Heparin"], "Heparin", "B"),
+        ({"A": "Aspirin", "B": "Heparin"}, "Heparin", "B"),
+        ({"A": "B", "B": "A"}, "A", "A"),
+        ([5, 10, 20], 20, "C"),
+        ({"A": 5, "B": 10, "C": None}, 10, "B"),
+    ],
+)
+def test_options_may_be_a_list_and_the_answer_an_options_text(file, options, answer, letter):
+    [question] = choice_questions([file({**GOOD, "options": options, "answer_idx": answer})])["mine"]
+    assert question.answer_idx == letter
+    texts = options if isinstance(options, list) else [text for text in options.values() if text is not None]
+    assert question.options == dict(zip("ABC", map(str, texts), strict=False))
 
 
 def test_odd_line_separators_inside_a_question_are_kept(file):
@@ -727,6 +769,27 @@ def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
     assert html.escape(evil) in text
     assert "&lt;b&gt;&amp;run" in text
     assert "&lt;u&gt;GPU" in text
+
+
+def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
+    from nbconvert.filters.markdown import markdown2html
+
+    run = open_run("smoke", tmp_path / "run", {"data.source": str(file_of(tmp_path, "a`|<b>.jsonl"))})
+    evil = "<img src=x onerror=alert(1)> | [x](javascript:alert(2)) ![](http://a.example/b.png) $\\frac$"
+    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
+    metrics = fill(run, base, tuned)
+    write_model_card(run, run / "README.md")
+    text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    page = Page(markdown2html(text))
+    assert not {"img", "b", "script"} & set(page.tags)
+    assert not [address for address in page.addresses if "javascript" in address or "a.example" in address]
+    assert [row[1:] for row in card_rows(text.partition("## Results")[2])[2:]] == figures_of(metrics)
+    write_index(run)  # nor is it a formula in a picture
+
+
+def file_of(folder, name):
+    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    return folder / name
 
 
 def card_rows(text):

@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections import Counter
+from html.parser import HTMLParser
 
 import pytest
 from datasets import Dataset
@@ -19,6 +20,7 @@ from helpers.prompts import (
     build_prompt,
     encode_example,
     encode_prompt,
+    quoted,
     special_strings,
     split_reasoning,
 )
@@ -286,6 +288,14 @@ def test_what_the_vocabulary_cannot_spell_leaves_the_row_out(tokenizer, characte
     """Its unknown token is <|endoftext|>: trained, it would be a special token in mid-sentence."""
     assert encode_example(tokenizer, made(thinking=f"Fever{character}."), 512) is None
     assert encode_example(tokenizer, made(answer=character), 512) is None
+    assert encode_example(tokenizer, made(question=f"Fever{character}?"), 512) is None
+
+
+@pytest.mark.parametrize("character", UNSPELLABLE, ids=ascii)
+def test_a_question_that_the_vocabulary_cannot_spell_is_one_line(tokenizer, character):
+    with pytest.raises(InputError, match=rf"cannot spell U\+{ord(character):04X} in the question 'Fever.*'$") as caught:
+        encode_prompt(tokenizer, f"Fever\n{character}, ≥ 38 °C?")
+    assert str(caught.value).isascii()
 
 
 # ------------------------------------------------------------------------------------------- text nobody would write
@@ -404,12 +414,50 @@ def test_what_is_trained_is_what_is_read_back(tokenizer, sample_rows):
 
 
 def test_a_reply_shown_as_markdown_cannot_pose_as_ours():
-    page = as_markdown(QUESTION, "Fever.\n\n**Answer**\n<script>\n</think>\nDoxycycline.\n# Loud\u2028**Question.**")
+    page = as_markdown(QUESTION, "Fever.\n\n**Answer**\r<script>\n</think>\nDoxycycline.\n# Loud\u2028**Question.**")
     ours = [line for line in page.split("\n") if line and not line.startswith("> ")]
-    assert ours == [f"**Question.** {QUESTION}", "**Reasoning**", "**Answer**"]
+    assert ours == [f"**Question.** {quoted(QUESTION)}", "**Reasoning**", "**Answer**"]
     assert "<script>" not in page
-    assert "> Doxycycline.\n> # Loud" in page
+    assert "> Doxycycline.<br># Loud" in page
+    assert page.count("**") == 6
     assert "never closed" in as_markdown(QUESTION, "Fever.")
+    assert "> *nothing*" in as_markdown(QUESTION, "Fever.</think>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p<b and c>d, 2 * 3 * 4, $5 to $10, a_b_c _d_ ~e~ ~~f~~",
+        "# head\n## two\n- one\n* two\n\n1. x\n> q\n\n---\n===\n```\ncode\n```",
+        "1. first", "2024) second", "- ", "* * *", "+ x", "=====", "> q", "| a | b |\n|---|---|", "$", "\\",
+        "[x](javascript:alert(1)) ![](http://a.example/b.png) [r]: http://a.example <https://a.example>",
+        "<img src=x onerror=alert(2)> <script>alert(3)</script> <br> <meta http-equiv=refresh content=0>",
+        "http://a.example/ www.a.example a@b.example `code` &lt;b&gt; &amp; &#42; \\* \\",
+        "\\(x\\) \\[y\\] $$z$$ \\begin{align}x\\end{align}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", ["", "> ", "**Name.** ", "- "])
+def test_quoted_text_is_shown_as_it_is(text, before):
+    from nbconvert.filters.markdown import markdown2html
+
+    class Shown(HTMLParser):
+        tags, text = frozenset(), ""
+
+        def handle_starttag(self, tag, attributes):
+            assert not attributes
+            self.tags |= {tag}
+            self.text += "\n" if tag == "br" else ""
+
+        def handle_data(self, data):
+            self.text += data
+
+    shown = Shown()
+    shown.feed(markdown2html(before + quoted(text)))
+    assert shown.text.strip().removeprefix("Name. ") == text.strip()
+    assert shown.tags <= {"p", "br", "span", "blockquote", "strong", "ul", "li"}
+    assert ("blockquote" in shown.tags, "ul" in shown.tags) == (before == "> ", before == "- ")
+    assert "$" not in quoted(text)  # else Jupyter's MathJax looks for formulas
+    assert "\\" not in quoted(text)
 
 
 # ---------------------------------------------------------------------------------------------------------- the trap

@@ -106,6 +106,7 @@ def test_auto_takes_over_the_settings_of_the_folder(tmp_path):
 def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
     """It has the profile's value of today, also where that hangs on the card; another one was not what made it."""
     made = open_run("full", tmp_path, {"data.source": "sample"})
+    (tmp_path / "data").mkdir()
     record = yaml.safe_load((tmp_path / "run.yaml").read_text())
     for key in ("evaluation.strengths", "training.packing"):
         del record["config"][key]
@@ -160,8 +161,28 @@ def test_another_configuration_is_refused_and_leaves_the_record_as_it_was(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["baseline", "data", "adapter", "checkpoints", "training", "evaluation", "export"])
+def test_whatever_a_stage_leaves_binds_the_folder(tmp_path, name):
+    open_run("smoke", tmp_path)
+    (tmp_path / name).mkdir()
+    assert "lora.r is 4 there, 9 asked" in refused("smoke", tmp_path, {"lora.r": 9})
+
+
+@pytest.mark.parametrize("overrides", [{}, {"model.name": "embedded"}])
+def test_settings_that_led_to_nothing_are_replaced(tmp_path, overrides):
+    """As after a misspelt model: 01 failed, and left its notebook and page."""
+    open_run("full", tmp_path, {"model.name": "SmolLM2", "data.source": "sample"})
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/01_setup.ipynb").write_text("{}")
+    run = open_run("full", tmp_path, {"data.source": "sample", **overrides})
+    assert run.config == open_run("full", tmp_path / "new", {"data.source": "sample", **overrides}).config
+    assert open_run("auto", tmp_path).config == run.config  # as the notebooks open it
+    assert (tmp_path / "notebooks/01_setup.ipynb").is_file()
+
+
 def test_more_than_one_difference_is_counted(tmp_path):
     open_run("smoke", tmp_path)
+    (tmp_path / "data").mkdir()
     assert "(and 2 more)" in refused("smoke", tmp_path, {"lora.r": 9, "lora.alpha": 9, "seed": 9})
     assert "(and" not in refused("smoke", tmp_path, {"lora.r": 9})
 

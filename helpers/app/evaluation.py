@@ -72,7 +72,7 @@ def _training(training: dict[str, Any]) -> None:
 def _data(report: dict[str, Any]) -> None:
     """Each rule with the rows that came in and went out, and why the others were left out."""
     splits = ", ".join(f"{rows} {name}" for name, rows in report["splits"].items())
-    st.text(f"From {report['provenance']['source']}: {splits} rows.")
+    st.text("\n".join([f"From {report['provenance']['source']}: {splits} rows.", *report.get("remarks", [])]))
     st.table(
         [
             {
