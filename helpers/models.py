@@ -39,15 +39,6 @@ def model_source(name: str) -> str:
     return name
 
 
-def public_name(name: str) -> str:
-    """The base model's name as an adapter's metadata and a model card should carry it: of a folder its own name alone,
-    without the path on this machine."""
-    if name == "embedded":
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    folder = project_path(name)
-    return name if _could_be_hub_id(name) and not folder.is_dir() else folder.name
-
-
 def _could_be_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 

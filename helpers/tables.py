@@ -1,4 +1,4 @@
-"""Rows from a .json, .jsonl, .csv or .parquet file or from the hub, and for all that can be wrong one readable line."""
+"""Rows from a .json, .jsonl, .csv or .parquet file, and for all that can be wrong one readable line."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from typing import Any
 from helpers import InputError
 
 Numbered = list[tuple[int, dict[str, Any]]]
+ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 
 
 class _BadTableError(Exception):
@@ -22,11 +23,11 @@ def read_table(path: Path) -> Numbered:
     A .json file may hold one list or an object a line; a byte order mark and Windows line ends are allowed. Raises
     InputError naming the file and, where there is one, the line or byte.
     """
-    readers = {".json": _json_rows, ".jsonl": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers = dict(zip(ENDINGS, (_json_rows, _json_rows, _csv_rows, _parquet_rows), strict=True))
     try:
         content = path.read_bytes()
         if path.suffix.lower() not in readers:
-            raise _BadTableError(f"has the unknown ending {path.suffix!r}; valid: {', '.join(readers)}")
+            raise _BadTableError(f"has the unknown ending {path.suffix!r}; valid: {', '.join(ENDINGS)}")
         return readers[path.suffix.lower()](content)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
@@ -34,22 +35,6 @@ def read_table(path: Path) -> Numbered:
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start})") from None
     except _BadTableError as error:
         raise InputError(f"{path.name} {error}") from None
-
-
-def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> tuple[Numbered, str]:
-    """The rows of a dataset on the hub, numbered from 1, and the commit that they were read at.
-
-    Raises InputError, which ends in `instead`: what to do without a network.
-    """
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    try:
-        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
-        commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
-        return list(enumerate(load_dataset(dataset, config, split=split, revision=commit).to_list(), 1)), commit
-    except Exception as error:  # three libraries, each with errors of its own
-        raise InputError(f"cannot get {dataset}: {brief(error)}; {instead}") from error
 
 
 def brief(error: BaseException) -> str:
