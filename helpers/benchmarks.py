@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from helpers import InputError
-from helpers.tables import hub_table
+from helpers.hub import hub_table
 
 Row = dict[str, Any]
 LETTERS = dict(enumerate("ABCDEFGHIJ"))
@@ -76,10 +76,11 @@ def benchmark_rows(name: str) -> tuple[list[Row], str]:
     """The questions of a benchmark as dicts, and the commit that they were read at.
 
     Read once a process: base and tuned are asked one set, whatever is pushed to the hub meanwhile. Raises InputError
-    where the hub cannot be reached.
+    where it cannot be had.
     """
     source = BENCHMARKS[name]
-    table, commit = hub_table(source.dataset, source.config, source.split, None, "a .jsonl file of questions will do")
+    instead = "a .jsonl file of questions will do"
+    table, commit, _ = hub_table(source.dataset, source.config, source.split, None, instead)
     try:
         return [{"id": f"{name}-{number}", **source.question(row)} for number, row in table], commit
     except KeyError as error:

@@ -30,6 +30,7 @@ class ModelSettings(_Section):
 
 class DataSettings(_Section):
     source: str = Field(min_length=1)
+    config: str | None
     revision: str | None
     sample_size: int | None = Field(ge=1)
     validation_fraction: float = Field(gt=0, lt=0.5)
@@ -86,6 +87,7 @@ GgufKind = Literal["f16", "q8_0", "q4_k_m"]
 
 class ExportSettings(_Section):
     gguf: GgufKind | Annotated[list[GgufKind], Field(min_length=1)]
+    base_model: str | None = Field(pattern=r"^[\w.-]+/[\w.-]+$")
 
     @property
     def kinds(self) -> list[str]:

@@ -27,20 +27,27 @@ from scipy.sparse.csgraph import connected_components
 
 from helpers import InputError
 from helpers.config import DataSettings
+from helpers.hub import HUB_CONFIG, hub_dataset, hub_table
 from helpers.overlap import overlap, quantiles
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, THINK, encode_example, special_strings, unspellable
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record, project_path, whole_folder, write_json, write_jsonl
 from helpers.similarity import normalise, own_shingles, shared_shingles, similar_pairs
-from helpers.tables import hub_table, read_table
+from helpers.tables import read_table
 
 Row = dict[str, Any]
 Dropped = dict[str, list[int]]
 
 COLUMNS = {"Question": "question", "Complex_CoT": "reasoning", "Response": "answer"}
+# Names that other tables give these columns, whatever their case, the first that is there; those with brackets are of
+# FreedomIntelligence/Medical-R1-Distill-Data, which has a question, R1's reasoning and R1's response.
+ALIASES = {
+    "Question": ("question",),
+    "Complex_CoT": ("complex_cot", "reasoning (reasoning_content)", "reasoning"),
+    "Response": ("response", "response (content)", "answer"),
+}
 SAMPLE = Path(__file__).parent / "data" / "sample.jsonl"
-HUB_DATASET = "FreedomIntelligence/medical-o1-reasoning-SFT"
 # Lone surrogates cannot be written; control characters and U+FFFD are what broken conversions leave behind.
 INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\uffff]")
 
@@ -48,32 +55,46 @@ INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\
 def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]:
     """Read `data.source` and draw `data.sample_size` rows of it at random, left in the source's order.
 
-    Returns the rows and their provenance: `source`, `revision` (the hub's commit, else None), `rows` before the draw
-    and `fingerprint`, the SHA-256 of their three columns, the same from every file format. Raises InputError.
+    Returns the rows and their provenance: `source`, `revision` and `config` (the hub's commit and configuration, else
+    None), `columns` (those of COLUMNS as the source names them), `rows` before the draw and `fingerprint`, the SHA-256
+    of the three columns, the same from every file format. Raises InputError.
     """
-    name, revision = data.source, None
-    if name == "hub":
-        name = HUB_DATASET
+    name, revision, config = hub_dataset(data.source) or data.source, None, data.config
+    if hub_dataset(data.source):
+        config = config or (HUB_CONFIG if data.source == "hub" else None)
         instead = "data.source may also be sample or a file"
-        table, revision = hub_table(HUB_DATASET, "en", "train", data.revision, instead)
+        table, revision, config = hub_table(name, config, "train", data.revision, instead)
+    elif config:
+        raise InputError(f"data.config = {config!r} is for data sets of the hub, and data.source is {name}")
     else:
         table = read_table(SAMPLE if name == "sample" else project_path(name))
     if not table:
         raise InputError(f"{name} holds no rows")
-    columns = list(dict.fromkeys(column for _, cells in table for column in cells))
-    if missing := [column for column in COLUMNS if column not in columns]:
-        hint = "; is its header line missing?" if name.lower().endswith(".csv") and len(missing) == 3 else ""
-        found = textwrap.shorten(", ".join(columns), 200, placeholder=" ...")
-        raise InputError(f"{name} has no column {', '.join(missing)}; its columns are: {found}{hint}")
+    columns = _find_columns(name, list(dict.fromkeys(column for _, cells in table for column in cells)))
     rows, digest = [], hashlib.sha256()
     for line, cells in table:
-        rows.append({column: cells.get(column) for column in COLUMNS} | {"line": line})
+        rows.append({column: cells.get(found) for column, found in columns.items()} | {"line": line})
         digest.update(_content(rows[-1]))
         if isinstance(cells.get("specialty"), str) and not INVALID.search(cells["specialty"]):
             rows[-1]["specialty"] = cells["specialty"]
-    provenance = {"source": name, "revision": revision, "rows": len(rows), "fingerprint": digest.hexdigest()}
+    provenance = {"source": name, "revision": revision, "config": config, "columns": columns}
+    provenance |= {"rows": len(rows), "fingerprint": digest.hexdigest()}
     drawn = sorted(rows, key=lambda row: _rank(row, seed))[: data.sample_size]
     return sorted(drawn, key=lambda row: row["line"]), provenance
+
+
+def _find_columns(name: str, there: list[str]) -> dict[str, str]:
+    """Each of COLUMNS to the name that it has among the columns `there`, its own or an alias; InputError without."""
+    folded = {column.strip().casefold(): column for column in reversed(there)}
+    found = {
+        column: column if column in there else next((folded[a] for a in aliases if a in folded), None)
+        for column, aliases in ALIASES.items()
+    }
+    if missing := [column for column in COLUMNS if not found[column]]:
+        hint = "; is its header line missing?" if name.lower().endswith(".csv") and len(missing) == 3 else ""
+        shown = textwrap.shorten(", ".join(there), 200, placeholder=" ...")
+        raise InputError(f"{name} has no column {', '.join(missing)}; its columns are: {shown}{hint}")
+    return found
 
 
 def _content(row: Row) -> bytes:

@@ -20,7 +20,8 @@ from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.generation import completion_nll
-from helpers.models import compute_dtype, load_tokenizer, public_name, save_tokenizer
+from helpers.hub import nameless_base, public_name
+from helpers.models import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
 from helpers.report import write_model_card
 from helpers.run_dir import Run, fingerprint, read_jsonl, whole_folder, write_json, write_jsonl, write_text
@@ -287,7 +288,9 @@ def identity(run: Run) -> str:
 
 def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
     """Write adapter/: weights, tokenizer and a first model card, whole or not at all."""
-    model.peft_config["default"].base_model_name_or_path = public_name(run.config.model.name)
+    model.peft_config["default"].base_model_name_or_path = public_name(run.config)
+    if warning := nameless_base(run.config):
+        print(warning)
     with whole_folder(run / "adapter") as folder:
         model.save_pretrained(folder, **ADAPTER_ONLY)
         save_tokenizer(tokenizer, run.config.model, folder)

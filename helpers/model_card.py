@@ -8,7 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from helpers.benchmarks import BENCHMARKS
-from helpers.models import load_tokenizer, public_name
+from helpers.hub import HUB_CONFIG, hub_dataset, public_name
+from helpers.models import load_tokenizer
 from helpers.prompts import build_prompt
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run
@@ -46,12 +47,15 @@ LICENCES = {
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA,
     "unsloth/DeepSeek-R1-Distill-Llama-8B": LLAMA,
     "FreedomIntelligence/medical-o1-reasoning-SFT": ("apache-2.0", "Apache-2.0"),
+    "FreedomIntelligence/Medical-R1-Distill-Data": ("apache-2.0", "Apache-2.0"),
+    "FreedomIntelligence/Medical-R1-Distill-Data-Chinese": ("apache-2.0", "Apache-2.0"),
     "GBaker/MedQA-USMLE-4-options": ("cc-by-4.0", "CC BY 4.0"),
     "openlifescienceai/medmcqa": ("apache-2.0", "Apache-2.0"),
     "qiaojin/PubMedQA": ("mit", "MIT"),
     "cais/mmlu": ("mit", "MIT"),
     "sample": ("apache-2.0", "Apache-2.0 (synthetic, packaged with this code)"),
 }
+LANGUAGES = {"en": "English", "zh": "Chinese"}
 UNKNOWN = ("other", "its owner's terms, which this code does not know")
 
 
@@ -61,7 +65,7 @@ def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id
     A GGUF file is called quantised from the merged model where that is published, as `merged_id`; of the base model it
     is a fine-tune, whatever its number format. A base model that is on no hub is left out.
     """
-    form, base = KINDS[kind], public_name(run.config.model.name)
+    form, base = KINDS[kind], public_name(run.config)
     parent = merged_id or (base if "/" in base else None)
     relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
     licence = LICENCES.get(base, UNKNOWN)[0]
@@ -69,8 +73,8 @@ def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id
     measured = eval_results(run, results) if results["evaluation"] else None
     return ModelCardData(
         base_model=parent,
-        datasets=[training_data(run, results)] if run.config.data.source == "hub" and results["data"] else None,
-        language="en",
+        datasets=[training_data(run)] if hub_dataset(run.config.data.source) and results["data"] else None,
+        language=language(run, results),
         library_name=form.library,
         license=licence,
         metrics=["accuracy"] if measured else None,
@@ -86,7 +90,7 @@ def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id
 def eval_results(run: Run, results: dict[str, Any]) -> list[EvalResult]:
     """The tuned model's figures in evaluation/metrics.json, for the hub's model index; accuracies from 0 to 1."""
     unseen, tasks = results["evaluation"]["validation"], results["evaluation"]["tasks"]
-    rows = training_data(run, results)
+    rows = training_data(run)
     found = [
         EvalResult(
             task_type="text-generation",
@@ -118,11 +122,18 @@ def eval_results(run: Run, results: dict[str, Any]) -> list[EvalResult]:
     return found
 
 
-def training_data(run: Run, results: dict[str, Any]) -> str:
+def training_data(run: Run) -> str:
     """The training rows' public name: the data set's on the hub, `sample`, or a file's without its folders."""
-    if run.config.data.source == "hub" and results["data"]:
-        return results["data"]["provenance"]["source"]
-    return Path(run.config.data.source).name
+    source = run.config.data.source
+    return hub_dataset(source) or Path(source).name
+
+
+def language(run: Run, results: dict[str, Any]) -> str | None:
+    """The code of the training rows' language, by the name of their configuration; None where that does not tell."""
+    data, read = run.config.data, results["data"]["provenance"] if results["data"] else {}
+    usual = {"sample": "en", "hub": HUB_CONFIG}.get(data.source, "")
+    code = (read.get("config") or data.config or usual).partition("_")[0]
+    return code if code in LANGUAGES else None
 
 
 def licences(run: Run, results: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -130,8 +141,8 @@ def licences(run: Run, results: dict[str, Any]) -> list[tuple[str, str, str]]:
     asked = results["evaluation"]["tasks"] if results["evaluation"] else {}
     sets = dict.fromkeys(_question_set(run, task) for task in asked)
     parts = [
-        ("base model", public_name(run.config.model.name)),
-        ("training data", training_data(run, results)),
+        ("base model", public_name(run.config)),
+        ("training data", training_data(run)),
         *(("evaluation questions", name) for name in sets),
     ]
     return [

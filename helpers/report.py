@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import plots
+from helpers.hub import public_name
 from helpers.metrics import points_apart
-from helpers.model_card import KINDS, card_data, licences, prompt_parts, training_data
-from helpers.models import public_name
+from helpers.model_card import KINDS, LANGUAGES, card_data, language, licences, prompt_parts, training_data
 from helpers.prompts import quoted
 from helpers.run_dir import Run, read_json, read_jsonl, write_text
 
@@ -60,7 +60,8 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
         title=title,
         metadata=card_data(run, kind, name, facts, merged_id).to_yaml(),
         licences=licences(run, facts),
-        training_data=training_data(run, facts),
+        training_data=training_data(run),
+        language=LANGUAGES.get(language(run, facts)),
         prompt=prompt_parts(run),
         repo_id=repo_id,
         where=repo_id or KINDS[kind].folder,
@@ -160,7 +161,7 @@ def _facts(run: Run) -> dict[str, Any]:
         **results(run),
         "config": run.config,
         "record": run.record,
-        "base_model": public_name(run.config.model.name),
+        "base_model": public_name(run.config),
         "headline": headline(run),
         "verdicts": verdicts(run),
         "stage_titles": STAGES,

@@ -168,17 +168,19 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
 
 
 def check_sources(config: Config) -> None:
-    """Read the user's own files once, so that a wrong one is told before a folder is made and any stage spends time."""
+    """Read the user's own sources once: a wrong one is told before a folder is made and any stage spends time."""
     if config.evaluation.questions != ["sample"]:
         from helpers.questions import choice_questions
 
         choice_questions(config.evaluation.questions, config.evaluation.max_questions)
     source = config.data.source
-    if source not in ("sample", "hub"):
+    if (source, config.data.config) not in (("sample", None), ("hub", None)):
         from helpers.dataset_prep import read_rows
+        from helpers.hub import hub_dataset
 
-        if not project_path(source).is_file():
-            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there")
+        if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
+            others = "nor a data set's id on the hub (owner/name)"
+            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there {others}")
         read_rows(config.data, config.seed)
 
 

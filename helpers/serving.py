@@ -18,7 +18,8 @@ from typing import Any
 from helpers import InputError
 from helpers.chat import Endpoint, chat_template, is_local
 from helpers.config import Config
-from helpers.models import embedded_gguf, load_tokenizer, model_source
+from helpers.models import load_tokenizer, model_source
+from helpers.packaged import embedded_gguf
 from helpers.run_dir import Run, read_json, write_text
 from helpers.setup import describe_machine
 

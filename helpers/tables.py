@@ -1,4 +1,4 @@
-"""Rows from a .json, .jsonl, .csv or .parquet file or from the hub, and for all that can be wrong one readable line."""
+"""Rows from a .json, .jsonl, .csv or .parquet file, and for all that can be wrong one readable line."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from typing import Any
 from helpers import InputError
 
 Numbered = list[tuple[int, dict[str, Any]]]
+ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (pandas: to_json(path, orient='records'))"
 
@@ -31,12 +32,9 @@ def read_table(path: Path, text_column: str | None = None) -> Numbered:
     CSV file commas, semicolons or tabs. With `text_column` a .txt file is read too: a row of that column a line, but
     for blank lines. Raises InputError naming the file and, where there is one, the line or byte.
     """
-    readers: dict[str, Callable[[bytes], Numbered]] = {
-        ".json": _json_rows,
-        ".jsonl": _json_rows,
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
-    }
+    readers: dict[str, Callable[[bytes], Numbered]] = dict(
+        zip(ENDINGS, (_json_rows, _json_rows, _csv_rows, _parquet_rows), strict=True)
+    )
     if text_column:
         readers[".txt"] = lambda content: _text_rows(content, text_column)
     try:
@@ -62,22 +60,6 @@ def row_id(row: dict[str, Any], line: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"id: {type(value).__name__} instead of text or a number")
     return str(value)
-
-
-def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> tuple[Numbered, str]:
-    """The rows of a dataset on the hub, numbered from 1, and the commit that they were read at.
-
-    Raises InputError, which ends in `instead`: what to do without a network.
-    """
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    try:
-        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
-        commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
-        return list(enumerate(load_dataset(dataset, config, split=split, revision=commit).to_list(), 1)), commit
-    except Exception as error:  # three libraries, each with errors of its own
-        raise InputError(f"cannot get {dataset}: {brief(error)}; {instead}") from error
 
 
 def brief(error: BaseException) -> str:

@@ -1,41 +1,103 @@
-"""Weights & Biases: one tracked job a stage, grouped by run, and never a prompt for a key."""
+"""Weights & Biases: one tracked job a stage, grouped by run; it never asks for a key and never ends the work."""
 
+import hashlib
+import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from helpers.run_dir import Run
+import httpx
+
+from helpers.config import profile_table
+from helpers.run_dir import Run, fingerprint
 from helpers.setup import is_main_process, wandb_mode
+from helpers.tables import brief
+
+# Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
+INIT_TIMEOUT = 20
 
 
 @contextmanager
 def tracked(run: Run, job: str) -> Iterator[Any]:
     """A W&B run with the configuration and the data's fingerprint, or None where tracking is disabled.
 
-    Online when there is a key, else offline into the run folder (`wandb sync` uploads it later).
+    Online when there is a key and a connection, else offline into the run folder (`wandb sync` uploads it later). A job
+    that was stopped goes on with its W&B run; one that fails is recorded as failed.
     """
     mode = wandb_mode(run.config.tracking.wandb)
     if mode == "disabled" or not is_main_process():
         yield None
         return
+    tracker = _start(run, job, mode)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
+
+
+def _start(run: Run, job: str, mode: str) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its warnings
     import wandb
 
-    tracker = wandb.init(
-        project=run.config.tracking.project,
-        group=run.path.name,
-        name=f"{run.path.name}-{job}",
-        job_type=job,
-        dir=run.path,
-        mode=mode,
-        config={**run.config.flat(), "run": {k: v for k, v in run.record.items() if k != "config"}},
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    try:
-        yield tracker
-    finally:
-        tracker.finish()
+    settings = {"silent": True, "console": "off"}
+    settings |= {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": INIT_TIMEOUT}
+    words = {
+        "project": _project(run),
+        "group": run.path.name,
+        "name": f"{run.path.name}-{job}",
+        "job_type": job,
+        "dir": None if os.environ.get("WANDB_DIR") else run.path,
+        "id": run_id(run, job),
+        "resume": "allow",
+        "config": {**run.config.flat(), "run": {k: v for k, v in run.record.items() if k != "config"}},
+        "settings": wandb.Settings(**settings),
+    }
+    if mode == "online":
+        try:
+            _reach()
+            return wandb.init(mode=mode, **words)
+        except (httpx.HTTPError, wandb.Error) as error:
+            print(f"W&B online fails ({brief(error)}): tracking offline, `wandb sync` uploads it later")
+            _let_go()
+    return wandb.init(mode="offline", **words)
+
+
+def _reach() -> None:
+    """Raise httpx.HTTPError where W&B's server cannot be reached, which W&B itself keeps trying for minutes."""
+    from wandb.sdk.wandb_setup import singleton
+
+    # Whether anybody answers: no secret is sent, and which certificates are good is for W&B to say.
+    httpx.get(singleton().settings.base_url, timeout=10, verify=False)
+
+
+def _let_go() -> None:
+    """Give up a W&B session whose run has failed to start, which else keeps the run's id for itself.
+
+    It is not waited for: wandb 0.28 tries to upload that run for ever.
+    """
+    import wandb
+
+    thread = threading.Thread(target=wandb.teardown, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+
+
+def run_id(run: Run, job: str) -> str:
+    """The same for a job of a run folder until it has left its metrics: so one that was stopped is gone on with."""
+    finished = fingerprint(run / job / "metrics.json")
+    made_of = json.dumps([str(run.record["created"]), run.path.name, job, finished])
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
+def _project(run: Run) -> str:
+    """The setting where it is not the profile's own, else what WANDB_PROJECT says."""
+    project = run.config.tracking.project
+    usual = project == profile_table()[run.config.profile]["tracking.project"]
+    return (os.environ.get("WANDB_PROJECT") if usual else None) or project
 
 
 def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:

@@ -68,7 +68,9 @@ def hub(monkeypatch):
     def load_dataset(path, name, *, split, revision):
         hub.calls.append((path, name, split, revision))
         [found] = [key for key, b in BENCHMARKS.items() if (b.dataset, b.config, b.split) == (path, name, split)]
-        return datasets.Dataset.from_list(hub.rows[found])
+        rows = datasets.Dataset.from_list(hub.rows[found])
+        files = [{"filename": f"/cache/{path}/{name}/0.0.0/{revision}/rows-{split}.arrow"}]
+        return SimpleNamespace(to_list=rows.to_list, cache_files=files, info=rows.info)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -144,11 +146,12 @@ def test_columns_that_have_changed_are_named(hub):
         choice_questions(["medmcqa"])
 
 
-def test_a_benchmark_without_a_network_is_one_line(monkeypatch):
+def test_a_benchmark_without_a_network_is_one_line(monkeypatch, tmp_path):
     def no_network(*args, **kwargs):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     benchmark_rows.cache_clear()
     with pytest.raises(InputError, match=r"cannot get GBaker/MedQA.*; a \.jsonl file of questions will do") as caught:
         choice_questions(["medqa"])

@@ -668,7 +668,7 @@ def test_hub_without_a_network_is_one_line_from_the_shell_and_leaves_the_older_d
     folder = tmp_path / "run"
     before = with_data(open_run("smoke", folder, {"data.source": "hub"}).path)
     words = ["-m", "helpers", "run", "--run-dir", str(folder), "--only", "03"]
-    result = python(*words, cwd=PROJECT_ROOT, env={"HF_HUB_OFFLINE": "1"})
+    result = python(*words, cwd=PROJECT_ROOT, env={"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")})
     assert "cannot get FreedomIntelligence/medical-o1-reasoning-SFT: " in error_line(result)
     assert "sample or a file" in result.err
     assert contents(folder).items() >= before.items()

@@ -8,7 +8,6 @@ import socket
 from itertools import combinations
 
 import datasets
-import huggingface_hub
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -182,10 +181,10 @@ WRONG_FILES = {
         b'{"Question": "q", "Response": "r"}',
         "no column Complex_CoT; its columns are: Question",
     ),
-    "other case": (
+    "other names": (
         "a.jsonl",
-        b'{"question": "q", "Complex_CoT": "c", "Response": "r"}',
-        "no column Question; .*question",
+        b'{"case": "q", "Complex_CoT": "c", "Response": "r"}',
+        "no column Question; .*case",
     ),
     "missing csv column": (
         "a.csv",
@@ -254,7 +253,7 @@ def test_a_wrong_file_gives_one_clear_line(tmp_path, name):
 def test_a_parquet_file_without_the_columns_or_with_broken_pages(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"Question": ["q"], "Answer": ["a"]}), path)
-    with pytest.raises(InputError, match="no column Complex_CoT, Response; its columns are: Question, Answer"):
+    with pytest.raises(InputError, match="no column Complex_CoT; its columns are: Question, Answer"):
         read_rows(data_settings(path), seed=1)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -299,32 +298,47 @@ def test_a_sample_is_seeded_and_does_not_hang_on_the_order(tmp_path):
     assert len(read_rows(data_settings(path, sample_size=99), seed=1)[0]) == 30
 
 
-def test_the_hub_records_the_commit_it_read(monkeypatch):
-    """Shapes as huggingface_hub 1.33 and datasets 4.8 give them: DatasetInfo.sha, and a Dataset of three columns."""
-    calls = []
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "question",
+            "reasoning (reasoning_content)",
+            "response (content)",
+        ),  # FreedomIntelligence/Medical-R1-Distill-Data
+        ("QUESTION", " Complex_CoT", "response"),
+        ("question", "reasoning", "answer"),
+    ],
+)
+def test_the_same_columns_under_other_names(tmp_path, names):
+    path = write_rows(tmp_path / "rows.jsonl", [dict(zip(names, row.values(), strict=True)) for row in TRICKY])
+    rows, provenance = read_rows(data_settings(path), seed=1)
+    assert [{name: r[name] for name in COLUMNS} for r in rows] == TRICKY
+    assert provenance["columns"] == dict(zip(COLUMNS, names, strict=True))
+    expected = read_rows(data_settings(write_as("jsonl", tmp_path)), seed=1)[1]["fingerprint"]
+    assert provenance["fingerprint"] == expected
 
-    def dataset_info(self, repo_id, *, revision=None, timeout=None):
-        calls.append((repo_id, revision))
-        return huggingface_hub.hf_api.DatasetInfo(id=repo_id, sha="c" * 40, siblings=[], tags=[])
 
-    def load_dataset(path, name, *, split, revision):
-        calls.append((path, name, split, revision))
-        return datasets.Dataset.from_list([{name: r[name] for name in COLUMNS} for r in TRICKY])
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows, provenance = read_rows(data_settings("hub", revision="main"), seed=1)
-    name = "FreedomIntelligence/medical-o1-reasoning-SFT"
-    assert calls == [(name, "main"), (name, "en", "train", "c" * 40)]
-    assert (provenance["source"], provenance["revision"], provenance["rows"]) == (name, "c" * 40, 2)
-    assert [r["line"] for r in rows] == [1, 2]
+def test_a_columns_own_name_comes_before_an_alias(tmp_path):
+    more = {"question": "no", "reasoning": "no", "response (content)": "no", "answer": "no"}
+    path = write_rows(tmp_path / "rows.jsonl", [{**more, **row, **more} for row in TRICKY])
+    rows, provenance = read_rows(data_settings(path), seed=1)
+    assert [{name: r[name] for name in COLUMNS} for r in rows] == TRICKY
+    assert provenance["columns"] == {name: name for name in COLUMNS}
 
 
-def test_the_hub_without_a_network_is_one_line(monkeypatch):
+def test_a_configuration_is_for_the_hub_alone(tmp_path):
+    for source in ("sample", write_as("jsonl", tmp_path)):
+        with pytest.raises(InputError, match=r"data.config = 'zh' is for data sets of the hub, and data.source is"):
+            read_rows(data_settings(source, config="zh"), seed=1)
+
+
+def test_the_hub_without_a_network_is_one_line(monkeypatch, tmp_path):
     def no_network(*args, **kwargs):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(InputError, match=r"cannot get FreedomIntelligence.*data.source may also be") as caught:
         read_rows(data_settings("hub"), seed=1)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import InputError, export, models
 from helpers.export import check_room, convert, merge
-from helpers.models import PROBE, load_tokenizer, model_shape, tiny_folder
+from helpers.models import PROBE, load_tokenizer, model_shape
+from helpers.packaged import tiny_folder
 from helpers.portable import portable_config
 from helpers.prompts import build_prompt
 from helpers.run_dir import open_run, read_json, write_json

@@ -13,7 +13,8 @@ from transformers.utils import chat_template_utils
 from helpers import InputError
 from helpers.config import Config
 from helpers.families import check_template, end_of_turn, end_tokens, family, render, separator
-from helpers.models import PROBE, check_model, load_tokenizer, lora_targets, model_source, probe, tiny_folder
+from helpers.models import PROBE, check_model, load_tokenizer, lora_targets, model_source, probe
+from helpers.packaged import tiny_folder
 from helpers.prompts import OPENING, TASK, build_prompt, encode_example, encode_prompt, split_reasoning
 
 TEMPLATES = {

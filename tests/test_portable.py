@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config
 
 from helpers import PROJECT_ROOT
-from helpers.models import tiny_folder
+from helpers.packaged import tiny_folder
 from helpers.portable import portable_config, portable_tokenizer_config
 from helpers.run_dir import read_json, write_json
 

@@ -482,7 +482,7 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.models import tiny_folder
+    from helpers.packaged import tiny_folder
 
     rows = sample_rows[:4]
     obvious = [

@@ -19,13 +19,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from helpers import InputError, setup
 from helpers.benchmarks import BENCHMARKS
+from helpers.config import Config
 from helpers.export import merge, write_modelfile
+from helpers.hub import hub_dataset, public_name
 from helpers.model_card import KINDS, LICENCES, UNKNOWN, prompt_parts
-from helpers.models import load_tokenizer, public_name, tiny_folder
+from helpers.models import load_tokenizer
+from helpers.packaged import tiny_folder
 from helpers.prompts import build_prompt
 from helpers.publish import push_to_hub
 from helpers.report import model_card, write_model_card
-from helpers.run_dir import note_in_record, open_run, read_json, write_json, write_text
+from helpers.run_dir import Run, note_in_record, open_run, read_json, write_json, write_text
 
 MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 TOKEN = "hf_of_the_test"
@@ -148,7 +151,7 @@ def make(folder, tokenizer, settings=None, profile="smoke"):
     """A run with all three forms of a model, small files of random bytes where it does not matter what is in them."""
     run = open_run(profile, folder, settings)
     tokenizer.save_pretrained(run / "adapter")
-    write_json(run / "adapter/adapter_config.json", {"base_model_name_or_path": public_name(run.config.model.name)})
+    write_json(run / "adapter/adapter_config.json", {"base_model_name_or_path": public_name(run.config)})
     write_json(run / "export/merged/config.json", {"model_type": "llama"})
     tokenizer.save_pretrained(run / "export/merged")
     for name in (ADAPTER, "export/merged/model.safetensors", "export/model-f16.gguf", "export/model-q4_k_m.gguf"):
@@ -439,27 +442,59 @@ def test_the_embedded_model_is_named_as_on_the_hub(tmp_path, tokenizer):
     assert (card.base_model, card.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 
 
-@pytest.mark.parametrize(
-    ("name", "public"),
-    [("tiny", "tiny"), (R1, R1), ("/home/me/llama", "llama"), ("~/x/llama", "llama"), ("models/x/llama", "llama")],
-)
-def test_the_public_name_of_a_model_holds_no_folders(name, public):
-    assert public_name(name) == public
-
-
-def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path, monkeypatch):
-    write_json(tmp_path / "models/llama/config.json", {})
-    monkeypatch.setattr("helpers.run_dir.PROJECT_ROOT", tmp_path)
-    assert public_name("models/llama") == "llama"
-    assert public_name("others/llama") == "others/llama"
-
-
 def test_a_users_questions_that_bear_a_benchmarks_name_are_not_that_benchmark(run):
     measured(run)
     note_in_record(run, questions={})
     card = model_card(open_run("auto", run.path), "adapter", "me/model")
     assert "GBaker" not in card
     assert f"| evaluation questions | `medqa (a file)` | {UNKNOWN[1]} |" in card
+
+
+def test_a_base_in_a_folder_is_named_by_the_setting_and_under_its_licence(tmp_path, hub, tokenizer, capsys):
+    folder = tmp_path / "kaggle/2"
+    write_json(folder / "config.json", {"model_type": "llama"})
+    run = make(tmp_path / "run", tokenizer, {"model.name": str(folder)})
+    card = model_card(run, "adapter", "me/model")
+    assert "A LoRA adapter for `kaggle`" in card
+    assert "base_model" not in data_of(card).to_dict()
+    push_to_hub(run, "me/model", dry_run=True)
+    assert "set export.base_model to its hub id" in capsys.readouterr().out
+    run = make(tmp_path / "named", tokenizer, {"model.name": str(folder), "export.base_model": R1})
+    push_to_hub(run, "me/named")
+    assert "export.base_model" not in capsys.readouterr().out
+    card = hub.sent("me/named")["README.md"].decode("utf-8")
+    assert (data_of(card).base_model, data_of(card).license) == (R1, "llama3.1")
+    assert f'AutoModelForCausalLM.from_pretrained("{R1}"' in card
+    assert "Built with Llama" in card
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "code", "words"),
+    [
+        ({}, None, "en", "The training rows are in English."),
+        ({"data.source": "hub"}, "en", "en", "The training rows are in English."),
+        ({"data.source": "hub"}, None, "en", "The training rows are in English."),  # a folder from before data.config
+        ({"data.source": "hub"}, "zh_mix", "zh", "The training rows are in Chinese."),
+        ({"data.source": "FreedomIntelligence/Medical-R1-Distill-Data-Chinese"}, "zh", "zh", "rows are in Chinese."),
+        ({"data.source": "a/b"}, "default", None, "fine-tuning and evaluation. What"),
+        ({"data.source": "rows.jsonl"}, None, None, "fine-tuning and evaluation. What"),
+    ],
+)
+def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(
+    tmp_path, tokenizer, settings, config, code, words
+):
+    run = make(tmp_path / "run", tokenizer)
+    run = Run(run.path, Config.resolve("smoke", settings))
+    measured(run)
+    report = read_json(run / "data/report.json")
+    write_json(run / "data/report.json", {**report, "provenance": {**report["provenance"], "config": config}})
+    card = model_card(run, "adapter", "me/model")
+    assert data_of(card).to_dict().get("language") == code
+    assert words in " ".join(card.split())
+    assert ("English" in card) == (code == "en")
+    if source := settings.get("data.source"):
+        assert data_of(card).datasets == ([hub_dataset(source)] if hub_dataset(source) else None)
 
 
 def test_a_base_model_unknown_here_is_under_its_own_licence(tmp_path, tokenizer):

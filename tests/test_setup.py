@@ -1,15 +1,21 @@
 """What a machine can do, as a table, and secrets: where they are looked for and that they go nowhere else."""
 
+import itertools
+import json
 import os
+import struct
+import subprocess
 import sys
 import types
 
+import huggingface_hub
 import pytest
+from fake_server import Server
 
-from helpers import setup, tracking
+from helpers import PROJECT_ROOT, InputError, setup, tracking
 from helpers.config import Config, profile_table
-from helpers.run_dir import Run
-from helpers.setup import SECRETS, Machine, choose_profile, describe_machine, export_secrets, secret, wandb_mode
+from helpers.run_dir import Run, note_in_record, open_run, write_json
+from helpers.setup import FOUND, SECRETS, Machine, choose_profile, describe_machine, export_secrets, wandb_mode
 
 KEY = "hf_0123456789abcdefghijklmnopqrstuv"
 
@@ -136,12 +142,20 @@ def test_colab_is_recognised(monkeypatch):
 # Secrets ---------------------------------------------------------------------------------------------------------
 
 
+WANDB_VARIABLES = ("MODE", "DISABLED", "PROJECT", "ENTITY", "DIR", "SILENT", "INIT_TIMEOUT", "BASE_URL")
+
+
 @pytest.fixture(autouse=True)
-def no_secrets(monkeypatch):
-    """An environment without keys, put back as it was afterwards, whatever a test exports."""
-    for name in (*SECRETS, "WANDB_MODE"):
+def no_secrets(monkeypatch, tmp_path):
+    """An environment without keys and logins, put back as it was afterwards, whatever a test exports."""
+    variables = [*itertools.chain(*SECRETS.values()), FOUND, *(f"WANDB_{name}" for name in WANDB_VARIABLES)]
+    for name in variables:
         monkeypatch.setenv(name, "")  # noted for the way back, also where it was absent
         monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(setup, "INHERITED", {})
+    monkeypatch.setattr(setup, "_silent", set())
 
 
 def colab(monkeypatch, get):
@@ -159,7 +173,6 @@ class NotebookAccessError(Exception):
 
 
 def test_without_anything_a_secret_is_not_set():
-    assert secret("HF_TOKEN") is None
     assert export_secrets() == dict.fromkeys(SECRETS, "not set")
     assert not set(SECRETS) & set(os.environ)
 
@@ -168,13 +181,11 @@ def test_the_environment_comes_first(monkeypatch):
     colab(monkeypatch, lambda name: pytest.fail("Colab was asked"))
     for name in SECRETS:
         monkeypatch.setenv(name, KEY)
-    assert secret("HF_TOKEN") == KEY
     assert export_secrets() == dict.fromkeys(SECRETS, "environment")
 
 
 def test_an_empty_variable_is_no_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
-    assert secret("HF_TOKEN") is None
     assert export_secrets()["HF_TOKEN"] == "not set"
 
 
@@ -202,6 +213,67 @@ def test_a_refusal_of_colabs_means_not_set(monkeypatch, error):
     assert wandb_mode("auto") == "offline"
 
 
+class SecretNotFoundError(Exception):
+    """What Colab's page answers at once where there is no such secret."""
+
+
+def test_a_store_that_did_not_answer_is_not_asked_again(monkeypatch):
+    asked = []
+
+    def get(name):
+        asked.append(name)
+        raise error(name)
+
+    colab(monkeypatch, get)
+    error = SecretNotFoundError
+    export_secrets(), export_secrets()
+    assert asked == [*SECRETS] * 2  # a secret that is added meanwhile is found
+    asked.clear()
+    error = TimeoutError
+    export_secrets(), export_secrets(), wandb_mode("auto")
+    assert len(asked) == 1
+
+
+def test_kaggles_secrets_come_after_colabs(monkeypatch):
+    colab(monkeypatch, {"WANDB_API_KEY": "from colab"}.get)
+    kaggle = types.ModuleType("kaggle_secrets")
+    kaggle.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=lambda name: KEY)
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
+    found = {"HF_TOKEN": "Kaggle secrets", "WANDB_API_KEY": "Colab secrets"}
+    assert export_secrets() == found
+    assert os.environ["HF_TOKEN"] == KEY
+    assert export_secrets() == found  # not "environment", where they are now
+
+
+def test_a_child_is_told_where_secrets_were_found_and_asks_no_store(monkeypatch):
+    colab(monkeypatch, {"HF_TOKEN": KEY}.get)
+    found = export_secrets()
+    child = "import sys, types; sys.modules['google.colab'] = None; import helpers.setup as s; "
+    child += "s.STORES = {name: lambda _: 1 / 0 for name in s.STORES}; print(s.export_secrets(), s._silent)"
+    told = subprocess.run(
+        [sys.executable, "-c", child], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert told.stdout.strip() == f"{found} set()"
+    assert KEY not in os.environ[FOUND]
+
+
+def test_a_stored_login_is_found_and_left_where_it_is(monkeypatch, tmp_path):
+    login = f"machine {{}}\n  login user\n  password {'n' * 40}\n"
+    hosts = ("api.wandb.ai", "wandb.example.org")
+    (tmp_path / "netrc").write_text("".join(map(login.format, hosts)))
+    (tmp_path / "token").write_text(KEY + "\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert export_secrets() == dict.fromkeys(SECRETS, "stored login")
+    assert not set(SECRETS) & set(os.environ)
+    assert wandb_mode("auto") == wandb_mode("online") == "online"
+
+
+def test_the_older_name_of_the_hubs_token_is_heard(monkeypatch):
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", KEY)
+    assert export_secrets()["HF_TOKEN"] == "environment"
+
+
 def test_a_secrets_value_is_neither_returned_nor_printed(monkeypatch, capsys):
     colab(monkeypatch, {"WANDB_API_KEY": KEY + "2"}.get)
     monkeypatch.setenv("HF_TOKEN", KEY)
@@ -213,8 +285,6 @@ def test_a_secrets_value_is_neither_returned_nor_printed(monkeypatch, capsys):
 
 
 def test_a_secret_is_not_in_the_record_of_a_run(tmp_path, monkeypatch):
-    from helpers.run_dir import open_run
-
     for name in SECRETS:
         monkeypatch.setenv(name, KEY)
     export_secrets()
@@ -231,6 +301,10 @@ def test_wandb_is_online_with_a_key_and_offline_without(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert wandb_mode("auto") == "online"
     monkeypatch.delenv("WANDB_API_KEY")
+    assert wandb_mode("auto") == "offline"
+
+
+def test_wandb_is_online_with_a_key_of_colabs(monkeypatch):
     colab(monkeypatch, {"WANDB_API_KEY": KEY}.get)
     assert wandb_mode("auto") == "online"
 
@@ -246,11 +320,39 @@ def test_without_a_key_no_setting_leads_to_a_mode_that_asks_for_one(setting):
     assert wandb_mode(setting) in ("offline", "disabled")
 
 
-def test_online_without_a_key_is_an_error_and_not_a_question(monkeypatch):
-    from helpers import InputError
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "online"}, "online"),
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, "disabled"),
+    ],
+)
+def test_wandbs_own_variables_are_heard_with_a_key(monkeypatch, variables, mode):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode("auto") == mode
+    assert wandb_mode("offline") == "offline"  # a setting that is not auto was meant
+    assert wandb_mode("online") == "online"
 
-    with pytest.raises(InputError, match="WANDB_API_KEY"):
+
+def test_a_mode_that_wandb_does_not_know(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(InputError, match="WANDB_MODE = 'onlin' is none of online, offline, disabled"):
+        wandb_mode("auto")
+
+
+def test_online_without_a_key_is_an_error_and_not_a_question(monkeypatch):
+    with pytest.raises(InputError, match=r"tracking.wandb = 'online' needs a key: set WANDB_API_KEY"):
         wandb_mode("online")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(InputError, match="WANDB_MODE = 'online' needs a key"):
+        wandb_mode("auto")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert wandb_mode("online") == "online"
 
@@ -263,29 +365,87 @@ def test_disabled_tracking_does_not_touch_wandb(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tracked_job_gets_settings_mode_and_fingerprint_and_is_finished_after_an_error(tmp_path, monkeypatch):
-    from helpers.run_dir import note_in_record, open_run
-
-    calls = []
-    fake = types.ModuleType("wandb")
-    fake.Settings = dict
-    fake.init = lambda **words: (
-        calls.append(words) or types.SimpleNamespace(finish=lambda **how: calls.append("finished"))
-    )
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    note_in_record(open_run("smoke", tmp_path, {"tracking.wandb": "auto"}), data={"fingerprint": "abc"})
-    with (
-        pytest.raises(RuntimeError, match="in the job"),
-        tracking.tracked(open_run("auto", tmp_path), "training"),
-    ):
+# Run in a process of its own: a job named training in the run folder argv[1], which fails where argv[2] says so.
+CHILD = """
+import sys, time
+from helpers.run_dir import open_run
+from helpers.tracking import tracked
+run, started = open_run("auto", sys.argv[1]), time.monotonic()
+with tracked(run, "training") as tracker:
+    print("SECONDS", time.monotonic() - started)
+    tracker.log({"loss": 1.0})
+    if sys.argv[2] == "fail":
         raise RuntimeError("in the job")
-    started, finished = calls
-    assert started["mode"] == "offline"
-    assert started["dir"] == tmp_path
-    assert started["job_type"] == "training"
-    assert started["config"]["lora.r"] == 4
-    assert started["config"]["run"]["data"]["fingerprint"] == "abc"
-    assert finished == "finished"
+"""
+
+
+def track(folder, outcome, **variables):
+    environment = {**os.environ, "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", **variables}
+    words = [sys.executable, "-c", CHILD, str(folder), outcome]
+    done = subprocess.run(
+        words, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == (outcome == "fail"), done.stderr
+    return done.stdout
+
+
+def records(folder):
+    """What W&B has written of each offline run, oldest first: the records by their kind, the last of each."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    runs = []
+    for path in sorted(folder.glob("offline-run-*/*.wandb")):
+        data, at, part, found = path.read_bytes(), 7, b"", {}
+        while at + 7 <= len(data):  # blocks of 32 kB of pieces, each with its checksum, length and kind before it
+            if (left := 32768 - at % 32768) < 7:
+                at += left
+                continue
+            length, kind = struct.unpack_from("<HB", data, at + 4)
+            part, at = part + data[at + 7 : at + 7 + length], at + 7 + length
+            if kind in (1, 4):  # a whole record, or the last piece of one
+                record, part = Record.FromString(part), b""
+                found[record.WhichOneof("record_type")] = record
+        runs.append(found)
+    return runs
+
+
+def test_a_job_that_failed_is_recorded_so_and_goes_on_in_the_same_run_until_it_is_done(tmp_path):
+    folder = tmp_path / "run"
+    note_in_record(open_run("smoke", folder, {"tracking.wandb": "auto"}), data={"fingerprint": "abc"})
+    track(folder, "fail")
+    track(folder, "")
+    write_json(folder / "training/metrics.json", {"steps": 4})
+    track(folder, "", WANDB_PROJECT="mine", WANDB_ENTITY="us", WANDB_DIR=str(tmp_path))
+    failed, done = records(folder / "wandb")
+    [other] = records(tmp_path / "wandb")
+    assert [run["exit"].exit.exit_code for run in (failed, done, other)] == [1, 0, 0]
+    ids = [run["run"].run.run_id for run in (failed, done, other)]
+    assert ids[0] == ids[1] != ids[2]
+    run = failed["run"].run
+    assert (run.project, run.run_group, run.display_name, run.job_type) == (
+        "ai-doctor", "run", "run-training", "training",
+    )  # fmt: skip
+    told = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (told["lora.r"], told["run"]["data"]["fingerprint"]) == (4, "abc")
+    assert (other["run"].run.project, other["run"].run.entity) == ("mine", "us")
+
+
+def test_a_project_that_was_set_comes_before_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    projects = [Config.resolve("smoke", {"tracking.project": name}) for name in ("ai-doctor", "theirs")]
+    assert [tracking._project(Run(tmp_path, config)) for config in projects] == ["mine", "theirs"]
+
+
+@pytest.mark.parametrize(("key", "says"), [("k" * 40, "Connection refused"), ("wrong", "API key must have 40")])
+def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_path, key, says):
+    open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
+    address = "http://127.0.0.1:9" if key != "wrong" else Server([]).url.removesuffix("/v1")
+    said = track(tmp_path / "run", "", WANDB_API_KEY=key, WANDB_BASE_URL=address).splitlines()
+    assert said[0].startswith("W&B online fails (")
+    assert says in said[0]
+    assert len(said) == 2
+    assert float(said[1].removeprefix("SECONDS ")) < 60
+    assert len(records(tmp_path / "run/wandb")) == 1
 
 
 def test_the_profile_of_the_design_is_named_for_every_kind_of_machine():

@@ -22,7 +22,8 @@ from helpers.decoding import can_decode, left_padded
 from helpers.evaluation import adapter_switched
 from helpers.generation import completion_nll, generate, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
-from helpers.models import load_base, load_tokenizer, load_with_adapter, tiny_folder
+from helpers.models import load_base, load_tokenizer, load_with_adapter
+from helpers.packaged import tiny_folder
 from helpers.prompts import encode_example
 from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_jsonl
 from helpers.setup import Machine

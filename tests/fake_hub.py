@@ -1,0 +1,107 @@
+"""A stand-in of the Hugging Face hub over HTTP: repositories with files, and how the real one refuses.
+
+Headers and status codes are those that huggingface.co sends; what a client asks for is answered by path alone.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c0ffee" + "0" * 34
+# What the hub answers for a name of this organisation: status, X-Error-Code, X-Error-Message, more headers.
+REFUSALS = {
+    "gated": (401, "GatedRepo", "Access to this repository is restricted and you must be authenticated", {}),
+    "denied": (403, "GatedRepo", "Access to this repository is restricted and you are not in the authorized list", {}),
+    "gone": (404, "RepoNotFound", "Repository not found", {}),
+    "unauthorized": (401, None, "Invalid credentials in Authorization header", {}),
+    "forbidden": (403, None, "not today", {}),
+    "disabled": (403, None, "Access to this resource is disabled.", {}),
+    "busy": (429, None, None, {"Retry-After": "77"}),
+    "broken": (500, None, "Internal Error", {}),
+    "away": (503, None, None, {}),
+}
+
+
+class FakeHub(ThreadingHTTPServer):
+    """`repositories` maps "models/ORG/NAME" or "datasets/ORG/NAME" to its files, all at COMMIT; `asked` notes paths."""
+
+    daemon_threads = True
+
+    def __init__(self, repositories):
+        self.repositories, self.asked = repositories, []
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def close(self):
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        length = int(self.headers.get("Content-Length", 0))
+        body, path = self.rfile.read(length), self.path.partition("?")[0]
+        self.server.asked.append(f"{self.command} {path}")
+        kind = "datasets" if "datasets/" in path else "models"
+        match = re.match(r"(?:/api)?/(?:models/|datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?P<rest>/.*)?$", path)
+        name, rest = match["id"], match["rest"] or ""
+        refusal = REFUSALS.get(name.partition("/")[0])
+        # The hub shows what a gated repository is; its files are what it guards.
+        if refusal and not (
+            refusal[1] == "GatedRepo" and path.startswith("/api/") and not rest.startswith(("/tree", "/auth-check"))
+        ):
+            return self.refuse(*refusal)
+        files = self.server.repositories.get(f"{kind}/{name}")
+        if files is None and not refusal:
+            return self.refuse(404, "RepoNotFound", "Repository not found", {})
+        revision = re.match(r"/(?:resolve|revision|tree|paths-info)/([^/]+)", rest)
+        if revision and revision[1] not in ("main", COMMIT):
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision[1]}", {})
+        return self.serve(name, files or {}, rest, body)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def serve(self, name, files, rest, body):
+        if match := re.match(r"/resolve/[^/]+/(.+)", rest):
+            if match[1] not in files:
+                return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": COMMIT})
+            content = files[match[1]]
+            etag = hashlib.sha1(content).hexdigest()
+            return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+        if rest.startswith("/tree/") or rest.startswith("/paths-info/"):
+            entries = [
+                {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for path, content in files.items()
+            ]
+            if body:
+                asked = (
+                    json.loads(body)["paths"] if body.startswith(b"{") else re.findall(r"paths=([^&]+)", body.decode())
+                )
+                entries = [entry for entry in entries if entry["path"] in asked]
+            return self.send(200, json.dumps(entries).encode())
+        siblings = [{"rfilename": path} for path in files]
+        return self.send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}).encode())
+
+    def refuse(self, status, code, message, more):
+        headers = {**({"X-Error-Code": code} if code else {}), **({"X-Error-Message": message} if message else {})}
+        return self.send(status, json.dumps({"error": message}).encode(), {**headers, **more})
+
+    def send(self, status, content, headers=None):
+        self.send_response(status)
+        for key, value in {
+            "Content-Type": "application/json",
+            "Content-Length": len(content),
+            **(headers or {}),
+        }.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
