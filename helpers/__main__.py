@@ -68,7 +68,7 @@ def ask(
     out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="That server's key.")] = "",
-    model: Annotated[str, typer.Option(help="The model's name there; the first it lists, if none is given.")] = "",
+    model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.asking import ask_file, endpoint_answerer, local_answerers, read_questions
@@ -103,16 +103,20 @@ def ask(
         _print_reply(answerer.stream(one))
 
 
-def _print_reply(pieces: Iterator[str]) -> None:
+def _print_reply(pieces: Iterator[Any]) -> None:
     """Pieces of text as they come, to be read or piped; what to know about them goes past the pipe."""
-    from helpers.prompts import END_THINK
+    from helpers.chat import Ended
+    from helpers.prompts import split_reasoning
 
     reply = ""
     for piece in pieces:
-        reply += piece
-        print(piece, end="", flush=True)
+        if isinstance(piece, Ended):
+            reply = piece.text
+        else:
+            reply += piece
+            print(piece, end="", flush=True)
     print(flush=True)
-    if END_THINK not in reply:
+    if not split_reasoning(reply).closed:
         print("(the thought was never closed: no answer)", file=sys.stderr)
 
 

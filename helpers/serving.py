@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import InputError
-from helpers.chat import Endpoint, chat_template, is_local
+from helpers.chat import Endpoint, is_local
+from helpers.chat_template import chat_template
 from helpers.config import Config
 from helpers.models import embedded_gguf, load_tokenizer, model_source
 from helpers.run_dir import Run, read_json, write_text
@@ -94,6 +95,8 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
+    # A reply to be continued would go past the template, and its special tokens with it.
+    params.prefill_assistant = False
     # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies. So
     # does one who connects and says nothing, for as many seconds.
     params.n_threads_http, params.timeout_read, params.timeout_write = 128, 60, 60
