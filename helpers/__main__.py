@@ -129,9 +129,16 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="What clients have to send.")] = "",
-    parallel: Annotated[int, typer.Option(help="Replies made at once; more requests wait.")] = 4,
-    context: Annotated[int, typer.Option(help="Tokens of question and reply together, at most.")] = 4096,
+    parallel: Annotated[
+        int | None, typer.Option(help="Replies made at once; more requests wait. llama.cpp: 4, vLLM: by its GPU.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of question and reply together, at most; else by the run's settings.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="llama.cpp, vllm, or auto: vLLM where it and a GPU are.")] = "auto",
+    vllm: Annotated[
+        str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` or Python in it.")
+    ] = "",
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
@@ -141,9 +148,8 @@ def serve(
     opened = find_run(Path.cwd() / Path(folder).expanduser())
     if opened is None and not base:
         raise InputError(f"{folder} is no run folder yet; --base serves the embedded model")
-    serve_until_stopped(
-        opened, "base" if base else "tuned", ServerSettings(host, port, api_key, parallel, context), engine
-    )
+    settings = ServerSettings(host, port, api_key, parallel, context)
+    serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm)
 
 
 @app.command()
