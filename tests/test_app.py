@@ -251,7 +251,7 @@ def texts(page):
 
 
 def test_a_question_goes_to_both_sides_as_it_is_with_the_same_sampling(servers):
-    started = servers(base=REPLY, tuned=[{"content": "Never closed"}])
+    started = servers(base=REPLY, tuned=[{"reasoning_content": "Never closed"}])
     page = AppTest.from_file(PROJECT_ROOT / "app.py", default_timeout=20).run()
     page.slider(key="temperature").set_value(0.7).run()
     page.slider(key="limit").set_value(32).run()
