@@ -1,15 +1,26 @@
-"""How many clients a server holds: `python -m helpers serve` under load, by the official client.
+"""What `python -m helpers serve` does under load and how fast it is, by the official client.
 
-    python benchmarks/serving.py URL FILE.json [--clients 1,4,16,50] [--each 2] [--limit 64]
+    python benchmarks/serving.py load URL FILE.json [--clients 1,4,16,50] [--each 2] [--limit 64]
+    python benchmarks/serving.py engine FILE.json --engine vllm [--model FOLDER | --run-dir RUN [--base]]
 
-Every client asks `each` of the packaged questions, one after the other, up to `limit` new tokens, all of them streamed.
-Time to the first token counts from the request, so it has the wait for a place in it. AI_DOCTOR_API_KEY is the key.
+`load` asks a server that runs: every client asks `each` of the packaged questions, one after the other, up to `limit`
+new tokens, all of them streamed. Time to the first token counts from the request, so it has the wait for a place in it.
+AI_DOCTOR_API_KEY is the key.
+
+`engine` starts the server itself and, beside the load of 50 clients, looks at what it must keep (the reasoning apart, a
+question's special tokens as text) and measures decoding on the prompts of `decoding.py`, all at once, each to its
+limit. FOLDER is a merged model's. What the server prints goes to FILE.log. Exit status 1 where a check fails.
 """
 
 import asyncio
 import os
+import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +30,177 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers.dataset_prep import SAMPLE
-from helpers.run_dir import read_jsonl, versions, write_json
+from helpers import PROJECT_ROOT
+from helpers.chat_template import chat_template
+from helpers.models import load_tokenizer
+from helpers.prompts import encode_prompt, special_strings
+from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json
 from helpers.setup import describe_machine
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+SAMPLE = PROJECT_ROOT / "helpers/data/sample.jsonl"
+KEY = os.environ.get("AI_DOCTOR_API_KEY", "none")
 
-def main(url: str, out: Path, clients: str = "1,4,16,50", each: int = 2, limit: int = 64) -> None:
+
+@app.command("load")
+def put_under_load(url: str, out: Path, clients: str = "1,4,16,50", each: int = 2, limit: int = 64) -> None:
     """Ask with every number of clients in turn, print what they met, and write it."""
-    questions = [row["Question"] for row in read_jsonl(SAMPLE)]
-    results = {}
-    for number in map(int, clients.split(",")):
-        results[number] = found = asyncio.run(load(url, questions, number, each, limit))
-        first, seconds = found["first_token_seconds"], found["request_seconds"]
-        print(
-            f"{number:4} clients  {found['tokens_per_second']:6.1f} tokens/s  first token {first['median']:6.2f} s "
-            f"(95th percentile {first['p95']:6.2f})  request {seconds['median']:6.2f} s  {found['errors']} errors",
-            flush=True,
-        )
-    machine = {"hardware": describe_machine().model_dump(), "versions": versions()}
-    write_json(out, {**machine, "settings": {"each": each, "limit": limit}, "results": results})
+    results = {number: measured(url, number, each, limit) for number in map(int, clients.split(","))}
+    write_json(out, {**machine(), "settings": {"each": each, "limit": limit}, "results": results})
+
+
+@app.command("engine")
+def try_engine(
+    out: Path,
+    engine: str = "vllm",
+    model: str = "",
+    run_dir: str = "",
+    base: bool = False,
+    port: int = 8011,
+    prompts: int = 96,
+    limit: int = 256,
+    clients: int = 50,
+    start_seconds: int = 420,
+    options: str = "",
+) -> None:
+    """Start the server, check it, put it under load, measure decoding; write what was found after each step."""
+    with tempfile.TemporaryDirectory() as folder:
+        if model:
+            run = run_of(model, Path(folder))
+        else:  # the embedded model, where no run is named
+            run = open_run("auto" if run_dir else "laptop", Path(run_dir or folder).resolve())
+        words = ["--run-dir", str(run.path), "--engine", engine, "--port", str(port), *options.split()]
+        found: dict[str, Any] = {**machine(), "settings": {"engine": engine, "model": model or run.config.model.name}}
+        with serving([*words, *(["--base"] if base else [])], out.with_suffix(".log"), port, start_seconds) as seconds:
+            url = f"http://127.0.0.1:{port}/v1"
+            found["start_seconds"] = seconds
+            for name, step in (
+                ("checks", lambda: check(url, run)),
+                ("load", lambda: measured(url, clients, 2, 64)),
+                ("decoding", lambda: decoding(url, run, prompts, limit)),
+            ):
+                found[name] = step()
+                print(name, found[name], flush=True)
+                write_json(out, found)
+    failed = [name for name, passed in found["checks"].items() if passed is False]
+    failed += ["load"] if found["load"]["errors"] else []
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def run_of(model: str, folder: Path) -> Run:
+    """A run folder whose merged model is the one in a folder."""
+    run = open_run("smoke", folder, {"model.name": model})
+    (run / "export").mkdir()
+    (run / "export/merged").symlink_to(Path(model).resolve(), target_is_directory=True)
+    return run
+
+
+@contextmanager
+def serving(words: list[str], log: Path, port: int, patience: float) -> Iterator[float]:
+    """The server in a process of its own; gives the seconds until it was healthy, and ends it."""
+    started = time.monotonic()
+    with open(log, "wb") as file:
+        command = [sys.executable, "-m", "helpers", "serve", *words]
+        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while not healthy(port):
+                if process.poll() is not None or time.monotonic() - started > patience:
+                    raise SystemExit(f"the server did not start; the end of {log}:\n{log.read_text()[-3000:]}")
+                time.sleep(0.5)
+            yield time.monotonic() - started
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def check(url: str, run: Run) -> dict[str, Any]:
+    """What clients rely on: True or False by name, and what was seen."""
+    client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
+    tokenizer, name = load_tokenizer(run.config.model), client.models.list().data[0].id
+
+    def asked(question: str, **how: Any) -> Any:
+        talk = [{"role": "user", "content": question}]
+        return client.chat.completions.create(model=name, messages=talk, temperature=1, seed=1, max_tokens=24, **how)
+
+    def reasoning(message: Any) -> str:
+        more = message.model_extra or {}
+        return more.get("reasoning_content") or more.get("reasoning") or ""
+
+    reply = asked("Which nerve is compressed in carpal tunnel syndrome?").choices[0].message
+    deltas = [c.choices[0].delta for c in asked("Which nerve is compressed?", stream=True) if c.choices]
+    special = "".join(sorted(special_strings(tokenizer)))
+    template = chat_template(tokenizer, run.config.model.prompt_style)
+    expected = {
+        question: tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], chat_template=template, add_generation_prompt=True, tokenize=True
+        )["input_ids"]
+        for question in ("harmless", special)
+    }
+    added = {i for text, i in tokenizer.get_added_vocab().items() if text.strip()}
+    marks = [[i for i in ids if i in added] for ids in expected.values()]
+    counted = {question: asked(question).usage.prompt_tokens for question in expected}
+    return {
+        "reasoning_comes_apart": bool(reasoning(reply)),
+        "streamed_reasoning_comes_apart": sum(bool(reasoning(delta)) for delta in deltas) > 1,
+        "no_tag_in_the_answer": "think>" not in (reply.content or "") + "".join(d.content or "" for d in deltas),
+        "special_tokens_stay_text": marks[0] == marks[1],
+        "prompts_have_the_tokenizers_tokens": all(counted[q] == len(ids) for q, ids in expected.items()),
+        "prompt_tokens": {"server": list(counted.values()), "tokenizer": [len(ids) for ids in expected.values()]},
+        "reply": {"reasoning": reasoning(reply)[:200], "content": (reply.content or "")[:200]},
+    }
+
+
+def decoding(url: str, run: Run, prompts: int, limit: int) -> dict[str, float]:
+    """New tokens a second over all prompts of `decoding.py` at once, none of which may end before the limit."""
+    tokenizer, rows = load_tokenizer(run.config.model), read_jsonl(SAMPLE)
+    asked = [encode_prompt(tokenizer, rows[i % len(rows)]["Question"]) for i in range(prompts)]
+
+    async def whole(limit: int) -> int:
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=600) as client:
+            name = (await client.models.list()).data[0].id
+            how = {"model": name, "max_tokens": limit, "temperature": 0, "extra_body": {"ignore_eos": True}}
+            replies = await asyncio.gather(*(client.completions.create(prompt=ids, **how) for ids in asked))
+        return sum(reply.usage.completion_tokens for reply in replies)
+
+    asyncio.run(whole(8))
+    started = time.monotonic()
+    tokens = asyncio.run(whole(limit))
+    seconds = time.monotonic() - started
+    return {
+        "prompts": prompts,
+        "limit": limit,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+def machine() -> dict[str, Any]:
+    return {"hardware": describe_machine().model_dump(), "versions": versions()}
+
+
+def measured(url: str, clients: int, each: int, limit: int) -> dict[str, Any]:
+    """What so many clients met, which is printed."""
+    found = asyncio.run(load(url, [row["Question"] for row in read_jsonl(SAMPLE)], clients, each, limit))
+    first, seconds = found["first_token_seconds"], found["request_seconds"]
+    print(
+        f"{clients:4} clients  {found['tokens_per_second']:6.1f} tokens/s  first token {first['median']:6.2f} s "
+        f"(95th percentile {first['p95']:6.2f})  request {seconds['median']:6.2f} s  {found['errors']} errors",
+        flush=True,
+    )
+    return found
 
 
 async def load(url: str, questions: list[str], clients: int, each: int, limit: int) -> dict[str, Any]:
@@ -63,9 +226,7 @@ async def load(url: str, questions: list[str], clients: int, each: int, limit: i
             firsts.append(first - started)
             seconds.append(time.monotonic() - started)
 
-    async with openai.AsyncOpenAI(
-        base_url=url, api_key=os.environ.get("AI_DOCTOR_API_KEY", "none"), max_retries=0
-    ) as connection:
+    async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as connection:
         name = (await connection.models.list()).data[0].id
         started = time.monotonic()
         await asyncio.gather(*map(client, range(clients)))
@@ -89,4 +250,4 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

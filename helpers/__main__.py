@@ -68,7 +68,7 @@ def ask(
     out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="That server's key.")] = "",
-    model: Annotated[str, typer.Option(help="The model's name there; the first it lists, if none is given.")] = "",
+    model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.asking import ask_file, endpoint_answerer, local_answerers, read_questions
@@ -103,16 +103,20 @@ def ask(
         _print_reply(answerer.stream(one))
 
 
-def _print_reply(pieces: Iterator[str]) -> None:
+def _print_reply(pieces: Iterator[Any]) -> None:
     """Pieces of text as they come, to be read or piped; what to know about them goes past the pipe."""
-    from helpers.prompts import END_THINK
+    from helpers.chat import Ended
+    from helpers.prompts import split_reasoning
 
     reply = ""
     for piece in pieces:
-        reply += piece
-        print(piece, end="", flush=True)
+        if isinstance(piece, Ended):
+            reply = piece.text
+        else:
+            reply += piece
+            print(piece, end="", flush=True)
     print(flush=True)
-    if END_THINK not in reply:
+    if not split_reasoning(reply).closed:
         print("(the thought was never closed: no answer)", file=sys.stderr)
 
 
@@ -125,9 +129,16 @@ def serve(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="What clients have to send.")] = "",
-    parallel: Annotated[int, typer.Option(help="Replies made at once; more requests wait.")] = 4,
-    context: Annotated[int, typer.Option(help="Tokens of question and reply together, at most.")] = 4096,
+    parallel: Annotated[
+        int | None, typer.Option(help="Replies made at once; more requests wait. llama.cpp: 4, vLLM: by its GPU.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of question and reply together, at most; else by the run's settings.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="llama.cpp, vllm, or auto: vLLM where it and a GPU are.")] = "auto",
+    vllm: Annotated[
+        str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` or Python in it.")
+    ] = "",
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
@@ -137,9 +148,8 @@ def serve(
     opened = find_run(Path.cwd() / Path(folder).expanduser())
     if opened is None and not base:
         raise InputError(f"{folder} is no run folder yet; --base serves the embedded model")
-    serve_until_stopped(
-        opened, "base" if base else "tuned", ServerSettings(host, port, api_key, parallel, context), engine
-    )
+    settings = ServerSettings(host, port, api_key, parallel, context)
+    serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm)
 
 
 @app.command()

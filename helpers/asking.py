@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 from helpers import InputError
-from helpers.chat import Ended, Endpoint, check_question
+from helpers.chat import Ended, Endpoint, Piece, check_question
 from helpers.config import GenerationSettings
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, encode_prompt, split_reasoning
@@ -23,12 +23,13 @@ Row = dict[str, Any]
 class Answerer:
     """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
 
-    `check` raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those
-    of one file are of one kind.
+    A server's stream ends with an `Ended`, whose text says which parts the reply has where the pieces do not. `check`
+    raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those of one
+    file are of one kind.
     """
 
     made_by: str
-    stream: Callable[[str], Iterator[str]]
+    stream: Callable[[str], Iterator[str | Ended]]
     rows: Callable[[list[str]], Iterator[Row]]
     check: Callable[[str], object] = str
 
@@ -68,22 +69,21 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
 def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
     """The model behind an address, under its name there; questions are asked one after the other."""
 
-    def pieces(question: str) -> Iterator[str]:
+    def pieces(question: str) -> Iterator[str | Ended]:
         thinking = True
         for piece in endpoint.stream(question, settings):
-            if not isinstance(piece, Ended):
+            if isinstance(piece, Piece):
                 if thinking and piece.kind == "answer":
                     yield f"{END_THINK}\n\n"
                     thinking = False
                 yield piece.text
+            else:
+                yield piece
 
     def rows(questions: list[str]) -> Iterator[Row]:
         for question in questions:
-            *told, end = endpoint.stream(question, settings)
-            thought, said = (
-                "".join(each.text for each in told if each.kind == kind) for kind in ("thinking", "answer")
-            )
-            yield _row(f"{thought}{END_THINK}\n\n{said}" if said else thought, end.finished, end.tokens)
+            *_, end = endpoint.stream(question, settings)
+            yield _row(end.text, end.finished, end.tokens)
 
     made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
     return {endpoint.model: Answerer(made_by, pieces, rows)}

@@ -1,7 +1,8 @@
-"""Asking any OpenAI-compatible server (llama.cpp, vLLM, Ollama), and the chat template that such a server needs."""
+"""A client of any OpenAI-compatible server: llama.cpp, vLLM, Ollama."""
 
 import ipaddress
-import json
+import re
+import sys
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from urllib.parse import urlsplit
 
 from helpers import InputError
 from helpers.config import GenerationSettings
-from helpers.prompts import END_THINK, OPENING, TASK, THINK, build_prompt, special_strings
+from helpers.prompts import END_THINK, THINK
 
 MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
-_APART = "\u200b"  # zero-width space
-_QUESTION = "\u2983question\u2984"  # stands in for a message while a template is rendered
+_NO_CHAT = re.compile(r"embed|rerank|minilm|bge-|whisper|tts", re.IGNORECASE)  # names of models that do not answer
+# What some servers refuse to be sent, and the name they know it by, if any.
+_OTHERWISE = {"max_tokens": "max_completion_tokens", "stream_options": "", "temperature": "", "top_p": ""}
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a stream. `finished`: by itself, not by the limit; `seconds` since the request, `tokens` new ones."""
+    """The end of a stream. `finished`: by itself, not by the limit; `seconds` since the request, `tokens` new ones.
 
+    `text` is the whole reply, for `split_reasoning` to read. What it says of the parts replaces what the pieces were
+    taken for: a stream cannot know which `</think>` is the last, nor whether one will come.
+    """
+
+    text: str
     finished: bool
     tokens: int
     seconds: float
@@ -55,28 +62,31 @@ class Endpoint:
     def __init__(self, base_url: str, api_key: str = "", model: str = "") -> None:
         from openai import DefaultHttpxClient, OpenAI
 
-        self.base_url, self._model = base_url, model
+        self.base_url, self._model, self._refused = base_url, model, set()
         # A proxy for the internet cannot reach this machine, and most settings do not say so.
         client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
         self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
 
     @cached_property
     def model(self) -> str:
-        """The model's name there: what was given, or the first that the server lists."""
+        """The model's name there: what was given, or the first listed that answers questions, which is then said."""
         if self._model:
             return self._model
         with self._readable():
             names = [each.id for each in self._client.models.list()]
-        if not names:
-            raise InputError(f"the server at {self.base_url} lists no model")
-        return names[0]
+        able = [name for name in names if not _NO_CHAT.search(name)]
+        if not able:
+            listed = f"no model to ask ({', '.join(names)}): name one with --model" if names else "no model"
+            raise InputError(f"the server at {self.base_url} lists {listed}")
+        if len(names) > 1:
+            self._say(f"lists {len(names)} models; asking {able[0]}, another with --model")
+        return able[0]
 
     def stream(self, question: str, settings: GenerationSettings) -> Iterator[Piece | Ended]:
         """The reply piece by piece, and at last an `Ended`. Closing the iterator stops the server's work.
 
         A server that takes the reasoning apart sends it as `reasoning_content` (llama.cpp, vLLM) or `reasoning`
-        (Ollama, newer vLLM). Where none does, the text is read as `split_reasoning` reads a reply: all of it is
-        thinking until `</think>`.
+        (Ollama, newer vLLM). Where none does, pieces are thinking until `</think>`.
         """
         asked = {
             "model": self.model,
@@ -84,12 +94,13 @@ class Endpoint:
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
+            "stream": True,
+            "stream_options": {"include_usage": True},
         }
-        started, first, tokens, reason, told_apart, raw = time.monotonic(), None, 0, None, False, _Splitter()
-        with self._readable():
-            answer = self._client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
-        with answer, self._readable():
-            for chunk in answer:
+        started, first, tokens, reason = time.monotonic(), None, 0, None
+        thinking, answer, raw = "", "", _Splitter()
+        with self._readable(), self._create(asked) as chunks:
+            for chunk in chunks:
                 tokens = chunk.usage.completion_tokens if chunk.usage else tokens
                 for choice in chunk.choices:
                     more = choice.delta.model_extra or {}
@@ -97,14 +108,35 @@ class Endpoint:
                     if (thought or said) and first is None:
                         first = time.monotonic() - started
                     if thought:
-                        told_apart = True
+                        thinking += thought
                         yield Piece("thinking", thought)
                     if said:
-                        yield from [Piece("answer", said)] if told_apart else raw.take(said)
+                        answer += said
+                        yield from [Piece("answer", said)] if thinking else raw.take(said)
                     reason = choice.finish_reason or reason
         yield from raw.take("", over=True)
         seconds = time.monotonic() - started
-        yield Ended(reason == "stop", tokens, seconds, seconds if first is None else first)
+        yield Ended(_whole(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
+
+    def _create(self, asked: dict[str, Any]) -> Any:
+        """The answer to a request, which is made again without, or with another name for, what the server refuses."""
+        import openai
+
+        while True:
+            names = {name: _OTHERWISE[name] if name in self._refused else name for name in asked}
+            try:
+                return self._client.chat.completions.create(
+                    **{names[name]: value for name, value in asked.items() if names[name]}
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = [n for n in _OTHERWISE if n not in self._refused and re.search(rf"\b{n}\b", str(error))]
+                if not refused:
+                    raise
+                self._refused.add(refused[0])
+                self._say(f"does not take {refused[0]}: asking with {_OTHERWISE[refused[0]] or 'its own'}")
+
+    def _say(self, what: str) -> None:
+        print(f"the server at {self.base_url} {what}", file=sys.stderr)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -121,50 +153,6 @@ class Endpoint:
             raise InputError(f"the server at {self.base_url} cannot be reached or broke off: {error.message}") from None
 
 
-def chat_template(tokenizer: Any, style: str = "native") -> str:
-    """A Jinja chat template with which a server asks as training did; llama.cpp and vLLM take it in place of their own.
-
-    The last question gets the task and the opened thought; earlier turns stand as the model's own template writes them,
-    without their reasoning, and a system message goes before the question, as R1's makers advise. Servers turn the
-    rendered text into tokens whatever its source, so a special token's text inside a message would become that token:
-    each is broken by a zero-width space. "plain" knows no turns: earlier messages stand before the task as they are.
-    """
-    before, after = build_prompt(tokenizer, _QUESTION, style).removesuffix(OPENING).split(_QUESTION)
-    if style == "plain":
-        opening, middle, end = tokenizer.bos_token or "", "\n\n", "\n\n"
-    else:
-        talk = [{"role": role, "content": _QUESTION} for role in ("user", "assistant", "user")]
-        text = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-        _, middle, end, _ = text.split(_QUESTION)
-        opening = before.removesuffix(f"{TASK}\n\n")
-    task = before[len(opening) :]
-    clean = "".join(
-        f" | replace({_literal(t)}, {_literal(t[0] + _APART + t[1:])})" for t in sorted(special_strings(tokenizer))
-    )
-    # The reasoning of a reply that is to be continued: servers look for it to learn which tags enclose one.
-    continued = f"{{{{ {_literal(OPENING)} + message['reasoning_content'] + {_literal(END_THINK)} }}}}"
-    return "".join(
-        [
-            f"{{%- set ns = namespace(system='') -%}}{{{{ {_literal(opening)} }}}}",
-            "{%- for message in messages -%}",
-            f"{{%- set text = message['content']{clean} -%}}",
-            "{%- if message['role'] == 'system' -%}{%- set ns.system = ns.system + text + '\n\n' -%}",
-            "{%- elif message['role'] == 'assistant' -%}",
-            f"{{%- if loop.last and message['reasoning_content'] -%}}{continued}{{%- endif -%}}",
-            f"{{{{ text }}}}{{%- if not loop.last -%}}{{{{ {_literal(end)} }}}}{{%- endif -%}}",
-            f"{{%- elif loop.last -%}}{{{{ {_literal(task)} + ns.system + text + {_literal(after)} }}}}",
-            f"{{%- else -%}}{{{{ ns.system + text + {_literal(middle)} }}}}{{%- set ns.system = '' -%}}",
-            "{%- endif -%}{%- endfor -%}",
-            f"{{%- if add_generation_prompt -%}}{{{{ {_literal(OPENING)} }}}}{{%- endif -%}}",
-        ]
-    )
-
-
-def _literal(text: str) -> str:
-    """A string as Jinja writes it; llama.cpp's Jinja knows no \\u escapes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def is_local(host: str) -> bool:
     """Whether a host, by name or number, is this machine itself."""
     try:
@@ -173,8 +161,14 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def _whole(thinking: str, answer: str) -> str:
+    """A reply as one text: with its `</think>` where the server took it apart, or where it knows no tags at all."""
+    tagged = THINK in answer or END_THINK in answer
+    return f"{thinking}{END_THINK}\n\n{answer}" if answer and (thinking or not tagged) else thinking or answer
+
+
 class _Splitter:
-    """Takes streamed text apart at its first `</think>`; a tag may arrive in pieces."""
+    """Takes streamed text apart at its first `</think>`, which may arrive in pieces: a guess till the reply is over."""
 
     def __init__(self) -> None:
         self.raw, self.told = "", {"thinking": 0, "answer": 0}

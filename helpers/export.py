@@ -15,11 +15,11 @@ import psutil
 from gguf import GGUFReader
 
 from helpers import InputError
+from helpers.chat_template import ollama_template
 from helpers.config import Config, ModelSettings
 from helpers.model_card import KINDS
 from helpers.models import from_source, load_tokenizer, model_file, model_shape, model_source, save_tokenizer
 from helpers.portable import portable_config
-from helpers.prompts import build_prompt
 from helpers.quantise import quantise
 from helpers.report import write_model_card
 from helpers.run_dir import Run, read_json, whole_folder, write_json, write_text
@@ -247,23 +247,31 @@ def converter_folder() -> Path:
 
 
 def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
-    """export/Modelfile for Ollama, with the prompt that training used, its stop token and the sampling advised."""
-    question = "{{ .Prompt }}"
-    prompt = build_prompt(tokenizer, question, run.config.model.prompt_style)
-    # llama.cpp adds the beginning-of-sequence token itself.
-    prompt = prompt.removeprefix(tokenizer.bos_token or "")
-    temperature = run.config.generation.temperature
+    """export/Modelfile for Ollama, with the prompt that training used, its stop tokens and the sampling advised."""
+    settings, model = run.config.generation, run.config.model
+    stops = "".join(f'PARAMETER stop "{token}"\n' for token in stop_tokens(run, tokenizer))
     text = (
         f"FROM ./{gguf.name}\n"
-        f'TEMPLATE """{prompt}"""\n'
-        f'PARAMETER stop "{tokenizer.eos_token}"\n'
-        f"PARAMETER temperature {temperature}\n"
-        f"PARAMETER top_p {run.config.generation.top_p}\n"
+        "# The prompt of the training. A special token's text in a question becomes that token: Ollama cannot\n"
+        "# break it, as `python -m helpers serve` does.\n"
+        f'TEMPLATE """{ollama_template(tokenizer, model.prompt_style)}"""\n'
+        f"{stops}"
+        f"PARAMETER temperature {settings.temperature}\n"
+        f"PARAMETER top_p {settings.top_p}\n"
         # Ollama forgets the question when a long thought has filled this.
-        f"PARAMETER num_ctx {max(4096, run.config.model.max_length + run.config.generation.max_new_tokens)}\n"
+        f"PARAMETER num_ctx {max(4096, model.max_length + settings.max_new_tokens)}\n"
     )
     write_text(run / "export/Modelfile", text)
     return run / "export/Modelfile"
+
+
+def stop_tokens(run: Run, tokenizer: Any) -> list[str]:
+    """What ends a reply: training's end-of-sequence token, and others that the model's generation_config.json names."""
+    config = run / "export/merged/generation_config.json"
+    found = read_json(config).get("eos_token_id") if config.is_file() else None
+    ids = found if isinstance(found, list) else [found]
+    named = [tokenizer.convert_ids_to_tokens(each) for each in ids if each is not None]
+    return list(dict.fromkeys([tokenizer.eos_token, *named]))
 
 
 def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[str, Any]) -> dict[str, Any]:

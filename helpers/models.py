@@ -11,7 +11,7 @@ from httpx import HTTPError
 from tokenizers import Tokenizer
 
 from helpers import InputError
-from helpers.chat import chat_template
+from helpers.chat_template import chat_template
 from helpers.config import Config, ModelSettings
 from helpers.families import check_template, end_of_turn
 from helpers.hub import ask_first, explain, is_hub_id

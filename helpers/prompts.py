@@ -163,7 +163,8 @@ def _frame(tokenizer: Any, style: str) -> tuple[str, str]:
 
 def _native_frame(tokenizer: Any, bos: str) -> tuple[str, str]:
     text = render(tokenizer, [{"role": "user", "content": _PLACEHOLDER}])
-    if TASK not in text:  # the template of a model that this project exported puts it there itself
+    # The template of a model that this project exported puts the task there itself.
+    if TASK not in text and PLAIN.partition("{question}")[0] not in text:
         text = render(tokenizer, [{"role": "user", "content": f"{TASK}\n\n{_PLACEHOLDER}"}])
     before, _, after = text.partition(_PLACEHOLDER)
     # Newer R1 templates open the thought themselves; no prompt may open it twice.

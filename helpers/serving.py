@@ -1,8 +1,10 @@
 """Serving a run's models to other programs by engines that exist: llama.cpp in this process, or vLLM on a GPU."""
 
+import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,39 +12,54 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from helpers import InputError
-from helpers.chat import Endpoint, chat_template, is_local
+from helpers.chat import MAX_QUESTION, Endpoint, is_local
+from helpers.chat_template import chat_template
 from helpers.config import Config
 from helpers.models import load_tokenizer, model_source
 from helpers.packaged import embedded_gguf
+from helpers.prompts import END_THINK
 from helpers.run_dir import Run, read_json, write_text
 from helpers.setup import describe_machine
 
 ENGINES = ("auto", "llama.cpp", "vllm")
 SIDES = ("base", "tuned")
+VLLM_MODULE = ["-m", "vllm.entrypoints.cli.main"]
+REASONING_PARSER = Path(__file__).parent / "data" / "vllm_reasoning_parser.py"
 GRACE = 5.0  # seconds for what is being written when a server is told to stop
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`parallel` replies are made at once, each in a context of `context` tokens; more requests wait their turn."""
+    """`parallel` replies are made at once, each in a context of `context` tokens; more requests wait their turn.
+
+    None leaves either to the engine: vLLM counts and measures its GPU, llama.cpp gets `fitted`.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str = field(default="", repr=False)
-    parallel: int = 4
-    context: int = 4096
+    parallel: int | None = None
+    context: int | None = None
+
+    def fitted(self, config: Config) -> "ServerSettings":
+        """With 4 replies, and a context that holds the longest question and the longest reply of a run's settings."""
+        longest = MAX_QUESTION // 4 + max(
+            config.model.max_length, config.generation.max_new_tokens
+        )  # 4 letters a token
+        return replace(self, parallel=self.parallel or 4, context=self.context or max(4096, longest))
 
     def check(self) -> None:
         """InputError where anybody on the network could use the server: beyond localhost it needs a key."""
         if not self.api_key and not is_local(self.host):
             raise InputError(f"listening on {self.host} needs an API key: --api-key, or AI_DOCTOR_API_KEY")
-        if self.parallel < 1 or self.context < 256:
+        if (self.parallel is not None and self.parallel < 1) or (self.context is not None and self.context < 256):
             raise InputError("a server needs --parallel of at least 1 and --context of at least 256")
 
 
@@ -95,6 +112,8 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
+    # A reply to be continued would go past the template, and its special tokens with it.
+    params.prefill_assistant = False
     # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies. So
     # does one who connects and says nothing, for as many seconds.
     params.n_threads_http, params.timeout_read, params.timeout_write = 128, 60, 60
@@ -117,20 +136,28 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
 
 
 @contextmanager
-def local_server(run: Run | None, side: str, parallel: int = 2, context: int = 4096) -> Iterator[Endpoint]:
+def local_server(run: Run | None, side: str, parallel: int = 2, context: int | None = None) -> Iterator[Endpoint]:
     """One side of a run behind a port of this machine that nobody else knows the key of."""
+    config = _config(run)
     settings = ServerSettings(port=0, api_key=secrets.token_urlsafe(), parallel=parallel, context=context)
-    with llama_cpp(gguf_file(run, side), _template(_config(run)), settings, side) as server:
+    with llama_cpp(gguf_file(run, side), _template(config), settings.fitted(config), side) as server:
         yield Endpoint(f"{server.listening_address}/v1", settings.api_key, side)
 
 
-def serve_until_stopped(run: Run | None, side: str, settings: ServerSettings, engine: str = "auto") -> None:
-    """Serve one side of a run (none: the embedded model) until the process is told to stop by Ctrl+C or SIGTERM."""
+def serve_until_stopped(
+    run: Run | None, side: str, settings: ServerSettings, engine: str = "auto", vllm: str = ""
+) -> None:
+    """Serve one side of a run (none: the embedded model) until the process is told to stop by Ctrl+C or SIGTERM.
+
+    `vllm`: where vLLM is, as `find_vllm` takes it.
+    """
     settings.check()
-    if choose_engine(engine) == "vllm":
-        _serve_by_vllm(run, side, settings)
+    program = find_vllm(vllm)
+    if choose_engine(engine, program) == "vllm":
+        _serve_by_vllm(run, side, settings, program)
         return
-    gguf, template = gguf_file(run, side), _template(_config(run))
+    config = _config(run)
+    gguf, template, settings = gguf_file(run, side), _template(config), settings.fitted(config)
     # In this order: llama.cpp's server takes Ctrl+C for itself as it starts.
     with llama_cpp(gguf, template, settings, side) as server, _told_to_stop() as told:
         _announce(f"{server.listening_address}/v1", side, gguf.name)
@@ -150,39 +177,66 @@ def _is_replying(server: Any) -> bool:
     return any(map(int, counts))
 
 
-def choose_engine(engine: str) -> str:
-    """vLLM where it is installed and has a GPU, else llama.cpp; InputError for what is not there."""
-    has_vllm = util.find_spec("vllm") is not None
+def find_vllm(named: str = "") -> list[str]:
+    """What starts vLLM: `named` (its `vllm`, its Python or its environment), else what is on PATH or installed here.
+
+    vLLM brings its own torch and transformers, so it lives in an environment of its own. Empty where there is none;
+    InputError where `named` is no program.
+    """
+    if named:
+        path = Path(named).expanduser()
+        program = shutil.which(str(path / "bin/vllm" if path.is_dir() else path))
+        if not program:
+            raise InputError(
+                f"no vLLM at {named}: --vllm takes the path of its environment, of its `vllm` or its Python"
+            )
+        return [program, *VLLM_MODULE] if Path(program).name.startswith("python") else [program]
+    if program := shutil.which("vllm"):
+        return [program]
+    return [sys.executable, *VLLM_MODULE] if util.find_spec("vllm") else []
+
+
+def choose_engine(engine: str, vllm: list[str]) -> str:
+    """vLLM where it (`vllm` starts it) and a GPU are, else llama.cpp; InputError for what is not there."""
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
-    if engine == "vllm" and not has_vllm:
-        raise InputError("vLLM is not installed: pip install vllm, in an environment of its own")
+    if engine == "vllm" and not vllm:
+        raise InputError("vLLM is not found: install it in an environment of its own, and name that by --vllm")
     if engine == "auto":
-        return "vllm" if has_vllm and describe_machine().gpu else "llama.cpp"
+        return "vllm" if vllm and describe_machine().gpu else "llama.cpp"
     return engine
 
 
-def vllm_command(run: Run | None, side: str, settings: ServerSettings, template: Path) -> list[str]:
-    """vLLM's own command for the merged folder, or for the base model; its key goes through the environment."""
+def vllm_options(run: Run | None, side: str, settings: ServerSettings, template: Path) -> list[str]:
+    """What vLLM is told, for the merged folder or the base model; its key goes through the environment."""
+    config = _config(run)
     if side == "base" or run is None:
-        model = model_source(_config(run).model.name)
+        model = model_source(config.model.name)
     else:
         model = str(run.require("export/merged", "06_export"))
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--served-model-name", side]
-    command += ["--host", settings.host, "--port", str(settings.port), "--chat-template", str(template)]
-    command += ["--reasoning-parser", "deepseek_r1", "--max-num-seqs", str(settings.parallel)]
-    return [*command, "--max-model-len", str(settings.context)]
+    options = ["serve", model, "--served-model-name", side, "--host", settings.host, "--port", str(settings.port)]
+    # As with llama.cpp: no page in a browser may ask behind its reader's back.
+    options += ["--allowed-origins", json.dumps([f"http://{settings.host}:{settings.port}"])]
+    options += ["--chat-template", str(template), "--reasoning-parser"]
+    if END_THINK in load_tokenizer(config.model).get_vocab():
+        options += ["deepseek_r1"]
+    else:  # which needs the tags to be one token each
+        options += ["text_tags", "--reasoning-parser-plugin", str(REASONING_PARSER)]
+    # "auto": all of the model's context that the GPU has room for, where vLLM would else refuse to start.
+    options += ["--max-model-len", str(settings.context or "auto")]
+    return options + (["--max-num-seqs", str(settings.parallel)] if settings.parallel else [])
 
 
-def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings) -> None:
-    template = (run.path if run else Path.cwd()) / "export/chat_template.jinja"
-    write_text(template, _template(_config(run)))
+def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program: list[str]) -> None:
     environment = os.environ | ({"VLLM_API_KEY": settings.api_key} if settings.api_key else {})
-    command = vllm_command(run, side, settings, template)
-    with _told_to_stop() as told, subprocess.Popen(command, env=environment) as process:
-        while process.poll() is None and not told.wait(0.5):
-            pass
-        process.terminate()
+    with TemporaryDirectory() as folder, _told_to_stop() as told:
+        template = Path(folder) / "chat_template.jinja"
+        write_text(template, _template(_config(run)))
+        command = [*program, *vllm_options(run, side, settings, template)]
+        with subprocess.Popen(command, env=environment) as process:
+            while process.poll() is None and not told.wait(0.5):
+                pass
+            process.terminate()
     if not told.is_set():
         raise RuntimeError(f"vLLM ended by itself, with status {process.returncode}")
 

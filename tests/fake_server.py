@@ -7,11 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them."""
+    """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them.
+
+    It lists `models`, and answers a request that has one of the parameters it `refuses` as OpenAI's servers do.
+    """
 
     daemon_threads = True
 
-    def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True):
+    def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True, models=("the-model",), refuses=()):
+        self.models, self.refuses = models, refuses
         self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
         self.requests, self.gets, self.sent, self.broken = [], 0, 0, threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -25,13 +29,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.gets += 1
-        self.reply(200, {"object": "list", "data": [{"id": "the-model", "object": "model"}]})
+        self.reply(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.headers["Authorization"], body))
         if self.server.status != 200:
             self.reply(self.server.status, {"error": {"message": "no room\nat all"}})
+            return
+        if refused := [name for name in self.server.refuses if name in body]:
+            message = f"Unsupported parameter: '{refused[0]}' is not supported with this model."
+            self.reply(400, {"error": {"message": message, "type": "invalid_request_error", "param": refused[0]}})
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")

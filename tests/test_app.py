@@ -172,9 +172,22 @@ def test_a_reply_is_taken_apart_and_says_how_fast_it_was():
     assert (reply.thinking, reply.answer) == ("Hm, well.", "The median nerve.")
     assert reply.remark().endswith(" s.")
     assert "tokens a second, 7 in all" in reply.remark()
-    assert Reply(over=True, ended=Ended(False, 8, 4.0, 1.0)).remark() == (
+    assert Reply(over=True, ended=Ended("", False, 8, 4.0, 1.0)).remark() == (
         "2 tokens a second, 8 in all, the first after 1.0 s; stopped at the limit."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("The median nerve.", ("", "The median nerve.")),
+        ("a</think>b</think>c", ("a</think>b", "c")),
+        ("a</think>It writes <think> first.", ("a</think>It writes <think> first.", "")),
+    ],
+)
+def test_at_its_end_a_reply_shows_the_parts_that_everything_else_reads(text, parts):
+    _, reply = answered([{"content": c} for c in text], settings=SETTINGS.model_copy(update={"max_new_tokens": 99}))
+    assert (reply.thinking, reply.answer) == parts
 
 
 def test_both_sides_are_read_at_once():
@@ -238,7 +251,7 @@ def texts(page):
 
 
 def test_a_question_goes_to_both_sides_as_it_is_with_the_same_sampling(servers):
-    started = servers(base=REPLY, tuned=[{"content": "Never closed"}])
+    started = servers(base=REPLY, tuned=[{"reasoning_content": "Never closed"}])
     page = AppTest.from_file(PROJECT_ROOT / "app.py", default_timeout=20).run()
     page.slider(key="temperature").set_value(0.7).run()
     page.slider(key="limit").set_value(32).run()

@@ -6,14 +6,18 @@ import sys
 
 import pyarrow as pa
 import pytest
+from fake_server import Server
 from pyarrow import parquet
 
 from helpers import PROJECT_ROOT, InputError, asking
+from helpers import chat as client
 from helpers.asking import Answerer, ask_file, endpoint_answerer, local_answerers, read_questions
 from helpers.chat import Ended, Piece
 from helpers.config import Config
 from helpers.models import load_base
 from helpers.run_dir import Run, read_jsonl
+
+SETTINGS = Config.resolve("smoke").generation
 
 
 def written(path, *lines):
@@ -175,27 +179,40 @@ def test_replies_of_different_models_do_not_mix(tmp_path):
 class Endpoint:
     model, base_url = "m", "http://there/v1"
 
-    def __init__(self, *pieces):
-        self.pieces = pieces
+    def __init__(self, *pieces, text):
+        self.pieces, self.text = pieces, text
 
     def stream(self, question, settings):
         yield from self.pieces
-        yield Ended(True, 9, 1.0, 0.1)
+        yield Ended(self.text, True, 9, 1.0, 0.1)
 
 
 def test_a_servers_reply_reads_like_a_models_own():
-    settings = Config.resolve("smoke").generation
+    settings = SETTINGS
     pieces = [Piece("thinking", "Hm"), Piece("thinking", "."), Piece("answer", "B"), Piece("answer", "!")]
-    [(name, answerer)] = endpoint_answerer(Endpoint(*pieces), settings).items()
+    [(name, answerer)] = endpoint_answerer(Endpoint(*pieces, text="Hm.</think>\n\nB!"), settings).items()
     assert name == "m"
-    assert "".join(answerer.stream("Why?")) == "Hm.</think>\n\nB!"
+    assert streamed(answerer) == "Hm.</think>\n\nB!"
     [row] = answerer.rows(["Why?"])
     assert row == {
         "reply": "Hm.</think>\n\nB!", "thinking": "Hm.", "answer": "B!", "closed": True, "finished": True, "tokens": 9,
     }  # fmt: skip
-    open_end = endpoint_answerer(Endpoint(pieces[0]), settings)["m"]
-    assert "".join(open_end.stream("Why?")) == "Hm"
+    open_end = endpoint_answerer(Endpoint(pieces[0], text="Hm"), settings)["m"]
+    assert streamed(open_end) == "Hm"
     assert not next(open_end.rows(["Why?"]))["closed"]
+
+
+def streamed(answerer):
+    *pieces, end = answerer.stream("Why?")
+    assert isinstance(end, Ended)
+    return "".join(pieces)
+
+
+def test_a_model_that_does_not_think_has_an_answer():
+    answerer = endpoint_answerer(client.Endpoint(Server([{"content": "The median nerve."}]).url), SETTINGS)["the-model"]
+    assert streamed(answerer) == "The median nerve."
+    [row] = answerer.rows(["Why?"])
+    assert (row["thinking"], row["answer"], row["closed"]) == ("", "The median nerve.", True)
 
 
 def test_both_sides_are_one_model_with_and_without_its_adapter(tmp_path):
@@ -262,3 +279,17 @@ def test_only_the_reply_goes_down_the_pipe(monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == "Why?</think>B\n"
     assert "not medical advice" in told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [("The nerve.", False), ("<think>Hm", True), ("a</think>b", False), ("a</think>b <think> c", True)],
+)
+def test_a_reply_without_an_answer_is_noted_and_no_other(monkeypatch, capsys, text, note):
+    from helpers.__main__ import main
+
+    url = Server([{"content": text}]).url
+    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", url])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert ("the thought was never closed" in capsys.readouterr().err) == note

@@ -1,13 +1,12 @@
-"""Asking OpenAI-compatible servers, and the chat template that makes one ask as training did."""
+"""Asking OpenAI-compatible servers: this project's, and those of others."""
 
 import pytest
 from fake_server import Server
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helpers import InputError
-from helpers.chat import MAX_QUESTION, Ended, Endpoint, Piece, chat_template, check_question
+from helpers.chat import MAX_QUESTION, Ended, Endpoint, Piece, check_question
 from helpers.config import Config
-from helpers.prompts import OPENING, TASK, build_prompt, encode_prompt, special_strings
+from helpers.prompts import Reasoning, split_reasoning
 
 SETTINGS = Config.resolve("smoke").generation
 
@@ -40,64 +39,6 @@ def test_an_empty_question_is_refused(text):
 def test_a_question_that_is_too_long_is_refused():
     with pytest.raises(InputError, match=r"8,001 characters, and at most 8,000"):
         check_question("x" * (MAX_QUESTION + 1))
-
-
-# ------------------------------------------------------------------------------------------------- the chat template
-
-
-@pytest.fixture(params=["r1_tokenizer", "smollm_tokenizer"])
-def tokenizer(request):
-    return request.getfixturevalue(request.param)
-
-
-def rendered(tokenizer, messages, style="native"):
-    template = ImmutableSandboxedEnvironment().from_string(chat_template(tokenizer, style))
-    return template.render(messages=messages, add_generation_prompt=True)
-
-
-def said(role, content):
-    return {"role": role, "content": content}
-
-
-@pytest.mark.parametrize("style", ["native", "plain"])
-@pytest.mark.parametrize(
-    "question", ["Why?", 'A "quoted" \\ backslash\nand {{ braces }} {% raw %}', "39 °C, β-blocker"]
-)
-def test_a_server_asks_a_question_as_training_did(tokenizer, style, question):
-    assert rendered(tokenizer, [said("user", question)], style) == build_prompt(tokenizer, question, style)
-
-
-def test_an_earlier_turn_stands_as_the_models_own_template_writes_it(tokenizer):
-    talk = [said("user", "First?"), said("assistant", "Yes."), said("user", f"{TASK}\n\nWhy?")]
-    own = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    assert rendered(tokenizer, [*talk[:2], said("user", "Why?")]) == own.removesuffix(OPENING) + OPENING
-
-
-def test_a_system_message_goes_before_the_question(tokenizer):
-    text = rendered(tokenizer, [said("system", "Be brief."), said("user", "Why?")])
-    assert text == build_prompt(tokenizer, "Be brief.\n\nWhy?")
-
-
-def test_no_message_holds_a_special_token(tokenizer):
-    """As many special tokens as without them, whatever a message says; its words stay readable."""
-    added = set(tokenizer.get_added_vocab().values())
-    everything = " ".join(sorted(special_strings(tokenizer)))
-    for role in ("system", "user", "assistant"):
-        # Attempts to end the turn, to close the thought, and to have a tag built by what the filter takes out.
-        for text in (everything, everything * 2, f"{tokenizer.eos_token}<<think>think></think", "<thi<think>nk>"):
-            counts = []
-            for content in (text, "harmless"):
-                talk = [said("user", "a"), said("assistant", "b"), said(role, content), said("user", "c")]
-                ids = tokenizer(rendered(tokenizer, talk), add_special_tokens=False)["input_ids"]
-                counts.append([i for i in ids if i in added and tokenizer.convert_ids_to_tokens(i).strip("Ġ ")])
-            assert counts[0] == counts[1], (role, text)
-    assert "think>" in rendered(tokenizer, [said("user", "</think>")])
-
-
-def test_the_text_between_tags_is_what_training_encoded(tokenizer):
-    prompt = rendered(tokenizer, [said("user", "Which nerve is compressed?")])
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    assert ids == encode_prompt(tokenizer, "Which nerve is compressed?")
 
 
 # ------------------------------------------------------------------------------------------------------- the endpoint
@@ -140,12 +81,87 @@ def test_raw_text_is_taken_apart_wherever_it_is_cut(opening, size):
     assert joined(pieces, "answer") == "The <answer>."
 
 
-@pytest.mark.parametrize("reply", ["Never closed </th", "<think>Never closed </th", "<thi"])
-def test_a_thought_that_is_never_closed_is_all_there_is(reply):
-    _, pieces = asked([{"content": c} for c in reply], finish="length")
-    assert joined(pieces, "thinking") == reply.removeprefix("<think>")
-    assert joined(pieces, "answer") == ""
-    assert not pieces[-1].finished
+def test_a_thought_that_is_never_closed_is_all_there_is():
+    for deltas in ([{"content": c} for c in "<think>Never closed </th"], [{"reasoning_content": "Never closed </th"}]):
+        _, pieces = asked(deltas, finish="length")
+        assert joined(pieces, "thinking") == "Never closed </th"
+        assert joined(pieces, "answer") == ""
+        assert split_reasoning(pieces[-1].text) == Reasoning("Never closed </th", "", closed=False)
+        assert not pieces[-1].finished
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "a</think>b</think>c",
+        "<think>a</think>b",
+        "thought</think>The model writes <think> first.",
+        "a</think>",
+        "</think>b",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_a_stream_ends_with_what_split_reasoning_says(reply, size):
+    """Whoever takes the reply apart: nobody, or the server, at its first `</think>`."""
+    parts = [{"content": reply[i : i + size]} for i in range(0, len(reply), size)]
+    assert split_reasoning(asked(parts)[1][-1].text) == split_reasoning(reply)
+    thinking, _, answer = reply.removeprefix("<think>").partition("</think>")
+    parts = [{field: text} for field, text in (("reasoning_content", thinking), ("content", answer)) if text]
+    if answer:  # else the server does not say whether the thought was closed
+        found, want = split_reasoning(asked(parts)[1][-1].text), split_reasoning(reply)
+        assert (found.answer, found.closed) == (want.answer, want.closed)
+        assert "".join(found.thinking.split()) == "".join(want.thinking.split())  # it drops the blank line
+
+
+@pytest.mark.parametrize("reply", ["Carpal tunnel syndrome.", "<thi", "p < 0.05"])
+def test_text_without_any_tag_is_the_answer_of_a_model_that_does_not_think(reply):
+    _, pieces = asked([{"content": c} for c in reply])
+    assert split_reasoning(pieces[-1].text) == Reasoning("", reply, closed=True)
+
+
+def test_a_reply_of_nothing_has_no_answer():
+    assert not split_reasoning(asked([])[1][-1].text).closed
+
+
+# ---------------------------------------------------------------------------------------------- servers of other makers
+
+
+def test_what_a_server_refuses_is_sent_under_its_other_name_or_not_at_all(capsys):
+    refused = ["max_tokens", "stream_options", "temperature", "top_p"]
+    server = Server([{"content": "x"}], refuses=refused)
+    endpoint = Endpoint(server.url)
+    for _ in range(2):
+        assert isinstance(list(endpoint.stream("Why?", SETTINGS))[-1], Ended)
+    bodies = [body for _, body in server.requests]
+    assert len(bodies) == len(refused) + 2  # the second question is not refused again
+    assert bodies[-1].keys() == {"model", "messages", "max_completion_tokens", "stream"}
+    assert bodies[-1]["max_completion_tokens"] == SETTINGS.max_new_tokens
+    told = capsys.readouterr().err
+    assert "does not take max_tokens: asking with max_completion_tokens" in told
+    assert told.count("does not take temperature") == 1
+
+
+def test_a_server_that_goes_on_refusing_is_left():
+    with pytest.raises(InputError, match="refused: Unsupported parameter: 'model'"):
+        list(Endpoint(Server([], refuses=["model", "max_tokens"]).url).stream("Why?", SETTINGS))
+
+
+def test_of_several_models_one_that_answers_is_taken_and_named(capsys):
+    names = ["nomic-embed-text:latest", "text-embedding-3-small", "bge-m3", "llama3.2", "qwen3"]
+    server = Server([{"content": "x"}], models=names)
+    list(Endpoint(server.url).stream("Why?", SETTINGS))
+    assert server.requests[0][1]["model"] == "llama3.2"
+    assert "lists 5 models; asking llama3.2, another with --model" in capsys.readouterr().err
+    assert Endpoint(server.url, model="qwen3").model == "qwen3"
+    assert Endpoint(Server([]).url).model == "the-model"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_without_a_model_that_answers_says_what_it_has():
+    with pytest.raises(InputError, match=r"lists no model to ask \(nomic-embed-text\): name one with --model"):
+        _ = Endpoint(Server([], models=["nomic-embed-text"]).url).model
+    with pytest.raises(InputError, match=r"lists no model$"):
+        _ = Endpoint(Server([], models=[]).url).model
 
 
 def test_text_comes_as_it_arrives():

@@ -10,17 +10,29 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, product
+from pathlib import Path
 
 import openai
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helpers import PROJECT_ROOT, InputError, serving
 from helpers.chat import Ended, Piece
+from helpers.chat_template import chat_template
 from helpers.config import Config
 from helpers.prompts import encode_prompt, special_strings
 from helpers.run_dir import Run
-from helpers.serving import ServerSettings, choose_engine, gguf_file, local_server, sides, vllm_command
+from helpers.serving import (
+    ServerSettings,
+    choose_engine,
+    find_vllm,
+    gguf_file,
+    llama_cpp,
+    local_server,
+    sides,
+    vllm_options,
+)
 from helpers.setup import Machine
 
 KEY = "test-key"
@@ -75,34 +87,105 @@ def test_what_can_be_asked_follows_what_is_there(run):
 
 
 @pytest.mark.parametrize(
-    ("installed", "gpu", "engine"), [(0, "", "llama.cpp"), (1, "", "llama.cpp"), (1, "L4", "vllm")]
+    ("vllm", "gpu", "engine"), [([], "", "llama.cpp"), (["vllm"], "", "llama.cpp"), (["vllm"], "L4", "vllm")]
 )
-def test_vllm_is_taken_where_it_and_a_gpu_are(monkeypatch, installed, gpu, engine):
-    monkeypatch.setattr(serving.util, "find_spec", lambda name: object() if installed else None)
+def test_vllm_is_taken_where_it_and_a_gpu_are(monkeypatch, vllm, gpu, engine):
     machine = Machine.model_construct(gpu=gpu or None)
     monkeypatch.setattr(serving, "describe_machine", lambda: machine)
-    assert choose_engine("auto") == engine
+    assert choose_engine("auto", vllm) == engine
 
 
-def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(serving.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="vLLM is not installed"):
-        choose_engine("vllm")
+def test_an_engine_that_is_not_there_is_an_error():
+    with pytest.raises(InputError, match=r"vLLM is not found: .* name that by --vllm"):
+        choose_engine("vllm", [])
     with pytest.raises(InputError, match=r"unknown engine 'vlm'; valid: auto, llama\.cpp, vllm"):
-        choose_engine("vlm")
+        choose_engine("vlm", ["vllm"])
 
 
-def test_vllms_command_keeps_the_key_out_of_the_process_list(run, tmp_path):
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """Another environment with a `vllm` and a Python, neither of them on PATH."""
+    monkeypatch.setattr(serving.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for name in ("vllm", "python3.12"):
+        program = tmp_path / "env/bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    return tmp_path / "env"
+
+
+def test_vllm_is_found_where_it_is_named_or_on_the_path(environment, monkeypatch):
+    module, command = ["-m", "vllm.entrypoints.cli.main"], str(environment / "bin/vllm")
+    assert find_vllm() == []
+    assert find_vllm(str(environment)) == find_vllm(command) == [command]
+    assert find_vllm(str(environment / "bin/python3.12")) == [str(environment / "bin/python3.12"), *module]
+    for missing in ("none", str(environment / "bin/none")):
+        with pytest.raises(InputError, match=f"no vLLM at {missing}: --vllm takes the path of its environment"):
+            find_vllm(missing)
+    monkeypatch.setenv("PATH", str(environment / "bin"))
+    assert find_vllm() == [command]
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(serving.util, "find_spec", lambda name: object())
+    assert find_vllm() == [sys.executable, *module]
+
+
+def test_vllms_options_keep_the_key_out_of_the_process_list(run, tmp_path):
     (run / "export/merged").mkdir(parents=True)
     settings = ServerSettings(host="0.0.0.0", port=9000, api_key="hidden", parallel=8, context=2048)
-    command = vllm_command(run, "tuned", settings, tmp_path / "template.jinja")
-    assert "hidden" not in " ".join(command)
-    options = dict(pairwise(command))
+    given = vllm_options(run, "tuned", settings, tmp_path / "template.jinja")
+    assert "hidden" not in " ".join(given)
+    options = dict(pairwise(given))
     assert options["serve"] == str(run / "export/merged")
     assert options["--served-model-name"] == "tuned"
-    assert (options["--host"], options["--port"], options["--max-model-len"]) == ("0.0.0.0", "9000", "2048")
+    assert (options["--host"], options["--port"]) == ("0.0.0.0", "9000")
+    assert (options["--max-model-len"], options["--max-num-seqs"]) == ("2048", "8")
     assert options["--chat-template"] == str(tmp_path / "template.jinja")
-    assert options["--reasoning-parser"] == "deepseek_r1"
+
+
+def test_vllm_takes_what_suits_its_gpu_and_the_parser_that_suits_the_vocabulary(run, tmp_path):
+    laptop = vllm_options(run, "base", ServerSettings(), tmp_path / "t.jinja")
+    assert "--max-num-seqs" not in laptop
+    assert dict(pairwise(laptop))["--max-model-len"] == "auto"
+    assert dict(pairwise(laptop))["--reasoning-parser"] == "text_tags"
+    assert Path(dict(pairwise(laptop))["--reasoning-parser-plugin"]).is_file()
+    smoke = vllm_options(Run(run.path, Config.resolve("smoke")), "base", ServerSettings(), tmp_path / "t.jinja")
+    assert dict(pairwise(smoke))["--reasoning-parser"] == "deepseek_r1"
+    assert "--reasoning-parser-plugin" not in smoke
+
+
+def test_the_command_starts_what_is_named_and_stops_it(tmp_path):
+    """A stand-in for vLLM, which notes what it was told and waits for its end."""
+    program, notes = tmp_path / "vllm", tmp_path / "notes"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, os, sys, time\n"
+        "template = open(sys.argv[sys.argv.index('--chat-template') + 1]).read()\n"
+        f"json.dump([sys.argv[1:], os.environ['VLLM_API_KEY'], template], open({str(notes)!r} + '.new', 'w'))\n"
+        f"os.rename({str(notes)!r} + '.new', {str(notes)!r})\ntime.sleep(100)\n"
+    )
+    program.chmod(0o755)
+    words = ["--base", "--run-dir", str(tmp_path / "none"), "--engine", "vllm", "--api-key", "hidden"]
+    process = start(*words, AI_DOCTOR_VLLM=str(program))
+    try:
+        until = time.monotonic() + 240
+        while not notes.exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, process.stderr.read()
+    finally:
+        process.kill()
+    words, key, template = json.loads(notes.read_text())
+    assert words[0] == "serve"
+    assert key == "hidden"
+    assert "add_generation_prompt" in template
+
+
+@pytest.mark.parametrize(("asked", "context"), [(None, 4096), (9000, 2000 + 9000)])
+def test_llama_cpps_context_holds_the_longest_question_and_reply(asked, context):
+    config = Config.resolve("laptop", {"generation.max_new_tokens": asked} if asked else {})
+    fitted = ServerSettings().fitted(config)
+    assert (fitted.parallel, fitted.context) == (4, context)
+    assert ServerSettings(parallel=1, context=300).fitted(config) == ServerSettings(parallel=1, context=300)
 
 
 # ---------------------------------------------------------------------------------------- llama.cpp, the embedded model
@@ -146,6 +229,31 @@ def test_the_prompt_is_the_one_of_training(endpoint, smollm_tokenizer):
     prompt = post(endpoint, "/apply-template", {"messages": [{"role": "user", "content": question}]})["prompt"]
     ids = post(endpoint, "/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"]
     assert ids == encode_prompt(smollm_tokenizer, question)
+
+
+@pytest.mark.parametrize("style", ["native", "plain"])
+@pytest.mark.parametrize("model", ["r1_tokenizer", "smollm_tokenizer"])
+def test_llama_cpp_renders_the_template_as_vllm_and_transformers_do(request, model, style):
+    tokenizer, roles = request.getfixturevalue(model), ("system", "developer", "user", "assistant")
+    template = chat_template(tokenizer, style)
+    render = ImmutableSandboxedEnvironment().from_string(template).render
+    text = '{role} {i} <|im_end|> it\'s "x" \\n {{{{ y }}}} </s> β'
+    talks = [
+        [{"role": role, "content": text.format(role=role, i=i)} for i, role in enumerate(order)]
+        for length in (1, 2, 3)
+        for order in product(roles, repeat=length)
+        if order[-2:] != ("assistant", "assistant")  # llama.cpp refuses these at the end
+    ]
+    user = {"role": "user", "content": "q"}
+    for content in (None, [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "<think>\nt\n</think>\n\na"):
+        talks += [[user, {"role": role, "content": content}, user] for role in roles]
+    talks += [[user, {"role": "assistant", "content": "a", "reasoning_content": "t"}, user]]
+    with llama_cpp(gguf_file(None, "base"), template, ServerSettings(port=0, parallel=1, context=256), "x") as server:
+        for talk in talks:
+            body = json.dumps({"messages": talk}).encode()
+            asked = urllib.request.Request(f"{server.listening_address}/apply-template", body)
+            with urllib.request.urlopen(asked) as answer:
+                assert json.load(answer)["prompt"] == render(messages=talk, add_generation_prompt=True), talk
 
 
 def as_parts(text):

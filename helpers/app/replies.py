@@ -9,6 +9,7 @@ from itertools import islice
 from helpers import InputError
 from helpers.chat import Ended, Endpoint, Piece
 from helpers.config import GenerationSettings
+from helpers.prompts import split_reasoning
 from helpers.tables import brief
 
 PATIENCE_SECONDS = 10.0
@@ -92,7 +93,8 @@ def _read(reply: Reply, endpoint: Endpoint, turn: Turn, left: threading.Event) -
 
 def _add(reply: Reply, piece: Piece | Ended) -> None:
     if isinstance(piece, Ended):
-        reply.ended = piece
+        parts = split_reasoning(piece.text)
+        reply.thinking, reply.answer, reply.ended = parts.thinking, parts.answer, piece
     elif piece.kind == "thinking":
         reply.thinking += piece.text
     else:
