@@ -1,6 +1,8 @@
 """Does an exported file still say the same? llama.cpp with a GGUF file beside transformers with the merged folder."""
 
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
@@ -22,6 +25,8 @@ from helpers.setup import GIB, describe_machine
 # f16 -0.0001, q8_0 +0.001 and q4_k_m +0.049, with standard errors of 0.0002, 0.004 and 0.015; a larger model loses less
 # by rounding. Where the merged model has to compute in bfloat16, that adds its own noise.
 BOUNDS = {"f16": 0.02, "q8_0": 0.03, "q4_k_m": 0.2}
+FORCE = 1000.0  # added to a token's logit, which float32 then still knows to 6e-5
+MARGIN = 20.0  # nats: the lesser of two forced tokens is drawn once in 5e8, and not lost among float32's smallest
 
 
 @dataclass(frozen=True)
@@ -169,29 +174,58 @@ def llama_server(gguf: Path, context: int = 2048) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Completion:
-    """llama.cpp's reply: `tokens` and `nlls`, their losses in nats, with the end-of-sequence token if it came."""
+    """llama.cpp's reply: its text, and all its tokens with the end-of-sequence token if it came."""
 
     text: str
     tokens: list[int]
-    nlls: list[float]
     stopped: bool  # ended by itself
 
 
 def complete(server: Any, prompt: Sequence[int], max_new_tokens: int, forced: int | None = None) -> Completion:
     """llama.cpp's greedy reply to token ids, or `forced`, a token to answer with whatever its probability.
 
-    The losses are those of the model's own probabilities, before anything is forced.
+    From its own endpoint, which names all tokens; the OpenAI-style one leaves out those that begin a character.
     """
-    request = {"prompt": list(prompt), "n_predict": max_new_tokens, "temperature": 0, "logprobs": 1}
-    if forced is not None:
-        request["logit_bias"] = [[forced, 1e6]]
-    reply = server.handle_completions(request)
-    if "choices" not in reply:
-        raise RuntimeError(f"llama.cpp refused the prompt: {reply.get('error', reply)}")
-    [choice] = reply["choices"]
-    steps = choice["logprobs"]["content"]
-    nlls = [-step["logprob"] for step in steps]
-    return Completion(choice["text"], [step["id"] for step in steps], nlls, choice["finish_reason"] == "stop")
+    bias = {} if forced is None else {forced: FORCE}
+    reply = _complete(server, prompt, bias, n_predict=max_new_tokens, temperature=0, return_tokens=True)
+    return Completion(reply["content"], reply["tokens"], reply["stop_type"] == "eos")
+
+
+def token_loss(server: Any, prompt: Sequence[int], token: int, whole: int) -> float:
+    """llama.cpp's loss of `token` after a prompt, in nats, by the model's own probabilities.
+
+    llama.cpp reports the probability of the token that it answers with, so `token` is forced. Where it only begins a
+    character, as of an arrow or of Chinese, llama.cpp waits for the rest and reports nothing. Such a token is weighed
+    against `whole`, any token that is reported: both are lifted above all others, `whole` so far that its weight is
+    MARGIN nats and it is the answer, and their probabilities after that tell one from the other.
+    """
+    reply = _complete(server, prompt, {token: FORCE}, n_predict=1, temperature=0, n_probs=1)
+    if reported := reply.get("completion_probabilities"):
+        return -reported[0]["logprob"]
+    if token == whole:
+        raise RuntimeError(f"llama.cpp reports no probability of token {token}")
+    lift = FORCE + MARGIN + token_loss(server, prompt, whole, whole)
+    sampling = {"temperature": 1, "samplers": ["temperature"], "post_sampling_probs": True}
+    reply = _complete(server, prompt, {token: FORCE, whole: lift}, n_predict=1, n_probs=2, **sampling)
+    shares = {each["id"]: each["prob"] for each in reply["completion_probabilities"][0]["top_probs"]}
+    return math.log(shares[whole] / max(shares[token], sys.float_info.min)) - MARGIN
+
+
+def _complete(server: Any, prompt: Sequence[int], bias: Mapping[int, float], **settings: Any) -> dict[str, Any]:
+    request = {"prompt": list(prompt), "logit_bias": list(bias.items()), **settings}
+    try:
+        return _ask(server, "completion", request)
+    except HTTPError as error:
+        raise RuntimeError(f"llama.cpp refused the prompt: {error.read().decode(errors='replace')}") from None
+
+
+def _ask(server: Any, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the server answers to a GET, or to a POST of `body`."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(f"{server.listening_address}/{path}", data, {"Content-Type": "application/json"})
+    direct = build_opener(ProxyHandler({}))  # a proxy for the internet cannot reach this machine
+    with direct.open(request) as answer:
+        return json.load(answer)
 
 
 def _greedy_agreement(server: Any, reference: Reference) -> dict[str, Any]:
@@ -215,9 +249,8 @@ def _greedy_agreement(server: Any, reference: Reference) -> dict[str, Any]:
 def _nll_difference(server: Any, reference: Reference) -> dict[str, Any]:
     """Mean losses in nats a token of both, over the same tokens, and what sampling these leaves uncertain."""
     merged = [nll for nlls in reference.nlls for nll in nlls]
-    # llama.cpp tells the probability of what it answers with, so each token is asked for; the text before it is kept.
     ours = [
-        complete(server, row[:i], 1, forced=row[i]).nlls[0]
+        token_loss(server, row[:i], row[i], whole=row[-1])
         for row, nlls in zip(reference.rows, reference.nlls, strict=True)
         for i in range(len(row) - len(nlls), len(row))
     ]
@@ -249,6 +282,4 @@ def _ends(server: Any, reference: Reference, end: int) -> dict[str, int]:
 
 def _end_token(server: Any) -> str:
     """The text of the token that ends a sequence, by the file's metadata as llama.cpp has read them."""
-    direct = build_opener(ProxyHandler({}))  # a proxy for the internet cannot reach this machine
-    with direct.open(f"{server.listening_address}/props") as answer:
-        return json.load(answer)["eos_token"]
+    return _ask(server, "props")["eos_token"]

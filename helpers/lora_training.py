@@ -2,29 +2,28 @@
 
 import gc
 import importlib.util
-import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from accelerate import PartialState
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
+from helpers.checkpoints import last_checkpoint, mark_complete
 from helpers.generation import completion_nll
 from helpers.hub import nameless_base, public_name
 from helpers.models import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
 from helpers.report import write_model_card
-from helpers.run_dir import Run, fingerprint, read_jsonl, whole_folder, write_json, write_jsonl, write_text
+from helpers.run_dir import Run, read_jsonl, whole_folder, write_json, write_jsonl
 from helpers.setup import GIB, describe_machine, is_main_process, world_size
 from helpers.tracking import log_table, tracked
 
@@ -166,9 +165,9 @@ class Journal(TrainerCallback):
             self._validate(model, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if is_main_process():  # which saved it; the others are here before it is whole
-            checkpoint = self.run / f"checkpoints/checkpoint-{state.global_step}"
-            write_text(checkpoint / "complete", identity(self.run))
+        PartialState().wait_for_everyone()  # each process saves its own random state
+        if is_main_process():
+            mark_complete(self.run, self.run / f"checkpoints/checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.__exit__(None, None, None)
@@ -262,28 +261,6 @@ def _train_once(
         save_adapter(run, model, tokenizer)
         write_json(run / "training/metrics.json", metrics)
     return metrics
-
-
-def last_checkpoint(run: Run) -> tuple[Path | None, int]:
-    """The newest checkpoint that is whole and belongs to these settings and rows, and its step; (None, 0) if none.
-
-    Checkpoints of other settings are of no use to this run and are deleted.
-    """
-    found = []
-    for folder in (run / "checkpoints").glob("checkpoint-*"):
-        marker = folder / "complete"
-        if marker.is_file() and marker.read_text(encoding="utf-8") == identity(run):
-            found.append((int(folder.name.removeprefix("checkpoint-")), folder))
-        elif is_main_process():
-            shutil.rmtree(folder)
-    step, folder = max(found, default=(0, None))
-    return folder, step
-
-
-def identity(run: Run) -> str:
-    """What makes two trainings the same: settings and rows."""
-    settings = {k: v for k, v in run.config.flat().items() if k.startswith(("seed", "model.", "lora.", "training."))}
-    return json.dumps([settings, fingerprint(run / "data/train.jsonl")], sort_keys=True)
 
 
 def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from helpers.intervals import bootstrap_interval, wilson_interval
+from helpers.intervals import mean_interval, wilson_interval
 from helpers.progress import Progress
 from helpers.prompts import END_THINK, encode_thought, split_reasoning
 
@@ -24,19 +24,27 @@ RESAMPLES = 5000
 Row = Mapping[str, Any]
 
 
-def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float], seed: int) -> dict[str, Any]:
-    """Means of a measure over the same rows in the same order, and tuned minus base with its bootstrap interval."""
+def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float]) -> dict[str, Any]:
+    """Means of a measure over the same rows in the same order, and tuned minus base with its t interval, None of few.
+
+    Rows are the units: one row's two values are paired, and its tokens are not independent of each other.
+    """
     base, tuned = np.asarray(base_values, dtype=float), np.asarray(tuned_values, dtype=float)
     if base.shape != tuned.shape:
         raise ValueError(f"need one value of each side a row, got {base.shape} and {tuned.shape}")
-    interval = bootstrap_interval(tuned - base, seed)
+    interval = mean_interval(tuned - base)
     return {
         "n": base.size,
         "base": float(base.mean()),
         "tuned": float(tuned.mean()),
         "delta": float((tuned - base).mean()),
-        "delta_ci95": list(interval),
+        "delta_ci95": _known(interval),
     }
+
+
+def _known(interval: tuple[float, float]) -> list[float] | None:
+    """As JSON: None for the infinite interval of too few values."""
+    return list(interval) if np.isfinite(interval).all() else None
 
 
 def repetition_rate(text: str, n: int = 4) -> float:
@@ -122,7 +130,7 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
         "ece_if_calibrated": float(if_calibrated.mean()),
         "ece_if_calibrated_p95": p95,
         "brier": fmean(brier),
-        "brier_ci95": list(bootstrap_interval(brier, seed)),
+        "brier_ci95": _known(mean_interval(brier)),
         "bins": [
             {"confidence": float(confidence[number == each].mean()), **_share(hit[number == each])}
             for each in np.unique(number)

@@ -27,9 +27,9 @@ def summarise(
     """
     sides = (base, tuned)
     return {
-        "validation": _unseen(*(_of(rows, OPEN_TASK) for rows in sides), seed),
+        "validation": _unseen(*(_of(rows, OPEN_TASK) for rows in sides)),
         "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), seed, flagged),
-        "strength": strength_points(base, tuned, between, seed) if between else [],
+        "strength": strength_points(base, tuned, between) if between else [],
     }
 
 
@@ -52,13 +52,13 @@ def compare_tasks(
         paired = tasks[name]["paired"]
         paired["mcnemar_p_holm"] = p
         tasks[name]["verdict"] = verdict(
-            paired["delta"], paired["delta_ci95"], detectable=paired["detectable"], p_value=p
+            paired["delta"], paired["delta_ci95"], detectable=paired["detectable"], p_value=p, n=tasks[name]["n"]
         ) + _below_chance(tasks[name])
     return tasks
 
 
 def strength_points(
-    base: list[Prediction], tuned: list[Prediction], between: Mapping[float, list[Prediction]], seed: int
+    base: list[Prediction], tuned: list[Prediction], between: Mapping[float, list[Prediction]]
 ) -> list[dict[str, Any]]:
     """NLL and accuracy by the share of the adapter's strength, on the rows and questions that all shares have.
 
@@ -75,9 +75,10 @@ def strength_points(
                 [float(row[key]) for row in rows if key in row and (row["task"], row["id"]) in asked]
                 for rows in (base, shares[share])
             )
-            found = paired_difference(zero, values, seed) if values else None
+            found = paired_difference(zero, values) if values else None
             point[name] = found and found["tuned"]
-            point[f"{name}_ci95"] = found and [found["base"] + end for end in found["delta_ci95"]]
+            change = found and found["delta_ci95"]
+            point[f"{name}_ci95"] = change and [found["base"] + end for end in change]
             point[f"{name}_n"] = len(values)
         points.append(point)
     return points
@@ -143,10 +144,10 @@ def _of(rows: list[Prediction], task: str) -> list[Prediction]:
     return [row for row in rows if row["task"] == task]
 
 
-def _unseen(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
-    nll = paired_difference([row["nll"] for row in base], [row["nll"] for row in tuned], seed)
+def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
+    nll = paired_difference([row["nll"] for row in base], [row["nll"] for row in tuned])
     parts = {
-        part: paired_difference(*([row[f"nll_{part}"] for row in rows] for rows in (base, tuned)), seed)
+        part: paired_difference(*([row[f"nll_{part}"] for row in rows] for rows in (base, tuned)))
         for part in ("thinking", "answer")
     }
     repeated = [[repetition_rate(row["reply"]) for row in rows] for rows in (base, tuned)]
@@ -161,8 +162,10 @@ def _unseen(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[
         },
         "paired": {"nll_delta": nll["delta"], "nll_delta_ci95": nll["delta_ci95"]},
         "parts": parts,
-        "repetition": paired_difference(*repeated, seed),
-        "verdict": verdict(nll["delta"], nll["delta_ci95"], lower_is_better=True, noun="completion NLL", points=False),
+        "repetition": paired_difference(*repeated),
+        "verdict": verdict(
+            nll["delta"], nll["delta_ci95"], lower_is_better=True, noun="completion NLL", points=False, n=nll["n"]
+        ),
     }
 
 

@@ -127,7 +127,8 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
         means.plot([part["base"], part["tuned"]], [y, y], color=GREY, linewidth=1)
         for side in STYLES:
             means.plot(part[side], y, **(STYLES[side] | {"linestyle": "none"}), label=side if y == 0 else None)
-        change.plot(part["delta_ci95"], [y, y], color=ACCENT, linewidth=3, alpha=0.45)
+        if part["delta_ci95"]:  # None of too few rows
+            change.plot(part["delta_ci95"], [y, y], color=ACCENT, linewidth=3, alpha=0.45)
         change.plot(part["delta"], y, "D", color=ACCENT)
     change.axvline(0, color=GREY, linestyle="--", linewidth=1)
     for axes in (means, change):
@@ -191,8 +192,9 @@ def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
     for axes, (name, colour, style, label) in zip(panels[:, 0], measures, strict=False):
         known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
         x = [point["scale"] for point in known]
-        low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
+        if all(point[f"{name}_ci95"] for point in known):  # None of too few rows
+            low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
         axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
         axes.legend(frameon=False)
         axes.set(ylabel=label)

@@ -146,8 +146,9 @@ def figures(run: Run) -> list[tuple[str, plots.Picture]]:
 
 
 def _nll_row(what: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
-    low, high = found["delta_ci95"]
-    difference = f"{found['delta']:+.3f} ({low:+.3f} to {high:+.3f})"
+    interval = found["delta_ci95"]
+    spread = f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "too few rows for an interval"
+    difference = f"{found['delta']:+.3f} ({spread})"
     return what, f"{found['base']:.3f}", f"{found['tuned']:.3f}", difference
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,10 +90,10 @@ def test_validation_figures_are_those_worked_out_by_hand():
     assert validation["base"] == {"nll": 2.5, "closed": 0.0, "finished": 0.5, "thinking_tokens": 20.0}
     assert validation["tuned"] == pytest.approx({"nll": 2.3, "closed": 0.5, "finished": 1.0, "thinking_tokens": 35.0})
     assert validation["paired"]["nll_delta"] == pytest.approx(-0.2)
-    # Of two differences a quarter of all resamples hold one twice, so the interval ends at the two themselves.
-    assert validation["paired"]["nll_delta_ci95"] == pytest.approx([-0.5, 0.1])
-    assert validation["verdict"].startswith("No difference in completion NLL is shown: ")
-    assert "-0.200 (95% interval -0.500 to +0.100)" in validation["verdict"]
+    assert validation["paired"]["nll_delta_ci95"] is None
+    assert validation["verdict"] == (
+        "Too few rows were measured (n = 2) to say anything about completion NLL: tuned minus base is -0.200."
+    )
 
 
 def test_task_figures_are_those_worked_out_by_hand():
@@ -112,9 +113,12 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert (paired["base_only"], paired["tuned_only"], paired["delta"]) == (1, 2, 0.25)
     assert paired["mcnemar_p"] == pytest.approx(1.0)
     assert paired["detectable"] == pytest.approx(0.998, abs=1e-3)
-    low, high = paired["delta_ci95"]
-    assert -0.5 <= low < 0 < high <= 1
-    assert task["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
+    assert paired["delta_ci95"] == [-1, 1]
+    assert task["verdict"].startswith("Too few rows were measured (n = 4) to say anything about accuracy: ")
+    twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2, SEED)["tasks"]["medqa"]
+    low, high = twice["paired"]["delta_ci95"]
+    assert -0.5 <= low < 0 < high < 1
+    assert twice["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
 
 
 def test_the_loss_of_each_part_and_repetition_are_paired_too():
@@ -123,8 +127,12 @@ def test_the_loss_of_each_part_and_repetition_are_paired_too():
     validation = summarise([*BASE[:2], BASE[2]], [*tuned, TUNED[2]], SEED)["validation"]
     assert validation["parts"]["thinking"]["base"] == pytest.approx(2.0)
     assert validation["parts"]["answer"]["tuned"] == pytest.approx(3.3)
-    assert validation["parts"]["answer"]["delta_ci95"] == pytest.approx([-0.5, 0.1])
+    assert validation["parts"]["answer"]["delta_ci95"] is None  # of two rows
     assert validation["repetition"]["delta"] == pytest.approx(0.1)
+    more = summarise(BASE[:2] * 3 + [BASE[2]], TUNED[:2] * 3 + [TUNED[2]], SEED)["validation"]
+    t, error = 2.570582, np.std([-0.5, 0.1] * 3, ddof=1) / 6**0.5  # Student's, 5 degrees of freedom
+    assert more["parts"]["answer"]["delta_ci95"] == pytest.approx([-0.2 - t * error, -0.2 + t * error], abs=1e-6)
+    assert more["paired"]["nll_delta_ci95"] == pytest.approx(more["parts"]["answer"]["delta_ci95"])
 
 
 def test_p_values_are_adjusted_to_the_number_of_tasks_and_the_sentence_follows():
@@ -195,21 +203,32 @@ def test_strength_is_measured_on_the_same_rows_from_base_to_tuned():
     points = summarise(BASE, TUNED, SEED, between={0.5: half})["strength"]
     assert [point["scale"] for point in points] == [0, 0.5, 1]
     assert [point["nll"] for point in points] == pytest.approx([2.5, 2.35, 2.3])
-    assert points[0]["nll_ci95"] == pytest.approx([2.5, 2.5])  # of the change from the base model
-    assert points[1]["nll_ci95"] == pytest.approx([2.3, 2.4])
+    assert [point["nll_ci95"] for point in points] == [None] * 3  # of two rows
     assert [point["accuracy"] for point in points] == [0, 1, 1]  # of one question: all that were asked at one half
     assert [point["accuracy_n"] for point in points] == [1, 1, 1]
     points = summarise(BASE, TUNED, SEED, between={0.5: half[:2]})["strength"]
     assert [point["accuracy"] for point in points] == [None] * 3
     assert summarise(BASE, TUNED, SEED)["strength"] == []
+    base = [unseen(i, 2.0 + i, True, True, 1) for i in range(5)]
+    tuned = [row | {"nll": row["nll"] - change} for row, change in zip(base, (1, 2, 3, 2, 2), strict=True)]
+    task = [choice("t", 0, "A", "A")]
+    points = summarise(base + task, tuned + task, SEED, between={0.5: tuned})["strength"]
+    assert points[0]["nll_ci95"] == pytest.approx([4, 4])  # of the change from the base model
+    half = 2.776445 * np.std([1, 2, 3, 2, 2], ddof=1) / 5**0.5  # Student's t, 4 degrees of freedom
+    assert points[1]["nll_ci95"] == pytest.approx([2 - half, 2 + half], abs=1e-6)
 
 
 def test_three_of_three_against_none_is_still_no_proof():
     task = summarise(BASE, TUNED, SEED)["tasks"]["other"]
     assert task["paired"]["mcnemar_p"] == pytest.approx(0.25)  # 2 / 2**3
-    assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [1.0, 1.0])
+    assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [-1.0, 1.0])
     assert task["base"]["ci95"] == pytest.approx([0.0, 0.5615], abs=1e-4)
     assert task["tuned"]["ci95"] == pytest.approx([0.4385, 1.0], abs=1e-4)
+    assert task["verdict"].startswith("Too few rows")
+    five = [choice("t", i, "A", "A") for i in range(5)]
+    wrong = [row | {"choice": "B", "correct": False} for row in five]
+    task = summarise(BASE[:2] + wrong, TUNED[:2] + five, SEED)["tasks"]["t"]
+    assert task["paired"]["delta_ci95"] == [1.0, 1.0]
     assert task["verdict"].startswith("No difference")  # the exact test forbids what the interval would allow
 
 
@@ -669,11 +688,12 @@ def figures_of(metrics):
     """What a reader must find, from metrics.json: row by row the base's, the tuned's and the difference's figures."""
     unseen = metrics["validation"]
     rows = []
-    for base, tuned, delta, (low, high) in (
+    for base, tuned, delta, interval in (
         (unseen["base"]["nll"], unseen["tuned"]["nll"], *unseen["paired"].values()),
         *(tuple(part.values())[1:] for part in unseen["parts"].values()),
     ):
-        rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({low:+.3f} to {high:+.3f})"])
+        spread = "{:+.3f} to {:+.3f}".format(*interval) if interval else "too few rows for an interval"
+        rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({spread})"])
     for key in ("closed", "finished"):
         base, tuned = (unseen[side][key] for side in ("base", "tuned"))
         rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.0f} points"])
@@ -693,10 +713,14 @@ def test_the_headline_holds_the_figures_of_the_metrics(run):
     metrics = fill(run)
     rows = headline(run)
     assert [list(row[1:]) for row in rows] == figures_of(metrics)
-    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.500 to +0.100)")
+    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (too few rows for an interval)")
     assert "2 unseen rows" in rows[0][0]
     assert "medqa (n=4, chance 27%)" in rows[5][0]
     assert "without 1 flagged as like training rows (n=3)" in rows[6][0]
+    metrics = fill(run, BASE[:2] * 3 + BASE[2:], TUNED[:2] * 3 + TUNED[2:])
+    rows = headline(run)
+    assert [list(row[1:]) for row in rows] == figures_of(metrics)
+    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.545 to +0.145)")
 
 
 def test_the_index_of_an_empty_run_says_what_is_to_come(run):

@@ -5,18 +5,34 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from helpers import export_check
+from helpers import PROJECT_ROOT, export_check
 from helpers.dataset_prep import SAMPLE
 from helpers.export import convert, merge, write_modelfile, write_report
-from helpers.export_check import BOUNDS, answer_from, check_file, checks_table, choose_file, reference
-from helpers.models import load_base, load_tokenizer
+from helpers.export_check import (
+    BOUNDS,
+    Reference,
+    answer_from,
+    check_file,
+    checks_table,
+    choose_file,
+    complete,
+    llama_server,
+    reference,
+    token_loss,
+)
+from helpers.models import load_base, load_tokenizer, tiny_folder
 from helpers.report import model_card, write_index
 from helpers.run_dir import open_run, read_json, read_jsonl, write_json, write_jsonl
 from helpers.serving import gguf_file, sides
 
+MODELS = PROJECT_ROOT.parent / "shared" / "models"
+# Characters that vocabularies split into bytes.
+PIECES = "K⁺ ↓, Na⁺ ↑; HCO₃⁻ ≥ 12, 39 ℃. Калий Низкий, 低钾血症, 低カリウム血症、نقص 👩‍⚕️ 👍🏽 🇩🇪"
 QUESTIONS = ["Which nerve is compressed?", "Why is the patient breathless?"]
 
 
@@ -168,3 +184,68 @@ def test_a_report_from_before_files_were_checked_still_makes_a_card_and_a_page(e
     assert "llama-server -m model-q4_k_m.gguf" in card
     assert "## Files" not in card
     assert "(1 MiB)" in write_index(run).read_text(encoding="utf-8")
+
+
+# ---- Characters that the vocabulary splits
+
+
+@pytest.fixture(scope="module", params=["tiny", "r1-distill-llama-8b", "qwen3-8b"])
+def split_characters(request, tmp_path_factory):
+    """A random model behind a tokenizer, as a GGUF file, and validation rows that end in split characters."""
+    source = tiny_folder() if request.param == "tiny" else MODELS / request.param
+    if not source.is_dir():
+        pytest.skip("the real models' files in ../shared/models are not here")
+    folder = tmp_path_factory.mktemp("split")
+    base = folder / "base"
+    base.mkdir()
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        if (source / file).is_file():
+            shutil.copy(source / file, base / file)
+    config = read_json(source / "tokenizer_config.json")
+    write_json(base / "tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small |= {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 4096}
+    config = read_json(source / "config.json")
+    config.pop("quantization_config", None)
+    write_json(base / "config.json", config | small)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base), dtype=torch.float16)
+    model.save_pretrained(base)
+    run = open_run("smoke", folder / "run", {"model.name": str(base), "generation.max_new_tokens": 8})
+    shutil.copytree(base, run / "export/merged")
+    row = {"Question": "Why ↓?", "Complex_CoT": "Potassium ↓.", "Response": PIECES}
+    write_jsonl(run / "data/validation.jsonl", [row, row | {"Complex_CoT": "低钾。"}])
+    return SimpleNamespace(run=run, file=convert(run, "f16"), tokenizer=load_tokenizer(run.config.model))
+
+
+def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
+    """Of one row all tokens of its completion, compared with transformers one by one."""
+    run, tokenizer = split_characters.run, split_characters.tokenizer
+    said = reference(run, [], rows=1, last_tokens=120)
+    [row], [nlls] = said.rows, said.nlls
+    first = len(row) - len(nlls)
+    assert "Potassium ↓." in tokenizer.decode(row[first:]) or "低钾" in tokenizer.decode(row[first:])
+    with llama_server(split_characters.file, 4096) as server:
+        ours = [token_loss(server, row[:i], row[i], whole=row[-1]) for i in range(first, len(row))]
+    assert ours == pytest.approx(nlls, abs=0.01)
+
+
+def test_rows_that_end_in_split_characters_go_through_the_check(split_characters):
+    run = split_characters.run
+    said = reference(run, ["Why is K⁺ ↓?"], max_new_tokens=4, last_tokens=12)
+    check = check_file(run, split_characters.file, said)
+    assert check["nll"]["tokens"] == 24
+    assert check["verdict"] == "passes"
+
+
+def test_replies_in_split_characters_keep_all_their_tokens(split_characters):
+    """Greedy agreement compares ids: the pieces of a character count one by one, also where the reply ends in one."""
+    tokenizer = split_characters.tokenizer
+    prompt, pieces = tokenizer("A fever").input_ids, tokenizer("低↓", add_special_tokens=False).input_ids
+    with llama_server(split_characters.file) as server:
+        for piece in pieces:
+            reply = complete(server, prompt, 3, forced=piece)
+            assert reply.tokens == [piece] * 3
+        alike = Reference([prompt], [reply.tokens], [], [])
+        free = complete(server, prompt, 3)
+        assert export_check._greedy_agreement(server, alike)["same"] == float(free.tokens == alike.replies[0])

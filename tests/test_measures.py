@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from helpers import measures, plots
-from helpers.intervals import bootstrap_interval, wilson_interval
+from helpers.intervals import mean_interval, wilson_interval
 from helpers.measures import (
     accuracy_by_length,
     calibration,
@@ -42,23 +42,23 @@ def believed(confidences, hits):
 
 
 def test_a_paired_difference_is_tuned_minus_base():
-    found = paired_difference([1, 2, 3, 6], [1, 1, 2, 2], seed=4)
-    assert found == {
-        "n": 4,
-        "base": 3.0,
-        "tuned": 1.5,
-        "delta": -1.5,
-        "delta_ci95": list(bootstrap_interval([0, -1, -1, -4], 4)),
-    }
-    shifted = paired_difference([0.1, 5.0, 9.0], [0.2, 5.1, 9.1], seed=0)
+    found = paired_difference([1, 2, 3, 6, 3], [1, 1, 2, 2, 4])
+    assert found.pop("delta_ci95") == pytest.approx(list(mean_interval([0, -1, -1, -4, 1])))
+    assert found == {"n": 5, "base": 3.0, "tuned": 2.0, "delta": -1.0}
+    shifted = paired_difference([0.1, 5.0, 9.0, 2.0, 3.0], [0.2, 5.1, 9.1, 2.1, 3.1])
     assert shifted["delta_ci95"] == pytest.approx([0.1, 0.1])  # pairs: the rows' own spread does not count
-    assert paired_difference([False, True], [True, True], seed=0)["delta"] == 0.5
+    assert paired_difference([False, True], [True, True])["delta"] == 0.5
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_paired_difference_of_few_rows_has_no_interval(n):
+    assert paired_difference([1.0] * n, [2.0] * n)["delta_ci95"] is None
 
 
 @pytest.mark.parametrize(("base", "tuned"), [([1, 2], [1]), ([1], [1, 2]), ([], []), ([1, None], [1, 2])])
 def test_a_paired_difference_needs_the_same_rows_on_both_sides(base, tuned):
     with pytest.raises(ValueError, match="got"):
-        paired_difference(base, tuned, seed=0)
+        paired_difference(base, tuned)
 
 
 @pytest.mark.parametrize(
@@ -367,17 +367,19 @@ def bars(axes, side):
 
 
 def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
-    parts = {name: paired_difference([2, 3, 4], values, 0) for name, values in
-             (("thinking", [1, 2.5, 3]), ("answer", [2.5, 3, 4.5]))}  # fmt: skip
+    parts = {name: paired_difference([2, 3, 4, 5, 6], values) for name, values in
+             (("thinking", [1, 2.5, 3, 3, 3]), ("answer", [2.5, 3, 4.5, 5, 5]))}  # fmt: skip
     means, change = drawn(plots.nll_by_part(parts))
     assert legend(means) == ["base", "tuned"]
-    assert [text.get_text() for text in means.get_yticklabels()] == ["thinking (n=3)", "answer (n=3)"]
+    assert [text.get_text() for text in means.get_yticklabels()] == ["thinking (n=5)", "answer (n=5)"]
     assert "nats a token" in means.get_xlabel()
     assert "95% interval" in change.get_xlabel()
     spans = [list(line.get_xdata()) for line in change.lines if len(line.get_xdata()) == 2]
     assert [part["delta_ci95"] in spans for part in parts.values()] == [True, True]
     markers = {line.get_label(): line.get_marker() for line in means.lines}
     assert markers["base"] != markers["tuned"]
+    _, change = drawn(plots.nll_by_part({"answer": paired_difference([2, 3], [1, 2])}))  # too few for an interval
+    assert [len(line.get_xdata()) for line in change.lines] == [1, 2]  # the difference, and the line at zero
 
 
 def test_accuracy_against_length_shows_intervals_and_counts_what_was_cut():
@@ -417,6 +419,8 @@ def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength(
         assert (edges.min(), edges.max()) == pytest.approx((low, high))
         assert legend(axes) == ["95% interval of the change", "mean"]
     assert nll.get_shared_x_axes().joined(nll, accuracy)
+    few, _ = drawn(plots.strength_curve([point | {"nll_ci95": None} for point in POINTS]))
+    assert (legend(few), list(few.collections)) == (["mean"], [])
     unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
     [nll] = drawn(plots.strength_curve(unknown))
     assert len(nll.collections) == 1

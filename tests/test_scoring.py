@@ -6,13 +6,14 @@ import math
 import re
 import string
 import time
+from statistics import fmean
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, norm, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -24,6 +25,7 @@ from helpers.intervals import (
     compare_paired,
     detectable_difference,
     majority_baseline,
+    mean_interval,
     verdict,
     wilson_interval,
 )
@@ -831,15 +833,52 @@ def test_bootstrap_depends_on_the_seed_alone():
     assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1) != bootstrap_interval(values, 2)
 
 
-def test_bootstrap_of_one_value_or_of_equal_values_has_no_width():
-    assert bootstrap_interval([0.25], 0) == (0.25, 0.25)
-    assert bootstrap_interval([1, 1, 1], 0) == (1.0, 1.0)
+def test_few_values_have_no_interval_and_equal_ones_no_width():
+    for values in ([0.25], [1, 1, 1], [0.1, 0.2, 0.3, 0.4]):
+        assert bootstrap_interval(values, 0) == mean_interval(values) == (-math.inf, math.inf)
+    assert bootstrap_interval([1] * 5, 0) == mean_interval([1] * 5) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("interval", [lambda values: bootstrap_interval(values, 0), mean_interval])
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, math.nan], [math.inf]])
-def test_bootstrap_refuses_what_has_no_mean(values):
+def test_intervals_refuse_what_has_no_mean(interval, values):
     with pytest.raises(ValueError, match="1-D array of at least one"):
-        bootstrap_interval(values, 0)
+        interval(values)
+
+
+def test_the_interval_of_a_mean_is_students():
+    """Against the test that it inverts, at the ends of the interval."""
+    values = np.random.default_rng(0).normal(2, 1, 12)
+    for end in mean_interval(values):
+        assert ttest_1samp(values, end).pvalue == pytest.approx(0.05)
+    for end in mean_interval(values, 0.8):
+        assert ttest_1samp(values, end).pvalue == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("n", [5, 10, 30])
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_t", "laplace"])
+def test_a_difference_of_means_is_claimed_as_often_as_stated_where_there_is_none(draw, n):
+    random = np.random.default_rng(n)
+    shape = {"standard_normal": {}, "standard_t": {"df": 5}, "laplace": {}}[draw]
+    samples = getattr(random, draw)(size=(1000, n), **shape)
+    sentences = [verdict(fmean(each), mean_interval(each), noun="NLL", points=False, n=n) for each in samples]
+    assert fmean(bool(CLAIMS.search(sentence)) for sentence in sentences) <= 0.07
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_of_few_rows_nothing_is_claimed(n):
+    random = np.random.default_rng(n)
+    for shift in (0.0, 1.0, 100.0):
+        for values in random.normal(shift, 1, (50, n)):
+            sentence = verdict(fmean(values), mean_interval(values), noun="NLL", points=False, n=n)
+            assert sentence.startswith(f"Too few rows were measured (n = {n}) to say anything about NLL: ")
+            assert not CLAIMS.search(verdict(fmean(values), bootstrap_interval(values, 0)))
+    found = compare_paired([False] * n, [True] * n, 0)
+    assert (found["delta"], found["delta_ci95"]) == (1.0, [-1.0, 1.0])
+    sentence = verdict(1.0, found["delta_ci95"], detectable=found["detectable"], p_value=found["mcnemar_p"], n=n)
+    assert sentence == (
+        f"Too few rows were measured (n = {n}) to say anything about accuracy: tuned minus base is +100.0 points."
+    )
 
 
 def paired(both, base_only, tuned_only, neither):
@@ -871,9 +910,10 @@ def test_compare_finds_the_interval_that_pairing_gives():
 
 
 def test_compare_without_discordant_pairs():
-    result = compare_paired([True, False, True], [True, False, True], seed=0)
+    result = compare_paired([True, False, True] * 2, [True, False, True] * 2, seed=0)
     assert (result["mcnemar_p"], result["delta"], result["delta_ci95"]) == (1.0, 0.0, [0.0, 0.0])
-    assert result["detectable"] == 1.0
+    few = compare_paired([True, False, True], [True, False, True], seed=0)
+    assert (few["mcnemar_p"], few["delta"], few["delta_ci95"], few["detectable"]) == (1.0, 0.0, [-1.0, 1.0], 1.0)
 
 
 @pytest.mark.parametrize(("base", "tuned"), [([], []), ([True], []), ([True], [True, False]), ([[True]], [[True]])])

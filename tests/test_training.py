@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -280,6 +281,48 @@ def test_a_checkpoint_that_was_not_finished_is_no_checkpoint(trained, interrupte
     assert len(log) == len(trained.log)
     assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
     assert (interrupted / "adapter/adapter_model.safetensors").is_file()
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "is not as it was saved"),
+        ("adapter_model.safetensors", halve, "is not as it was saved"),
+        ("adapter_model.safetensors", Path.unlink, "is missing"),
+        ("optimizer.pt", halve, "is not as it was saved"),
+        ("trainer_state.json", lambda path: path.write_text(""), "is not as it was saved"),
+    ],
+    ids=["empty weights", "half of the weights", "no weights", "half of the optimizer", "empty state"],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, interrupted, name, damage, said, capsys):
+    damage(interrupted / f"checkpoints/checkpoint-4/{name}")
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    assert [line for line in capsys.readouterr().out.splitlines() if "damaged" in line] == [
+        f"checkpoint-4 is damaged ({name} {said}), and now damaged-checkpoint-4: training goes on from step 2"
+    ]
+    assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
+    assert losses(read_jsonl(interrupted / "training/log.jsonl")) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)  # a new one
+
+
+def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(interrupted, capsys):
+    for step in (2, 4):
+        (interrupted / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("")
+    assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out.count(": training goes on from step 0\n") == 2
+    assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"training": "another", "files": {}}'])
+def test_a_checkpoint_with_another_marker_is_no_checkpoint(interrupted, marker):
+    (interrupted / "checkpoints/checkpoint-4/complete").write_text(marker)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
 
 
 def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, interrupted):
