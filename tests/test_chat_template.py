@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from helpers import PROJECT_ROOT
 from helpers.chat_template import chat_template, find_turns, ollama_template
 from helpers.export import convert, write_modelfile
-from helpers.models import tiny_folder
+from helpers.packaged import tiny_folder
 from helpers.prompts import OPENING, TASK, THINK, build_prompt, encode_example, encode_prompt, special_strings
 from helpers.run_dir import open_run, write_json
 

@@ -25,7 +25,8 @@ from helpers.export_check import (
     reference,
     token_loss,
 )
-from helpers.models import load_base, load_tokenizer, tiny_folder
+from helpers.models import load_base, load_tokenizer
+from helpers.packaged import tiny_folder
 from helpers.report import model_card, write_index
 from helpers.run_dir import open_run, read_json, read_jsonl, write_json, write_jsonl
 from helpers.serving import gguf_file, sides
