@@ -22,12 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.dataset_prep import SAMPLE
 from helpers.export import check_room, convert, merge
 from helpers.export_check import check_file, choose_file, reference
-from helpers.models import lora_targets
+from helpers.models import lora_targets, skeleton
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json, write_jsonl
 from helpers.setup import GIB, describe_machine
@@ -69,9 +68,7 @@ def make_adapter(run: Run) -> None:
         task_type="CAUSAL_LM",
     )
     with torch.device("meta"):
-        shapes = get_peft_model(
-            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(run.config.model.name)), lora
-        )
+        shapes = get_peft_model(skeleton(run.config.model), lora)
     torch.manual_seed(0)
     weights = {
         name.replace(".default", ""): torch.randn(weight.shape) * 0.01
