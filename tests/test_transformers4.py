@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from helpers.export import merge
 from helpers.lora_training import save_adapter
-from helpers.models import cache_folder, load_base, load_tokenizer
+from helpers.models import load_base, load_tokenizer
+from helpers.packaged import cache_folder
 from helpers.portable import portable_config, portable_tokenizer_config
 from helpers.run_dir import open_run, read_json, whole_folder, write_json
 
