@@ -48,3 +48,44 @@ def put_behind(outside: Path, folder: Path, **config) -> Path:
         file.rename(folder / file.name)
     shutil.rmtree(folder / "weights")
     return folder
+
+
+def qwen3_5(folder: Path) -> Path:
+    """A tiny Qwen3.5 as its makers ship one: a model that reads images too, of whose layers some have linear attention.
+
+    Behind Qwen3's real tokenizer, with the template of the small sizes, which thinks only when asked to (TRL has it).
+    """
+    import torch
+    import trl
+    from transformers import AutoModelForImageTextToText
+    from transformers.models.qwen3_5 import Qwen3_5Config
+
+    text = {
+        "vocab_size": 151936,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 256,  # as in every size: llama.cpp expects the rotary sections that belong to it
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    vision = {"hidden_size": 32, "depth": 2, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
+    shape = Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(shape).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["mtp_num_hidden_layers"] = 1  # its makers' file has this, for a head that drafts tokens
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    outside = real_outside("qwen3-8b")
+    shutil.copyfile(outside / "tokenizer.json", folder / "tokenizer.json")
+    declared = json.loads((outside / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template = Path(trl.__file__).parent / "chat_templates" / "qwen3_5_nothink.jinja"
+    declared["chat_template"] = template.read_text(encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(declared), encoding="utf-8")
+    return folder

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 from conftest import REAL_ROWS
-from outsides import REAL, put_behind, real_outside
+from outsides import REAL, put_behind, qwen3_5, real_outside
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.labels import train_and_look
@@ -71,6 +72,13 @@ def check_merged(run):
             )
         )
     assert (merged - tuned).abs().max() < (base - tuned).abs().max() / 3
+
+
+def test_every_stage_with_a_model_that_reads_images_too(tmp_path):
+    run = series(tmp_path / "run", qwen3_5(tmp_path / "qwen3_5"))
+    adapted = set(load_file(run / "adapter/adapter_model.safetensors"))
+    assert any("linear_attn.in_proj_qkv" in name for name in adapted)
+    assert any("visual" in name for name in load_file(run / "export/merged/model.safetensors"))
 
 
 @pytest.mark.parametrize("name", REAL)
