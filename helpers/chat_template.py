@@ -12,6 +12,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
+from helpers import InputError
 from helpers.families import render
 from helpers.prompts import OPENING, TASK, build_prompt, special_strings
 
@@ -79,7 +80,10 @@ def find_turns(tokenizer: Any, style: str) -> Turns:
 def _render(tokenizer: Any, messages: int, generate: bool) -> list[str]:
     """What the model's own template writes before, between and after so many messages, the first of a user."""
     talk = [{"role": ("user", "assistant")[i % 2], "content": _TEXT} for i in range(messages)]
-    return render(tokenizer, talk, generate).split(_TEXT)
+    pieces = render(tokenizer, talk, generate).split(_TEXT)
+    if len(pieces) != messages + 1:
+        raise InputError(f"the model's chat template leaves out text of a conversation of {messages} messages")
+    return pieces
 
 
 def _common(*texts: str) -> str:

@@ -5,13 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, setup
 from helpers.__main__ import main
 from helpers.config import Config
 from helpers.dataset_prep import SAMPLE
 from helpers.run_dir import read_jsonl
 
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_found_before(monkeypatch):
+    """A process remembers where it looked for secrets, and tells those that it starts: no test hears of another."""
+    monkeypatch.setattr(setup, "_silent", set())
+    monkeypatch.setattr(setup, "INHERITED", {})
+    monkeypatch.delenv(setup.FOUND, raising=False)
 
 
 @pytest.fixture(scope="session")

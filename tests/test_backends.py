@@ -20,6 +20,7 @@ from helpers.config import Config
 from helpers.generation import completion_nll
 from helpers.lora_training import train
 from helpers.models import load_base, load_tokenizer, model_shape
+from helpers.packaged import tiny_folder
 from helpers.prompts import encode_example
 from helpers.run_dir import open_run, read_jsonl, write_jsonl
 from helpers.setup import Machine, card_settings, choose_profile, hardware_table
@@ -117,7 +118,9 @@ def test_opening_a_folder_settles_every_auto_that_the_table_knows(card, on, tmp_
 
 def test_a_folder_keeps_what_it_was_made_with_on_another_card(on, tmp_path):
     on(H100)
-    first = open_run("full", tmp_path, {"data.source": "sample"}).config
+    run = open_run("full", tmp_path, {"data.source": "sample"})
+    first = run.config
+    write_jsonl(run / "data/train.jsonl", [])  # what a stage left behind binds the folder to its settings
     on(L4)
     assert open_run("full", tmp_path, {"data.source": "sample"}).config == first
     assert open_run("auto", tmp_path).config == first
@@ -278,7 +281,7 @@ def test_unsloth_gets_the_settings(card, four_bit, dtype, recompute, longest, em
     on(card)
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_bytes((tiny_folder() / "config.json").read_bytes())
     config = open_run("full", tmp_path / "run", {"data.source": "sample", "model.name": str(folder)}).config
     assert backends.load_trainable(config) == "model with adapters"
     (_, source, load), (_, model, adapters) = fake_unsloth.calls

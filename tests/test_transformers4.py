@@ -1,5 +1,6 @@
 """Finished folders, read by transformers 4 in a process of its own: Colab notebooks and engines still have it."""
 
+import copy
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from test_portable import MAKERS, MODELS, SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from helpers.chat_template import chat_template
 from helpers.export import merge
 from helpers.lora_training import save_adapter
 from helpers.models import load_base, load_tokenizer
@@ -95,6 +97,12 @@ def assert_same_tokenizer(found, tokenizer):
     assert {key: found[key] for key in ours} == ours
 
 
+def with_trained_template(tokenizer):
+    trained = copy.deepcopy(tokenizer)
+    trained.chat_template = chat_template(tokenizer)
+    return trained
+
+
 def assert_same_logits(found, model):
     with torch.no_grad():
         logits = model.float().eval()(torch.tensor([IDS])).logits[0].numpy()
@@ -110,7 +118,7 @@ def test_a_finished_run_reads_alike(transformers4, tmp_path):
     merged = merge(run)
     found = read_by_4(transformers4, tokenizers=[run / "adapter", merged], models=[merged])
     for folder in (run / "adapter", merged):
-        assert_same_tokenizer(found[str(folder)], tokenizer)
+        assert_same_tokenizer(found[str(folder)], with_trained_template(tokenizer))
     assert found[str(merged)]["dtype"] == "torch.float16"
     assert found[str(merged)]["end"] == tokenizer.eos_token_id
     assert_same_logits(found[str(merged)], AutoModelForCausalLM.from_pretrained(merged))
