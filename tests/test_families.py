@@ -12,6 +12,7 @@ from transformers.utils import chat_template_utils
 
 from helpers import InputError
 from helpers.config import Config
+from helpers.export import check_conversion
 from helpers.families import check_template, end_of_turn, end_tokens, family, render, separator
 from helpers.models import PROBE, check_model, load_tokenizer, lora_targets, model_source, probe
 from helpers.packaged import tiny_folder
@@ -280,3 +281,16 @@ def test_a_reply_may_end_with_any_of_several_tokens(r1_tokenizer):
     assert end_tokens(named(None), r1_tokenizer) == {own}
     assert end_tokens(named(7), r1_tokenizer) == {own, 7}
     assert end_tokens(named([7, own, 9]), r1_tokenizer) == {own, 7, 9}
+
+
+def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
+    config = settings_of(tmp_path)
+    check_conversion(config)
+    path = tmp_path / "model/tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written["pre_tokenizer"] = written["pre_tokenizer"]["pretokenizers"][-1]  # digits are no longer taken one by one
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert probe(load_tokenizer(config.model), config.model) == ""
+    with pytest.raises(InputError, match=r"cannot be exported as GGUF: .* pre-tokenizer was not recognized") as caught:
+        check_conversion(config)
+    assert "\n" not in str(caught.value)
