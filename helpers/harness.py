@@ -3,11 +3,12 @@
 In a run it asks the model that is loaded, once with its adapter off and once on, through our own decoding. What it asks
 lies in the run folder, prompts and sampling included, so that it can do it again with a backend of its own:
 
-    lm_eval --model hf --model_args pretrained=MODEL,peft=RUN/adapter --include_path RUN/evaluation/tasks \\
-        --tasks medqa --output_path LOGS --log_samples
+    lm_eval --model hf --model_args pretrained=MODEL,tokenizer=RUN/adapter,peft=RUN/adapter \\
+        --include_path RUN/evaluation/tasks --tasks medqa --output_path LOGS --log_samples
 
-without `peft` for the base model; where vLLM is installed, `--model vllm` with `lora_local_path` for `peft` (which was
-not run here). `evaluation.compare_logs` scores and pairs two such logs.
+without `peft` for the base model, and always with the adapter's tokenizer, which was proved when it was loaded and is
+saved so that every version loads it as it is. Where vLLM is installed, `--model vllm` with `lora_local_path` for `peft`
+will do (it was not run here). `evaluation.compare_logs` scores and pairs two such logs.
 
 What it cannot do honestly for a thinking model is left out or done here:
 - Its own `medqa_4options`, `medmcqa`, `pubmedqa` and `mmlu_*` compare log-likelihoods of answers that no thought comes

@@ -1,5 +1,6 @@
 """The series as one command: each notebook through papermill in a kernel of its own, finished stages skipped."""
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -122,6 +123,24 @@ def run_series(
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
         choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
     export_secrets()  # Colab gives them to the process that its page talks to, and to no kernel that is started here
+    with alone_in(run):
+        return _run_series(run, stages, force, tell)
+
+
+@contextmanager
+def alone_in(run: Run) -> Iterator[None]:
+    """Keep a second series out of the folder; InputError where one is at work. A killed owner's lock goes with it."""
+    with open(run / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is at work in {run.label}: wait for it, or take another folder") from None
+        yield
+
+
+def _run_series(
+    run: Run, stages: list[str], force: bool, tell: Callable[[str, str, str], None]
+) -> list[tuple[str, float | None]]:
     times: list[tuple[str, float | None]] = []
     for stage in stages:
         inputs = stage_inputs(run, stage)

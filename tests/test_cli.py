@@ -19,7 +19,7 @@ from helpers.__main__ import main
 from helpers.config import Config
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
-from helpers.run_all import LEAVES, choose_stages, run_series, stage_inputs
+from helpers.run_all import LEAVES, alone_in, choose_stages, run_series, stage_inputs
 from helpers.run_dir import open_run, read_json, write_json, write_jsonl, write_text
 
 NAMES = list(STAGES)
@@ -703,3 +703,18 @@ def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
     result = python("-m", "helpers", "run", "--profile", "smok", cwd=tmp_path, env={"PYTHONPATH": str(PROJECT_ROOT)})
     assert error_line(result) == "error: unknown profile 'smok'; did you mean 'smoke'?"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_series_in_one_folder_is_refused_and_a_killed_ones_lock_is_gone(tmp_path, cli):
+    folder = open_run("smoke", tmp_path / "run").path
+    code = "import sys, time; from helpers.run_all import alone_in; from helpers.run_dir import open_run\n"
+    code += "with alone_in(open_run(run_dir=sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
+    assert result.status == 2
+    assert "another run is at work in" in error_line(result)
+    other.kill()
+    other.wait()
+    with alone_in(open_run(run_dir=folder)):
+        pass

@@ -1,5 +1,6 @@
 """The laws that hold for every supported family, on the chat templates that TRL carries and on real tokenizers."""
 
+import copy
 import json
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from helpers import InputError
+from helpers.batches import collator
 from helpers.config import Config
 from helpers.export import check_conversion
 from helpers.families import check_template, end_of_turn, end_tokens, family, render, separator
-from helpers.models import PROBE, check_model, load_tokenizer, lora_targets, model_source, probe
+from helpers.generation import completion_nll, generate
+from helpers.models import PROBE, check_model, load_base, load_tokenizer, lora_targets, model_source, probe
 from helpers.packaged import tiny_folder
 from helpers.prompts import OPENING, TASK, build_prompt, encode_example, encode_prompt, split_reasoning
 
@@ -271,6 +274,25 @@ def test_every_linear_layer_but_the_head_gets_an_adapter(tmp_path):
     assert lora_targets(Config.resolve("smoke").model) == llama
 
 
+def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
+    """Labels and masks go by position: the end of every row is trained, and no loss depends on the padding token."""
+    config = Config.resolve("smoke")
+    rows = [encode_example(r1_tokenizer, row, 999) for row in ROWS]
+    end, model = r1_tokenizer.eos_token_id, load_base(config)
+    batch = collator(config, end, unsloth=False)(rows)
+    for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        length = len(row["input_ids"])
+        assert ids[:length].tolist() == row["input_ids"]
+        assert (labels == end).nonzero().flatten().tolist() == [length - 1]
+        assert mask.tolist() == [1] * length + [0] * (len(ids) - length)
+    assert completion_nll(model, rows, end) == completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    prompts = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
+    same = copy.copy(r1_tokenizer)
+    same.pad_token = same.eos_token
+    settings = config.generation
+    assert generate(model, same, prompts, settings, 1) == generate(model, r1_tokenizer, prompts, settings, 1)
+
+
 def test_a_reply_may_end_with_any_of_several_tokens(r1_tokenizer):
     from types import SimpleNamespace
 
@@ -288,7 +310,8 @@ def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
     check_conversion(config)
     path = tmp_path / "model/tokenizer.json"
     written = json.loads(path.read_text(encoding="utf-8"))
-    written["pre_tokenizer"] = written["pre_tokenizer"]["pretokenizers"][-1]  # digits are no longer taken one by one
+    split = {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False}
+    written["pre_tokenizer"]["pretokenizers"].insert(0, split)  # as in no tokenizer that it knows
     path.write_text(json.dumps(written), encoding="utf-8")
     assert probe(load_tokenizer(config.model), config.model) == ""
     with pytest.raises(InputError, match=r"cannot be exported as GGUF: .* pre-tokenizer was not recognized") as caught:
