@@ -130,12 +130,15 @@ def run_series(
 @contextmanager
 def alone_in(run: Run) -> Iterator[None]:
     """Keep a second series out of the folder; InputError where one is at work. A killed owner's lock goes with it."""
-    with open(run / ".lock", "a", encoding="utf-8") as file:
+    folder = os.open(run.path, os.O_RDONLY)  # the folder itself is locked: a lock file would be left in it
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another run is at work in {run.label}: wait for it, or take another folder") from None
         yield
+    finally:
+        os.close(folder)
 
 
 def _run_series(
