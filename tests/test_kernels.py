@@ -90,6 +90,9 @@ def test_colabs_secrets_reach_the_stages_that_00_starts(run, tmp_path, monkeypat
     monkeypatch.setenv("PAGE", str(os.getpid()))
     monkeypatch.syspath_prepend(str(tmp_path / "colab"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'colab'}:{PROJECT_ROOT}")
+    for name in ("google.colab", "google.colab.userdata"):  # what the test imports is gone afterwards
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
     import google
 
     monkeypatch.setattr(google, "__path__", [str(tmp_path / "colab/google"), *google.__path__])
