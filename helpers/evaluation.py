@@ -9,14 +9,15 @@ from statistics import fmean
 from typing import Any
 
 from helpers import InputError
+from helpers.families import separator
 from helpers.generation import Reply, generate, token_nlls
 from helpers.harness import Question, ask, read_samples
-from helpers.intervals import compare_paired, majority_baseline, verdict, wilson_interval
+from helpers.intervals import compare_paired, majority_baseline, verdict
 from helpers.measures import letter_probabilities
 from helpers.metrics import SIDES, Prediction, compare_tasks, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter
-from helpers.prompts import build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
-from helpers.questions import OPEN_TASK, choice_questions, question_commits
+from helpers.prompts import END_THINK, build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
+from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commits
 from helpers.run_dir import Run, fingerprint, note_in_record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.scoring import extract_choice
 from helpers.setup import describe_machine
@@ -32,8 +33,10 @@ __all__ = [
     "side_by_side",
     "summarise",
     "verdict",
-    "wilson_interval",
 ]
+
+
+BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which a model is made to answer, beside the whole
 
 
 @contextmanager
@@ -69,11 +72,9 @@ def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]
     """One side's predictions: every validation row and every multiple-choice question, see `score`.
 
     The harness asks all of them, so they are decoded together. What it has no notion of is measured beside it: for a
-    validation row `nll`, `nll_thinking` and `nll_answer`, nats a token of the reference; for a choice question
-    `letters`, see `letter_probabilities`, which may be None.
+    validation row what `unseen_losses` gives, for a choice question what `made_to_answer` gives.
     """
     asked = questions(run, tokenizer, validation_rows(run))
-    choices = [i for i, question in enumerate(asked) if "options" in question]
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
         replies = ask(
@@ -82,20 +83,45 @@ def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]
             run.config.generation,
             lambda texts: _replies(run, model, tokenizer, texts, side),
         )
-        letters = letter_probabilities(
-            model,
-            tokenizer,
-            _prompts(run, tokenizer, [asked[i]["question"] for i in choices]),
-            [replies[i].text for i in choices],
-            [asked[i]["options"] for i in choices],
-            f"letters, {side} model",
-        )
-    predictions = score(asked, replies, tokenizer)
-    for row, nlls in zip(predictions[: len(losses)], losses, strict=True):
+        predictions = score(asked, replies, tokenizer)
+        made_to_answer(run, model, tokenizer, [row for row in predictions if "options" in row], side)
+    for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
-    for i, probabilities in zip(choices, letters, strict=True):
-        predictions[i]["letters"] = probabilities
     return predictions
+
+
+def made_to_answer(run: Run, model: Any, tokenizer: Any, rows: list[Prediction], side: str) -> None:
+    """Add to each choice question's row what the model would answer after its thought, and after parts of it.
+
+    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are put after it,
+    and the letters' probabilities read off: the model no longer loses by thinking long. `forced` maps each of these
+    numbers to the likeliest letter; its last is the limit on new tokens, and so the whole thought, of which `letters`
+    has the probabilities. Both are None where the vocabulary does not tell the letters apart.
+    """
+    limit = run.config.generation.max_new_tokens
+    budgets = [int(limit * share) for share in BUDGETS]
+    # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
+    before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
+    asked = []
+    for row in rows:
+        prompt = encode_prompt(tokenizer, row["question"], run.config.model.prompt_style)
+        thought = split_reasoning(row["reply"]).thinking.rstrip() + before
+        tokens, tag = encode_thought(tokenizer, thought), encode_thought(tokenizer, "")
+        whole = tokens[: len(tokens) - len(tag)]
+        asked += [([*prompt, *whole[:budget], *tag], after + LEAD, list(row["options"])) for budget in [*budgets, None]]
+    found = letter_probabilities(model, tokenizer, asked, f"forced answers, {side} model")
+    for i, row in enumerate(rows):
+        each = found[i * (len(budgets) + 1) : (i + 1) * (len(budgets) + 1)]
+        known = each[-1] is not None
+        row["letters"] = each[-1]
+        row["forced"] = (
+            {
+                str(budget): max(letters, key=letters.get)
+                for budget, letters in zip([*budgets, limit], each, strict=True)
+            }
+            if known
+            else None
+        )
 
 
 def predict_between(run: Run, model: Any, tokenizer: Any, share: float) -> list[Prediction]:
@@ -122,13 +148,27 @@ def predict_between(run: Run, model: Any, tokenizer: Any, share: float) -> list[
 
 
 def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:
-    """Of each validation row the NLL, nats a token, of all that the model should write, of the thought, of the rest."""
+    """Of each validation row the NLL, nats a token, of all that the model should write, of the thought, of the rest.
+
+    `nll_delimiter` is the part of `nll` that falls on `</think>` and the token after it, where the thought ends: the
+    base model's makers trained another separator. `nll_text` is the NLL of all other tokens.
+    """
     settings, rows = run.config.model, validation_rows(run)
     encoded = [encode_example(tokenizer, row, settings.max_length, settings.prompt_style) for row in rows]
+    tag = len(encode_thought(tokenizer, ""))
     losses = []
     for row, nlls in zip(rows, token_nlls(model, encoded, tokenizer.pad_token_id, what), strict=True):
         end = len(encode_thought(tokenizer, row["Complex_CoT"]))
-        losses.append({"nll": fmean(nlls), "nll_thinking": fmean(nlls[:end]), "nll_answer": fmean(nlls[end:])})
+        delimiter, text = nlls[end - tag : end + 1], nlls[: end - tag] + nlls[end + 1 :]
+        losses.append(
+            {
+                "nll": fmean(nlls),
+                "nll_thinking": fmean(nlls[:end]),
+                "nll_answer": fmean(nlls[end:]),
+                "nll_delimiter": sum(delimiter) / len(nlls),
+                "nll_text": fmean(text),
+            }
+        )
     return losses
 
 

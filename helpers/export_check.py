@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -16,6 +16,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import psutil
 
 from helpers.generation import generate_in_batches, token_nlls
+from helpers.measures import paired_difference
+from helpers.metrics import nats_apart
 from helpers.models import compute_dtype, load_tokenizer
 from helpers.prompts import encode_example, encode_prompt
 from helpers.run_dir import Run, read_jsonl
@@ -48,6 +50,8 @@ def reference(
 ) -> Reference | None:
     """Greedy replies to `questions`, and losses over the `last_tokens` of the `rows` shortest validation rows.
 
+    Where there are too few of these for an interval, training rows make up the number: any text compares two programs.
+
     The same tokens are compared in both programs, so that a few show a small difference: 64, or 16 of a model beyond
     2 GiB, of which llama.cpp makes one or two a second on two cores. None where the model does not fit in memory.
     """
@@ -67,6 +71,8 @@ def reference(
     validation = read_jsonl(run.require("data/validation.jsonl", "03_dataset_prep"))
     tokenizer, style = load_tokenizer(run.config.model), run.config.model.prompt_style
     prompts = [encode_prompt(tokenizer, question, style) for question in questions]
+    if len(validation) < rows:
+        validation += read_jsonl(run.require("data/train.jsonl", "03_dataset_prep"))[: rows - len(validation)]
     encoded = (encode_example(tokenizer, row, run.config.model.max_length, style) for row in validation)
     shortest = sorted((row for row in encoded if row), key=lambda row: len(row["input_ids"]))[:rows]
     for row in shortest:
@@ -86,7 +92,7 @@ def reference(
 def check_file(run: Run, gguf: Path, reference: Reference | None) -> dict[str, Any]:
     """Load a GGUF file with llama.cpp and compare it with the merged model.
 
-    `passes`: that the mean loss differs by no more than the kind's bound is shown (by two standard errors), the file's
+    `passes`: that the mean loss differs by no more than the kind's bound is shown (by its 95% interval), the file's
     end-of-sequence token is the tokenizer's, and every reply ends there. None where the file or the merged model does
     not fit in memory. `verdict` says so, and tells what fails from what too few tokens cannot show. The greedy
     agreement is there to be read and has no bound: a near-tie that rounding tips makes two good replies part early.
@@ -104,9 +110,9 @@ def check_file(run: Run, gguf: Path, reference: Reference | None) -> dict[str, A
         greedy = _greedy_agreement(server, reference)
         nll = _nll_difference(server, reference) | {"bound": BOUNDS[kind]}
         ends = _ends(server, reference, tokenizer.eos_token_id)
-    difference, doubt = abs(nll["difference"]), 2 * nll["standard_error"]
-    verdict = "passes" if difference + doubt <= nll["bound"] else "not shown to pass"
-    if difference - doubt > nll["bound"] or end_token != tokenizer.eos_token or ends["stopped"] < ends["rows"]:
+    low, high = nll["ci95"] or (-math.inf, math.inf)
+    verdict = "passes" if max(-low, high) <= nll["bound"] else "not shown to pass"
+    if max(low, -high) > nll["bound"] or end_token != tokenizer.eos_token or ends["stopped"] < ends["rows"]:
         verdict = "fails"
     found = {"nll": nll, "end_token": end_token, "ends": ends, "greedy": greedy}
     return {"passes": verdict == "passes", "verdict": verdict, **found}
@@ -137,9 +143,11 @@ def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
             rows.append(row)
             continue
         nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
-        difference = f"{nll['difference']:+.4f} ± {2 * nll['standard_error']:.4f}"
-        row |= {"NLL minus merged (± 2 standard errors)": difference, "bound": f"{nll['bound']:g}"}
-        row["n"] = str(nll["tokens"])
+        row |= {
+            "NLL minus merged (95% interval)": nats_apart(nll["difference"], nll["ci95"], 4),
+            "bound": f"{nll['bound']:g}",
+        }
+        row["n"] = f"{nll['rows']} rows, {nll['tokens']} tokens"
         row["tokens before the first other"] = f"{greedy['same']:.0%} of {greedy['tokens']}"
         rows.append(row | {"stops at the end": f"{ends['stopped']} of {ends['rows']}"})
     return rows
@@ -247,21 +255,20 @@ def _greedy_agreement(server: Any, reference: Reference) -> dict[str, Any]:
 
 
 def _nll_difference(server: Any, reference: Reference) -> dict[str, Any]:
-    """Mean losses in nats a token of both, over the same tokens, and what sampling these leaves uncertain."""
-    merged = [nll for nlls in reference.nlls for nll in nlls]
-    ours = [
-        token_loss(server, row[:i], row[i], whole=row[-1])
-        for row, nlls in zip(reference.rows, reference.nlls, strict=True)
-        for i in range(len(row) - len(nlls), len(row))
-    ]
-    differences = [a - b for a, b in zip(ours, merged, strict=True)]
+    """Mean losses in nats a token of both, over the same tokens; rows are the units, since a row's tokens are alike."""
+    merged, ours = [], []
+    for row, nlls in zip(reference.rows, reference.nlls, strict=True):
+        places = range(len(row) - len(nlls), len(row))
+        merged.append(fmean(nlls))
+        ours.append(fmean(token_loss(server, row[:i], row[i], whole=row[-1]) for i in places))
+    found = paired_difference(merged, ours)
     return {
-        "rows": len(reference.rows),
-        "tokens": len(ours),
-        "merged": fmean(merged),
-        "gguf": fmean(ours),
-        "difference": fmean(differences),
-        "standard_error": stdev(differences) / len(differences) ** 0.5,
+        "rows": found["n"],
+        "tokens": sum(map(len, reference.nlls)),
+        "merged": found["base"],
+        "gguf": found["tuned"],
+        "difference": found["delta"],
+        "ci95": found["delta_ci95"],
     }
 
 

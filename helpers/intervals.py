@@ -12,18 +12,38 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 LEAST = 5  # rows or questions; of fewer nothing is claimed
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (low, high), both in [0, 1]; n must be at least 1."""
+def share_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion (Clopper and Pearson, Biometrika 26, 1934), in [0, 1]; n must be at least 1.
+
+    It holds the true share at least as often as stated, whatever n and the share. Wilson's, the usual one, does so on
+    average alone: with n = 10 to 30 and a share near 0 or 1, as of replies that are never cut off, in 86 of 100 cases.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return (float(low) if successes else 0.0), (float(high) if successes < n else 1.0)  # without rounding's 4e-19
+    tail = (1 - confidence) / 2
+    low = stats.beta.ppf(tail, successes, n - successes + 1) if successes else 0
+    high = stats.beta.isf(tail, successes + 1, n - successes) if successes < n else 1
+    return float(low), float(high)
+
+
+def share_difference_interval(base_only: int, tuned_only: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a difference of two shares of the same n rows, tuned minus base; -1 to 1 under LEAST rows.
+
+    From the discordant rows, those that count for one side alone: Bonett and Price, Journal of Educational and
+    Behavioral Statistics 37, 2012, 479-488, Wald's interval with one more discordant row a side. A bootstrap of few
+    rows is far too narrow, and has no width at all where no row is discordant.
+    """
+    if min(base_only, tuned_only) < 0 or base_only + tuned_only > n:
+        raise ValueError(f"need counts of discordant rows within n={n}, got {base_only} and {tuned_only}")
+    if n < LEAST:
+        return -1.0, 1.0
+    up, down = (tuned_only + 1) / (n + 2), (base_only + 1) / (n + 2)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -36,23 +56,6 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
         return -math.inf, math.inf
     half = stats.t.ppf((1 + confidence) / 2, data.size - 1) * stats.sem(data)
     return float(data.mean() - half), float(data.mean() + half)
-
-
-def bootstrap_interval(
-    values: Sequence[float], seed: int, confidence: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of the mean of a 1-D array, in the values' unit; infinite under LEAST.
-
-    The same seed gives the same interval. For differences of right answers, whose exact test stands beside it.
-    """
-    data = _finite(values)
-    if data.size < LEAST:
-        return -math.inf, math.inf
-    batch = max(1, 1_000_000 // data.size)  # 8 MB at a time, however many values there are
-    low, high = stats.bootstrap(
-        (data,), np.mean, n_resamples=resamples, batch=batch, confidence_level=confidence, method="percentile", rng=seed
-    ).confidence_interval
-    return float(low), float(high)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
@@ -77,12 +80,12 @@ def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power
     return min(1.0, c * max(discordance**0.5, c))
 
 
-def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], seed: int) -> dict[str, Any]:
+def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], seed: int = 0) -> dict[str, Any]:
     """Base against tuned model on the same n >= 1 questions in the same order, as plain numbers without NaN.
 
     `both` to `tuned_only` count right answers; `mcnemar_p` is exact, the binomial test of the discordant pairs against
-    one half; `delta` is tuned minus base, with a bootstrap interval over questions, which is -1 to 1 of fewer than
-    LEAST; accuracies have Wilson's.
+    one half; `delta` is tuned minus base, with `share_difference_interval`; accuracies have `share_interval`. All of it
+    follows from the counts: `seed`, which the first release's bootstrap took, changes nothing.
     """
     base, tuned = np.asarray(base_correct, dtype=bool), np.asarray(tuned_correct, dtype=bool)
     if base.ndim != 1 or base.shape != tuned.shape or base.size == 0:
@@ -92,16 +95,16 @@ def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], 
     return {
         "n": n,
         "base_accuracy": float(base.mean()),
-        "base_ci95": list(wilson_interval(int(base.sum()), n)),
+        "base_ci95": list(share_interval(int(base.sum()), n)),
         "tuned_accuracy": float(tuned.mean()),
-        "tuned_ci95": list(wilson_interval(int(tuned.sum()), n)),
+        "tuned_ci95": list(share_interval(int(tuned.sum()), n)),
         "both": int((base & tuned).sum()),
         "neither": int((~base & ~tuned).sum()),
         "base_only": base_only,
         "tuned_only": tuned_only,
         "mcnemar_p": float(stats.binomtest(tuned_only, discordant).pvalue) if discordant else 1.0,
         "delta": (tuned_only - base_only) / n,
-        "delta_ci95": np.clip(bootstrap_interval(tuned.astype(float) - base, seed), -1, 1).tolist(),
+        "delta_ci95": list(share_difference_interval(base_only, tuned_only, n)),
         "detectable": detectable_difference(n, discordant / n),
     }
 
@@ -114,10 +117,10 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """
     if not all(0 <= p <= 1 for p in p_values.values()):
         raise ValueError(f"p values lie between 0 and 1, got {dict(p_values)}")
-    if not p_values:
-        return {}
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return dict(zip(p_values, map(float, adjusted), strict=True))
+    adjusted, least = dict(p_values), 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.get)):
+        least = adjusted[name] = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+    return adjusted
 
 
 def verdict(

@@ -1,23 +1,20 @@
-"""More than accuracy: repetition, accuracy by length of the thought, calibration of the answer's letter.
+"""More than accuracy: repetition, accuracy by length of the thought and by budget, calibration of the answer's letter.
 
 Rows are predictions as `helpers.evaluation.predict` makes them, a choice question's maybe with `letters`, its options'
 probabilities. Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
 """
 
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from helpers.intervals import mean_interval, wilson_interval
+from helpers.intervals import LEAST, mean_interval, share_difference_interval, share_interval
 from helpers.progress import Progress
-from helpers.prompts import END_THINK, encode_thought, split_reasoning
 
-LEAD = "\n\nThe answer is"  # as the questions ask for it
-LEAST = 10  # rows a bin: the 95% interval of even ten spans up to half of all accuracies
+ROWS_A_BIN = 10  # at least: the 95% interval of even ten spans up to two thirds of all accuracies
 POSITIONS = 8192  # tokens that go through the model at a time, padding included
 RESAMPLES = 5000
 
@@ -42,6 +39,20 @@ def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float
     }
 
 
+def paired_shares(base_values: Sequence[bool], tuned_values: Sequence[bool]) -> dict[str, Any]:
+    """As `paired_difference`, for what a row has or has not; `delta` with `share_difference_interval`, None of few."""
+    counts = Counter(zip(base_values, tuned_values, strict=True))
+    n = counts.total()
+    interval = share_difference_interval(counts[True, False], counts[False, True], n)
+    return {
+        "n": n,
+        "base": fmean(base_values),
+        "tuned": fmean(tuned_values),
+        "delta": (counts[False, True] - counts[True, False]) / n,
+        "delta_ci95": list(interval) if n >= LEAST else None,
+    }
+
+
 def _known(interval: tuple[float, float]) -> list[float] | None:
     """As JSON: None for the infinite interval of too few values."""
     return list(interval) if np.isfinite(interval).all() else None
@@ -58,21 +69,18 @@ def repetition_rate(text: str, n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def accuracy_by_length(rows: Sequence[Row], seed: int, bins: int = 4) -> dict[str, Any]:
+def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
     """Accuracy of choice questions by the tokens of their thoughts, in bins of like many rows, shortest first.
 
     A reply that was cut off is left out, and counted as `truncated`: of its length only a lower bound is known (it is
     censored) and it counts as wrong by rule, so that it would make long thoughts wrong by construction. What is left
-    says nothing of thoughts near the limit. Replies that never closed their thought but ended are in.
-
-    `spearman` is the rank correlation of tokens and being right, which a few very long thoughts do not decide; its
-    percentile bootstrap interval is None where over 1% of the resamples have none, as with four right answers or fewer.
-    It is no effect: a harder question gets a longer thought and a wrong answer.
+    says nothing of thoughts near the limit, and is no effect: a harder question gets a longer thought and a wrong
+    answer. Replies that never closed their thought but ended are in.
     """
     whole = [row for row in rows if row["finished"]]
     tokens = np.array([row["thinking_tokens"] for row in whole], dtype=float)
     correct = np.array([row["correct"] for row in whole], dtype=float)
-    found = {"n": len(whole), "truncated": len(rows) - len(whole), "spearman": None, "spearman_ci95": None, "bins": []}
+    found: dict[str, Any] = {"n": len(whole), "truncated": len(rows) - len(whole), "bins": []}
     if not whole:
         return found
     number = _bin_numbers(tokens, bins)
@@ -85,12 +93,24 @@ def accuracy_by_length(rows: Sequence[Row], seed: int, bins: int = 4) -> dict[st
                 **_share(correct[inside]),
             }
         )
-    if len(set(tokens)) > 1 and len(set(correct)) > 1:
-        found["spearman"] = float(_spearman(tokens, correct))
-        drawn = _resampled(_spearman, tokens, correct, seed)
-        if np.isnan(drawn).mean() <= 0.01:
-            found["spearman_ci95"] = np.nanpercentile(drawn, [2.5, 97.5]).tolist()
     return found
+
+
+def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Accuracy of one side's choice questions by the tokens that it may think, shortest budget first.
+
+    From the replies that are there, in two readings. `replied`: the share whose reply ends within so many tokens and
+    is right. `accuracy` and `ci95`: made to answer after so many tokens of its thought, or after all of a shorter one
+    (budget forcing: Muennighoff et al., s1: Simple test-time scaling, 2025). Rows without forced letters are left out.
+    """
+    known = [row for row in rows if row.get("forced")]
+    points = []
+    for budget in sorted({int(tokens) for row in known for tokens in row["forced"]}):
+        inside = [row for row in known if str(budget) in row["forced"]]
+        forced = np.array([row["forced"][str(budget)] == row["answer_idx"] for row in inside])
+        replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
+        points.append({"tokens": budget, "replied": replied, **_share(forced)})
+    return points
 
 
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:
@@ -103,34 +123,30 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
 
     ECE sums absolute values, so noise adds to it and n rows of a model that is perfectly calibrated have one above 0:
     `ece_if_calibrated` is that model's mean, and 95% of its draws lie below `ece_if_calibrated_p95`, by simulation
-    with these confidences. A bootstrap adds the noise once more, and its percentiles would leave the truth out (of 60
-    rows of a calibrated model, always). So the interval is the basic one, mirrored at the estimate, and reaches from 0
-    to the estimate at the least, the former where noise alone explains the ECE. Of 60 or 200 simulated rows it held
-    the truth about 9 times in 10: take it for a rough one.
+    with these confidences. It has no interval: a bootstrap adds the noise once more. `overconfidence`, the mean
+    confidence minus the accuracy, has one, from `share_interval`, which is never too narrow for rows that are right
+    with different probabilities (Hoeffding, Annals of Mathematical Statistics 27, 1956: their number spreads less).
     """
     known = [row for row in rows if row.get("letters")]
     if not known:
         return None
     confidence = np.array([max(row["letters"].values()) for row in known])
     hit = np.array([max(row["letters"], key=row["letters"].get) == row["answer_idx"] for row in known], dtype=float)
-    brier = [_brier(row["letters"], row["answer_idx"]) for row in known]
-    ece = float(_ece(confidence, hit, bins))
-    high, low = 2 * ece - np.percentile(_resampled(_ece, confidence, hit, seed, bins=bins), [2.5, 97.5])
+    low, high = share_interval(int(hit.sum()), len(known))
     draws = np.random.default_rng(seed).random((RESAMPLES, len(known))) < confidence
     if_calibrated = _ece(np.broadcast_to(confidence, draws.shape), draws, bins)
-    p95 = float(np.percentile(if_calibrated, 95))
     number = _bin_numbers(confidence, bins)
     return {
         "n": len(known),
         "left_out": len(rows) - len(known),
         "accuracy": float(hit.mean()),
         "confidence": float(confidence.mean()),
-        "ece": ece,
-        "ece_ci95": [max(0.0, float(low)) if ece > p95 else 0.0, max(ece, float(high))],
+        "overconfidence": float(confidence.mean() - hit.mean()),
+        "overconfidence_ci95": [float(confidence.mean()) - high, float(confidence.mean()) - low],
+        "ece": float(_ece(confidence, hit, bins)),
         "ece_if_calibrated": float(if_calibrated.mean()),
-        "ece_if_calibrated_p95": p95,
-        "brier": fmean(brier),
-        "brier_ci95": _known(mean_interval(brier)),
+        "ece_if_calibrated_p95": float(np.percentile(if_calibrated, 95)),
+        "brier": fmean(_brier(row["letters"], row["answer_idx"]) for row in known),
         "bins": [
             {"confidence": float(confidence[number == each].mean()), **_share(hit[number == each])}
             for each in np.unique(number)
@@ -139,54 +155,47 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
 
 
 def letter_probabilities(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    replies: Sequence[str],
-    options: Sequence[Mapping[str, str]],
-    what: str = "letters",
+    model: Any, tokenizer: Any, asked: Sequence[tuple[list[int], str, Sequence[str]]], what: str = "letters"
 ) -> list[dict[str, float] | None]:
-    """Of each choice question the probability of each option's letter after the reply's thought and "The answer is".
+    """Of each (token ids, lead, letters) the probability of each letter after the ids and the lead, `The answer is (`.
 
-    Prompts are token ids, as `encode_prompt` makes them; options map letters to texts. None where the thought was not
-    closed, and where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over
-    the letters alone: what the model would say if it had to name one now. The reply may state another.
+    None where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over the
+    letters alone: what the model would say if it had to name one now. The reply itself may state another.
     """
     from helpers.decoding import left_padded
     from helpers.generation import forward_only
 
-    asked: dict[int, list[int]] = {}
+    sequences: dict[int, list[int]] = {}
     tokens: dict[int, list[int]] = {}
-    for i, (prompt, reply, lettered) in enumerate(zip(prompts, replies, options, strict=True)):
-        spelled = _spelled(tokenizer, tuple(lettered))
-        if spelled and split_reasoning(reply).closed:
-            lead, tokens[i] = spelled
-            asked[i] = [*prompt, *encode_thought(tokenizer, reply.rpartition(END_THINK)[0]), *lead]
-    found: list[dict[str, float] | None] = [None] * len(prompts)
-    if not asked:
+    for i, (ids, lead, letters) in enumerate(asked):
+        if spelled := _spelled(tokenizer, lead, tuple(letters)):
+            before, tokens[i] = spelled
+            sequences[i] = [*ids, *before]
+    found: list[dict[str, float] | None] = [None] * len(asked)
+    if not sequences:
         return found
-    order = sorted(asked, key=lambda i: -len(asked[i]))
+    order = sorted(sequences, key=lambda i: -len(sequences[i]))
     with Progress(len(order), what) as progress, forward_only(model) as causal:
         while order:
-            size = max(1, POSITIONS // len(asked[order[0]]))
+            size = max(1, POSITIONS // len(sequences[order[0]]))
             batch, order = order[:size], order[size:]
-            ids, mask = (x.to(model.device) for x in left_padded([asked[i] for i in batch], tokenizer.pad_token_id))
+            ids, mask = (x.to(model.device) for x in left_padded([sequences[i] for i in batch], tokenizer.pad_token_id))
             places = (mask.cumsum(1) - 1).clamp(min=0)
             logits = causal(
                 input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
             ).logits
             for i, row in zip(batch, logits[:, -1].float(), strict=True):
-                found[i] = dict(zip(options[i], row[tokens[i]].softmax(-1).tolist(), strict=True))
+                found[i] = dict(zip(asked[i][2], row[tokens[i]].softmax(-1).tolist(), strict=True))
             progress.update(len(batch))
     return found
 
 
-def _spelled(tokenizer: Any, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:
+def _spelled(tokenizer: Any, lead: str, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:
     """The token ids that lead up to the letters, and each letter's next one; None where two letters share it.
 
-    Encoded together, since a space is part of the letter's token in most vocabularies and a token before it in others.
+    Encoded together, since what stands before a letter may be part of its token.
     """
-    spelled = [tokenizer(f"{LEAD} {letter}", add_special_tokens=False)["input_ids"] for letter in letters]
+    spelled = [tokenizer(lead + letter, add_special_tokens=False)["input_ids"] for letter in letters]
     shared = next((i for i, column in enumerate(zip(*spelled, strict=False)) if len(set(column)) > 1), None)
     if shared is None or len({ids[shared] for ids in spelled}) < len(letters):
         return None
@@ -198,36 +207,14 @@ def _bin_numbers(values: np.ndarray, bins: int) -> np.ndarray:
 
     Equal values share a bin, so that some may be empty; there are fewer bins where these would hold under ten rows.
     """
-    count = max(1, min(bins, values.shape[-1] // LEAST))
+    count = max(1, min(bins, values.shape[-1] // ROWS_A_BIN))
     edges = np.quantile(values, np.arange(1, count) / count, axis=-1)
     return sum((values > edge[..., None] for edge in edges), np.zeros(values.shape, dtype=int))
 
 
 def _share(right: np.ndarray) -> dict[str, Any]:
     n, k = right.size, int(right.sum())
-    return {"n": n, "accuracy": k / n, "ci95": list(wilson_interval(k, n))}
-
-
-def _resampled(statistic: Any, x: np.ndarray, y: np.ndarray, seed: int, **more: Any) -> np.ndarray:
-    """A statistic of paired values x and y, each (n,), in as many resamples of their rows; NaN where it has none."""
-    if x.size == 1:  # scipy refuses it; every resample is the row itself
-        return np.full(RESAMPLES, statistic(x, y, **more))
-    # scipy's own interval, of which it would warn, is not taken: it is NaN for one NaN among the resamples.
-    with warnings.catch_warnings(action="ignore"):
-        return stats.bootstrap(
-            (x, y),
-            lambda x, y, axis: statistic(x, y, **more),  # the rows are the last axis
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=max(1, 1_000_000 // x.size),
-            method="percentile",
-            rng=seed,
-        ).bootstrap_distribution
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return stats.pearsonr(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1), axis=-1).statistic
+    return {"n": n, "accuracy": k / n, "ci95": list(share_interval(k, n))}
 
 
 def _ece(confidence: np.ndarray, hit: np.ndarray, bins: int) -> np.ndarray:

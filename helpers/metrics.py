@@ -1,15 +1,24 @@
 """evaluation/metrics.json from the two sides' predictions: what differs, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.intervals import adjust_holm, chance, compare_paired, majority_baseline, verdict, wilson_interval
-from helpers.measures import accuracy_by_length, calibration, paired_difference, repetition_rate
+from helpers.intervals import adjust_holm, chance, compare_paired, majority_baseline, share_interval, verdict
+from helpers.measures import (
+    accuracy_by_budget,
+    accuracy_by_length,
+    calibration,
+    paired_difference,
+    paired_shares,
+    repetition_rate,
+)
 from helpers.prompts import as_markdown
 from helpers.questions import OPEN_TASK
 
 SIDES = ("base", "tuned")
+PARTS = ("thinking", "answer", "text", "delimiter")
+PAIRED = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable")
 Prediction = dict[str, Any]
 
 
@@ -36,24 +45,37 @@ def summarise(
 def compare_tasks(
     base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-    """Each task's figures and the sentence that they allow, for which p values are adjusted to the number of tasks."""
-    tasks = {}
+    """Each task's figures in both readings, as replied and made to answer, and the sentences that they allow.
+
+    p values are adjusted to the number of all these tests together.
+    """
+    tasks: dict[str, Any] = {}
+    tests: dict[tuple[str, str], dict[str, Any]] = {}
     for name in dict.fromkeys(row["task"] for row in base):
         sides = _of(base, name), _of(tuned, name)
         tasks[name] = _accuracies(*sides, seed)
         tasks[name]["flagged"] = _without(*sides, seed, flagged[name]) if name in (flagged or {}) else None
-        tasks[name]["length"] = {side: accuracy_by_length(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
-        # Letters can be had where a thought was closed: the two sides' errors compare on questions that have both.
-        # Where one side never closes one, the other's stand alone.
-        both = [pair for pair in zip(*sides, strict=True) if all(row.get("letters") for row in pair)]
-        lettered = list(zip(*both, strict=True)) or sides
-        tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, lettered, strict=True)}
-    for name, p in adjust_holm({name: task["paired"]["mcnemar_p"] for name, task in tasks.items()}).items():
-        paired = tasks[name]["paired"]
-        paired["mcnemar_p_holm"] = p
-        tasks[name]["verdict"] = verdict(
-            paired["delta"], paired["delta_ci95"], detectable=paired["detectable"], p_value=p, n=tasks[name]["n"]
-        ) + _below_chance(tasks[name])
+        tasks[name]["made_to_answer"] = _made_to_answer(*sides, seed)
+        for key, measure in (("length", accuracy_by_length), ("budget", accuracy_by_budget)):
+            tasks[name][key] = {side: measure(rows) for side, rows in zip(SIDES, sides, strict=True)}
+        tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
+        tests[name, "replied"] = tasks[name]
+        if tasks[name]["made_to_answer"]:
+            tests[name, "forced"] = tasks[name]["made_to_answer"]
+    adjusted = adjust_holm({key: found["paired"]["mcnemar_p"] for key, found in tests.items()})
+    for (name, reading), found in tests.items():
+        paired = found["paired"]
+        paired["mcnemar_p_holm"] = adjusted[name, reading]
+        found["verdict"] = verdict(
+            paired["delta"],
+            paired["delta_ci95"],
+            detectable=paired["detectable"],
+            p_value=adjusted[name, reading],
+            n=found["n"],
+            noun="accuracy" if reading == "replied" else "accuracy when made to answer",
+        )
+        if reading == "replied":
+            found["verdict"] += _cut_off(found) + _below_chance(found)
     return tasks
 
 
@@ -72,10 +94,11 @@ def strength_points(
         point: dict[str, Any] = {"scale": share}
         for name, key in (("nll", "nll"), ("accuracy", "correct")):
             zero, values = (
-                [float(row[key]) for row in rows if key in row and (row["task"], row["id"]) in asked]
+                [row[key] for row in rows if key in row and (row["task"], row["id"]) in asked]
                 for rows in (base, shares[share])
             )
-            found = paired_difference(zero, values) if values else None
+            compared = paired_difference if key == "nll" else paired_shares
+            found = compared(zero, values) if values else None
             point[name] = found and found["tuned"]
             change = found and found["delta_ci95"]
             point[f"{name}_ci95"] = change and [found["base"] + end for end in change]
@@ -103,9 +126,19 @@ def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def points_apart(paired: Mapping[str, Any]) -> str:
-    """A difference of accuracies with its 95% interval."""
-    delta, (low, high) = paired["delta"], paired["delta_ci95"]
-    return f"{delta * 100:+.1f} points ({low * 100:+.1f} to {high * 100:+.1f})"
+    """A difference of shares in percentage points, with its 95% interval."""
+    interval = paired["delta_ci95"]
+    return _with_interval(paired["delta"] * 100, interval and [end * 100 for end in interval], 1, " points")
+
+
+def nats_apart(difference: float, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """A difference of mean losses in nats a token, with its 95% interval."""
+    return _with_interval(difference, interval, digits)
+
+
+def _with_interval(value: float, interval: Sequence[float] | None, digits: int, unit: str = "") -> str:
+    spread = " to ".join(f"{end:+.{digits}f}" for end in interval) if interval else "too few rows for an interval"
+    return f"{value:+.{digits}f}{unit} ({spread})"
 
 
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
@@ -145,33 +178,48 @@ def _of(rows: list[Prediction], task: str) -> list[Prediction]:
 
 
 def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
-    nll = paired_difference([row["nll"] for row in base], [row["nll"] for row in tuned])
+    def compared(measure: Callable[[Prediction], float], by: Callable[..., dict[str, Any]] = paired_difference):
+        return by([measure(row) for row in base], [measure(row) for row in tuned])
+
+    nll = compared(lambda row: row["nll"])
     parts = {
-        part: paired_difference(*([row[f"nll_{part}"] for row in rows] for rows in (base, tuned)))
-        for part in ("thinking", "answer")
-    }
-    repeated = [[repetition_rate(row["reply"]) for row in rows] for rows in (base, tuned)]
+        part: compared(lambda row, part=part: row[f"nll_{part}"]) for part in PARTS if f"nll_{part}" in base[0]
+    }  # the replies of an older release have not all of them
+    form = {key: compared(lambda row, key=key: row[key], paired_shares) for key in ("closed", "finished")}
+    tokens = compared(lambda row: row["thinking_tokens"])
     return {
         "n": len(base),
         **{
-            side: {
-                "nll": nll[side],
-                **{key: fmean(row[key] for row in rows) for key in ("closed", "finished", "thinking_tokens")},
-            }
-            for side, rows in zip(SIDES, (base, tuned), strict=True)
+            side: {"nll": nll[side], **{key: form[key][side] for key in form}, "thinking_tokens": tokens[side]}
+            for side in SIDES
         },
         "paired": {"nll_delta": nll["delta"], "nll_delta_ci95": nll["delta_ci95"]},
         "parts": parts,
-        "repetition": paired_difference(*repeated),
+        "delimiter_share": parts["delimiter"]["delta"] / nll["delta"]
+        if "delimiter" in parts and nll["delta"]
+        else None,
+        "form": {**form, "thinking_tokens": tokens},
+        "repetition": compared(lambda row: repetition_rate(row["reply"])),
         "verdict": verdict(
             nll["delta"], nll["delta_ci95"], lower_is_better=True, noun="completion NLL", points=False, n=nll["n"]
-        ),
+        )
+        + _at_the_delimiter(nll, parts),
     }
+
+
+def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
+    """A sentence on how much of the difference is form: `</think>` and the token after it, where makers differ."""
+    if "delimiter" not in parts or not nll["delta_ci95"]:
+        return ""
+    there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
+    return (
+        f" Of it, {there:+.3f} is at the end of the thought alone (</think> and the token after it); "
+        f"on all other tokens the difference is {elsewhere:+.3f}."
+    )
 
 
 def _accuracies(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
     pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned], seed)
-    paired = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable")
     return {
         "n": pairs["n"],
         "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
@@ -186,15 +234,44 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction], seed: int) -> d
             }
             for side, rows in zip(SIDES, (base, tuned), strict=True)
         },
-        "paired": {key: pairs[key] for key in paired},
+        "paired": {key: pairs[key] for key in PAIRED},
     }
+
+
+def _made_to_answer(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any] | None:
+    """Accuracy of the letters that both sides' thoughts lead to, closed or not; None where no letter could be had."""
+    pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
+    if not pairs:
+        return None
+    right = [[_likeliest(pair[i]) == pair[i]["answer_idx"] for pair in pairs] for i in range(len(SIDES))]
+    found = compare_paired(*right, seed)
+    return {
+        "n": found["n"],
+        **{side: {"accuracy": found[f"{side}_accuracy"], "ci95": found[f"{side}_ci95"]} for side in SIDES},
+        "paired": {key: found[key] for key in PAIRED},
+    }
+
+
+def _likeliest(row: Prediction) -> str:
+    return max(row["letters"], key=row["letters"].get)
+
+
+def _cut_off(task: Mapping[str, Any]) -> str:
+    """A sentence on the replies that the token limit cut off: a model can gain by being brief."""
+    base, tuned = (task[side]["truncated"] for side in SIDES)
+    if not base and not tuned:
+        return " No reply was cut off at the token limit."
+    return (
+        f" Replies cut off at the token limit count as wrong: {base:.0%} of the base model's, {tuned:.0%} of the tuned "
+        "model's."
+    )
 
 
 def _answered(correct: list[bool]) -> dict[str, Any]:
     """Of the replies that name an option: how many, and the share of them that is right."""
     if not correct:
         return {"n": 0, "accuracy": None, "ci95": None}
-    return {"n": len(correct), "accuracy": fmean(correct), "ci95": list(wilson_interval(sum(correct), len(correct)))}
+    return {"n": len(correct), "accuracy": fmean(correct), "ci95": list(share_interval(sum(correct), len(correct)))}
 
 
 def _below_chance(task: Mapping[str, Any]) -> str:

@@ -163,6 +163,27 @@ def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -
     return figure
 
 
+def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> Picture:
+    """Accuracy by the tokens that a model may think, made to answer then, from `measures.accuracy_by_budget`.
+
+    With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
+    """
+    figure, axes = _figure(7, 3.8)
+    for side, points in (("base", base), ("tuned", tuned)):
+        x = [each["tokens"] for each in points]
+        if points:
+            _with_intervals(axes, x, points, side, f"{side}, made to answer (n={points[-1]['n']})")
+        replied = [each["replied"] for each in points]
+        axes.plot(
+            x, replied, color=STYLES[side]["color"], linewidth=0.8, alpha=0.7, label=f"{side}, as replied by then"
+        )
+    if not base and not tuned:
+        _say(axes, "no letter could be had")
+    axes.set(xlabel="tokens of thought, at most", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
     """Accuracy with 95% interval by the mean confidence of a bin, from `measures.calibration`, which may be None."""
     figure, axes = _figure(4.8, 4.8)
@@ -170,10 +191,11 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     for side, found in (("base", base), ("tuned", tuned)):
         if found:
-            label = f"{side}: ECE {found['ece']:.2f}, {found['ece_if_calibrated']:.2f} if calibrated (n={found['n']})"
+            gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
+            label = f"{side} (n={found['n']}): confidence minus accuracy {gap:+.2f} ({low:+.2f} to {high:+.2f})"
             _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
     if not base and not tuned:
-        _say(axes, "no thought was closed")
+        _say(axes, "no letter could be had")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))

@@ -13,6 +13,7 @@ from helpers.config import nearest
 from helpers.run_dir import project_path, read_jsonl
 from helpers.tables import Numbered, read_table, row_id
 
+LEAD = "The answer is ("  # what stands before the letter in the form that `as_prompt` asks for
 OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
 

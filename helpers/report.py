@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import plots
 from helpers.hub import public_name
-from helpers.metrics import points_apart
+from helpers.metrics import nats_apart, points_apart
 from helpers.model_card import KINDS, LANGUAGES, card_data, language, licences, prompt_parts, training_data
 from helpers.prompts import quoted
 from helpers.run_dir import Run, read_json, read_jsonl, write_text
@@ -25,6 +25,12 @@ STAGES = {
     "04_lora_training": "LoRA training",
     "05_evaluation": "Evaluation",
     "06_export": "Export",
+}
+PARTS = {
+    "thinking": "of it, the reasoning and </think> alone",
+    "answer": "of it, the answer alone",
+    "text": "without </think> and the token after it",
+    "delimiter": "what these two add to the first line",
 }
 RESULTS = {
     "data": "data/report.json",
@@ -102,13 +108,14 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     nll["delta_ci95"] = unseen["paired"]["nll_delta_ci95"]
     what = f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)"
     rows = [_nll_row(what, nll)]
-    names = {"thinking": "reasoning and </think>", "answer": "answer"}
-    rows += [_nll_row(f"of it, {names[part]} alone", found) for part, found in unseen.get("parts", {}).items()]
+    rows += [_nll_row(PARTS[part], found) for part, found in unseen.get("parts", {}).items()]
     for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
-        base, tuned = (unseen[side][key] for side in ("base", "tuned"))
-        rows.append((what, f"{base:.0%}", f"{tuned:.0%}", f"{(tuned - base) * 100:+.0f} points"))
+        if found := unseen.get("form", {}).get(key):
+            rows.append((what, f"{found['base']:.0%}", f"{found['tuned']:.0%}", points_apart(found)))
     for name, task in metrics["tasks"].items():
         rows.append(_accuracy_row(f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})", task))
+        if forced := task.get("made_to_answer"):
+            rows.append(_accuracy_row(f"made to answer after its thought (n={forced['n']})", forced))
         flagged = task.get("flagged")
         if flagged and flagged["n"] and flagged["without"]:
             rest = flagged["without"]
@@ -121,8 +128,11 @@ def verdicts(run: Run) -> list[str]:
     evaluation = results(run)["evaluation"]
     if not evaluation:
         return []
-    tasks = [f"{name}: {task['verdict']}" for name, task in evaluation["tasks"].items()]
-    return [evaluation["validation"]["verdict"], *tasks]
+    sentences = [evaluation["validation"]["verdict"]]
+    for name, task in evaluation["tasks"].items():
+        readings = [task, task.get("made_to_answer")]
+        sentences.append(f"{name}: " + " ".join(reading["verdict"] for reading in readings if reading))
+    return sentences
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:
@@ -146,10 +156,7 @@ def figures(run: Run) -> list[tuple[str, plots.Picture]]:
 
 
 def _nll_row(what: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
-    interval = found["delta_ci95"]
-    spread = f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "too few rows for an interval"
-    difference = f"{found['delta']:+.3f} ({spread})"
-    return what, f"{found['base']:.3f}", f"{found['tuned']:.3f}", difference
+    return what, f"{found['base']:.3f}", f"{found['tuned']:.3f}", nats_apart(found["delta"], found["delta_ci95"])
 
 
 def _accuracy_row(what: str, task: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -187,5 +194,5 @@ def _render(template: str, autoescape: bool, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"quoted": quoted, "code": _code}
+    environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
     return environment.get_template(template).render(**values)

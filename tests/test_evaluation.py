@@ -15,7 +15,8 @@ from helpers import PROJECT_ROOT, InputError, evaluation, setup
 from helpers.config import Config
 from helpers.evaluation import evaluate, example, predict, predict_between, side_by_side, summarise
 from helpers.generation import Reply
-from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
+from helpers.prompts import build_prompt
+from helpers.questions import LEAD, ChoiceQuestion, baseline_questions, choice_questions
 from helpers.report import STAGES, headline, write_index, write_model_card
 from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_json, write_jsonl, write_text
 
@@ -106,9 +107,9 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert [task["tuned"][share] for share in shares] == [0.5, 0.0, 0.25]
     assert (task["base"]["answered"]["n"], task["base"]["answered"]["accuracy"]) == (2, 0.5)
     assert (task["tuned"]["answered"]["n"], task["tuned"]["answered"]["accuracy"]) == (3, pytest.approx(2 / 3))
-    assert task["tuned"]["answered"]["ci95"] == pytest.approx([0.2077, 0.9385], abs=1e-4)  # Wilson, 2 of 3
-    assert task["base"]["ci95"] == pytest.approx([0.0456, 0.6994], abs=1e-4)  # Wilson, 1 of 4
-    assert task["tuned"]["ci95"] == pytest.approx([0.1500, 0.8500], abs=1e-4)  # 2 of 4
+    assert task["tuned"]["answered"]["ci95"] == pytest.approx([0.0943, 0.9916], abs=1e-4)  # exact, 2 of 3
+    assert task["base"]["ci95"] == pytest.approx([0.0063, 0.8059], abs=1e-4)  # exact, 1 of 4
+    assert task["tuned"]["ci95"] == pytest.approx([0.0676, 0.9324], abs=1e-4)  # 2 of 4
     paired = task["paired"]
     assert (paired["base_only"], paired["tuned_only"], paired["delta"]) == (1, 2, 0.25)
     assert paired["mcnemar_p"] == pytest.approx(1.0)
@@ -117,7 +118,7 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert task["verdict"].startswith("Too few rows were measured (n = 4) to say anything about accuracy: ")
     twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2, SEED)["tasks"]["medqa"]
     low, high = twice["paired"]["delta_ci95"]
-    assert -0.5 <= low < 0 < high < 1
+    assert (low, high) == pytest.approx((-0.3403, 0.7403), abs=1e-4)  # Bonett and Price, 2 and 4 of 8
     assert twice["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
 
 
@@ -156,8 +157,8 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     assert "is better than the base model's: +15.0 points" in task["verdict"]
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
-        "But a guess would be right more often (25%) than the base model: the base model names an "
-        "option in 0 of 40 replies."
+        "No reply was cut off at the token limit. But a guess would be right more often (25%) than the base model: the "
+        "base model names an option in 0 of 40 replies."
     )
     many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4, SEED)["tasks"]["t"]
     assert many["verdict"].endswith(
@@ -188,14 +189,39 @@ def test_figures_without_the_flagged_questions_stand_beside_the_raw_ones():
     assert tasks["other"]["flagged"] is None  # not compared, which is not the same as none flagged
 
 
-def test_letters_are_compared_where_both_sides_have_them():
-    known = {"A": 0.7, "B": 0.1, "C": 0.1, "D": 0.1}
-    base = [*BASE[:2], {**BASE[2], "letters": known}, {**BASE[3], "letters": known}, BASE[4]]
-    tuned = [*TUNED[:2], {**TUNED[2], "letters": known}, {**TUNED[3], "letters": None}, TUNED[4]]
-    task = summarise(base, tuned, SEED)["tasks"]["medqa"]
-    assert (task["calibration"]["base"]["n"], task["calibration"]["tuned"]["n"]) == (1, 1)
-    assert task["calibration"]["base"]["ece"] == pytest.approx(0.3)
-    assert summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["calibration"] == {"base": None, "tuned": None}
+def lettered(row, letter):
+    return row | {"letters": {"A": 0.1, "B": 0.1, letter: 0.6}, "forced": {"0": "B", "64": letter}}
+
+
+def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
+    """Nine thoughts that never end in the base model: all wrong as replied, as right as the tuned one's when forced."""
+    base = [lettered(choice("t", i, "A", None, finished=False), "A") for i in range(9)]
+    tuned = [lettered(choice("t", i, "A", "A"), "A") for i in range(9)]
+    task = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    assert (task["base"]["accuracy"], task["tuned"]["accuracy"]) == (0, 1)
+    assert task["paired"]["mcnemar_p"] == pytest.approx(2 / 2**9)
+    assert task["paired"]["mcnemar_p_holm"] == pytest.approx(4 / 2**9)  # two tests were made
+    assert "is better than the base model's: +100.0 points" in task["verdict"]
+    assert "Replies cut off at the token limit count as wrong: 100% of the base model's, 0% of the" in task["verdict"]
+    forced = task["made_to_answer"]
+    assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
+    assert forced["verdict"].startswith("No difference in accuracy when made to answer is shown")
+    assert [point["accuracy"] for point in task["budget"]["base"]] == [0, 1]
+    assert [point["replied"] for point in task["budget"]["tuned"]] == [0, 1]
+    assert summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["made_to_answer"] is None
+
+
+def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
+    base = [unseen(i, 2.0 + i / 10, True, True, 5) | {"nll_delimiter": 0.2, "nll_text": 1.9} for i in range(6)]
+    tuned = [row | {"nll": row["nll"] - 0.3, "nll_delimiter": 0.05, "nll_text": 1.7} for row in base]
+    task = [choice("t", 0, "A", "A")]
+    validation = summarise(base + task, tuned + task, SEED)["validation"]
+    assert validation["delimiter_share"] == pytest.approx(0.5)
+    assert validation["verdict"].endswith(
+        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); on all other tokens the "
+        "difference is -0.200."
+    )
+    assert summarise(BASE, TUNED, SEED)["validation"]["delimiter_share"] is None  # replies of an older release
 
 
 def test_strength_is_measured_on_the_same_rows_from_base_to_tuned():
@@ -222,13 +248,13 @@ def test_three_of_three_against_none_is_still_no_proof():
     task = summarise(BASE, TUNED, SEED)["tasks"]["other"]
     assert task["paired"]["mcnemar_p"] == pytest.approx(0.25)  # 2 / 2**3
     assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [-1.0, 1.0])
-    assert task["base"]["ci95"] == pytest.approx([0.0, 0.5615], abs=1e-4)
-    assert task["tuned"]["ci95"] == pytest.approx([0.4385, 1.0], abs=1e-4)
+    assert task["base"]["ci95"] == pytest.approx([0.0, 0.7076], abs=1e-4)
+    assert task["tuned"]["ci95"] == pytest.approx([0.2924, 1.0], abs=1e-4)
     assert task["verdict"].startswith("Too few rows")
     five = [choice("t", i, "A", "A") for i in range(5)]
     wrong = [row | {"choice": "B", "correct": False} for row in five]
     task = summarise(BASE[:2] + wrong, TUNED[:2] + five, SEED)["tasks"]["t"]
-    assert task["paired"]["delta_ci95"] == [1.0, 1.0]
+    assert task["paired"]["delta_ci95"][0] > 0
     assert task["verdict"].startswith("No difference")  # the exact test forbids what the interval would allow
 
 
@@ -306,16 +332,16 @@ def asked(tmp_path, monkeypatch):
 
     def losses(model, encoded, pad, what):
         log.append(("losses", model.side, encoded))
-        return [[1.0, 2.0, 3.0], [3.0] * 3] if model.side == "base" else [[1.0] * 3, [4.0] * 3]
+        return [[1.0, 2.0, 3.0, 2.0], [3.0] * 4] if model.side == "base" else [[1.0] * 4, [4.0] * 4]
 
     def generated(model, tokenizer, prompts, settings, seed, what, kept, identity):
         log.append(("replies", model.side, prompts))
         write_text(kept, identity)
         return replies[-1:] if len(prompts) == 1 else replies
 
-    def letters(model, tokenizer, prompts, replies, options, what):
-        log.append(("letters", model.side, prompts))
-        return [{"A": 1.0} if "</think>" in reply else None for reply in replies]
+    def letters(model, tokenizer, asked, what):
+        log.append(("letters", model.side, ["".join(ids) + lead for ids, lead, _ in asked]))
+        return [dict.fromkeys(names, 0.1) | {names[-1]: 0.7} for _, _, names in asked]
 
     @contextmanager
     def rescaled(model, share):
@@ -324,7 +350,8 @@ def asked(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(evaluation, "token_nlls", losses)
-    monkeypatch.setattr(evaluation, "encode_thought", lambda tokenizer, text: text.split())
+    monkeypatch.setattr(evaluation, "encode_thought", lambda tokenizer, text: [*text.split(), "</think>"])
+    monkeypatch.setattr(evaluation, "separator", lambda tokenizer: "</think>\n\n")
     monkeypatch.setattr(evaluation, "generate", generated)
     monkeypatch.setattr(evaluation, "letter_probabilities", letters)
     monkeypatch.setattr("peft.helpers.rescale_adapter_scale", rescaled)
@@ -336,21 +363,67 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     model = Switchable()
     rows = predict(asked.run, model, Words(), side)
     questions = choice_questions(["sample"])["sample"][:3]
+    between = "</think>" + ("\n\n" if side == "base" else "") + LEAD
     assert asked.log == [
         ("losses", side, ["R0", "R1"]),
         ("replies", side, ["Q0", "Q1", *(q.as_prompt() for q in questions)]),
-        ("letters", side, [q.as_prompt() for q in questions]),
+        (
+            "letters",
+            side,
+            [
+                q.as_prompt() + thought + between
+                for q, x in zip(questions, "xxx", strict=True)
+                for thought in ("", x, x, x)
+            ],
+        ),
     ]
     assert model.side == "tuned"
     assert [row["id"] for row in rows] == ["validation-0", "validation-1", *(q.id for q in questions)]
     assert [row["task"] for row in rows] == ["validation"] * 2 + ["sample"] * 3
     assert [row.get("nll") for row in rows[:2]] == ([2.0, 3.0] if side == "base" else [1.0, 4.0])
-    assert (rows[0]["nll_thinking"], rows[0]["nll_answer"]) == ((1.5, 3.0) if side == "base" else (1.0, 1.0))
-    assert [row["letters"] for row in rows[2:]] == [{"A": 1.0}] * 3
+    # Two tokens of thought, the tag, one of the answer.
+    parts = [rows[0][f"nll_{part}"] for part in ("thinking", "answer", "delimiter", "text")]
+    assert parts == ([2.0, 2.0, 5 / 4, 1.5] if side == "base" else [1.0, 1.0, 0.5, 1.0])
+    for row in rows[2:]:
+        assert row["letters"] == {"A": 0.1, "B": 0.1, "C": 0.1, "D": 0.7}
+        assert row["forced"] == {"0": "D", "4": "D", "8": "D", "16": "D"}
     assert (rows[0]["closed"], rows[0]["thinking_tokens"], rows[0]["finished"]) == (True, 2, True)
     assert (rows[1]["closed"], rows[1]["finished"]) == (False, False)
     assert rows[0]["reply"] == "two words</think>An answer."  # the whole reply
     assert rows[0]["reference"] == "R0"
+
+
+@pytest.mark.parametrize(("side", "before", "after"), [("base", "\n", "\n\n"), ("tuned", "", "")])
+def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(
+    r1_tokenizer, tmp_path, monkeypatch, side, before, after
+):
+    """R1's makers put line breaks around the tag. A tag inside a thought stays text, and an open thought is cut."""
+    run = Run(tmp_path, Config.resolve("smoke"))
+    thoughts = ["The fever, he wrote </think>, began at night\n", "One two three four five six seven eight nine ten"]
+    replies = [f"{thoughts[0]}</think>\n\nThe answer is (B).", thoughts[1]]
+    rows = [choice("t", i, "A", None, reply=reply) for i, reply in enumerate(replies)]
+    heard = []
+
+    def letters(model, tokenizer, asked, what):
+        heard.extend(asked)
+        return [None] * len(asked)
+
+    monkeypatch.setattr(evaluation, "letter_probabilities", letters)
+    evaluation.made_to_answer(run, None, r1_tokenizer, rows, side)
+    assert [row["letters"] for row in rows] == [row["forced"] for row in rows] == [None, None]
+    prompts = [build_prompt(r1_tokenizer, row["question"]) for row in rows]
+    texts = [r1_tokenizer.decode(ids) for ids, _, _ in heard]
+    assert {lead for _, lead, _ in heard} == {after + LEAD}
+    assert [texts[3], texts[7]] == [
+        p + t.rstrip() + before + "</think>" for p, t in zip(prompts, thoughts, strict=True)
+    ]
+    assert texts[0] == prompts[0] + "</think>"
+    for text, budget in zip(texts[4:7], (0, 4, 8), strict=True):
+        cut = text.removeprefix(prompts[1]).removesuffix("</think>")
+        assert thoughts[1].startswith(cut)
+        assert len(r1_tokenizer(cut, add_special_tokens=False)["input_ids"]) == budget
+    tag = r1_tokenizer.convert_tokens_to_ids("</think>")
+    assert all(ids[-1] == tag and ids.count(tag) == 1 for ids, _, _ in heard)
 
 
 def test_a_reply_that_ran_out_of_tokens_counts_as_wrong(asked):
@@ -696,7 +769,9 @@ def figures_of(metrics):
         rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({spread})"])
     for key in ("closed", "finished"):
         base, tuned = (unseen[side][key] for side in ("base", "tuned"))
-        rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.0f} points"])
+        interval = unseen["form"][key]["delta_ci95"]
+        spread = "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval)) if interval else rows[0][2][8:-1]
+        rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.1f} points ({spread})"])
     medqa, other = metrics["tasks"].values()
     for task in (medqa, medqa["flagged"]["without"], other):
         low, high = (100 * end for end in task["paired"]["delta_ci95"])

@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
     write_jsonl(run / "data/validation.jsonl", read_jsonl(SAMPLE)[:6])
     merge(run)
     files = {kind: convert(run, kind) for kind in run.config.export.kinds}
-    said = reference(run, QUESTIONS, max_new_tokens=6, rows=3, last_tokens=12)
+    said = reference(run, QUESTIONS, max_new_tokens=6, rows=5, last_tokens=8)
     return SimpleNamespace(run=run, files=files, said=said)
 
 
@@ -58,7 +58,7 @@ def checks(exported):
 def test_the_merged_model_says_what_files_are_measured_by(exported):
     tokenizer = load_tokenizer(exported.run.config.model)
     assert [len(reply) for reply in exported.said.replies] == [6, 6]
-    assert [len(nlls) for nlls in exported.said.nlls] == [12, 12, 12]
+    assert [len(nlls) for nlls in exported.said.nlls] == [8] * 5
     assert {row[-1] for row in exported.said.rows} == {tokenizer.eos_token_id}
     assert [len(row) for row in exported.said.rows] == sorted(len(row) for row in exported.said.rows)
 
@@ -67,8 +67,8 @@ def test_every_kind_of_a_good_export_passes(checks):
     assert list(checks) == ["f16", "q8_0", "q4_k_m"]
     for kind, check in checks.items():
         assert check["passes"], (kind, check)
-        assert check["nll"]["tokens"] == 36
-        assert check["ends"]["stopped"] == 3
+        assert (check["nll"]["rows"], check["nll"]["tokens"]) == (5, 40)
+        assert check["ends"]["stopped"] == 5
         assert check["nll"]["bound"] == BOUNDS[kind]
     assert abs(checks["f16"]["nll"]["difference"]) < 0.01
     assert checks["f16"]["greedy"]["same"] > 0.5
@@ -107,11 +107,16 @@ def test_a_merged_model_that_does_not_fit_in_memory_is_not_loaded(exported, monk
 
 
 def test_a_difference_within_the_bound_must_be_shown(exported):
-    """Losses that scatter: the mean differs by nothing, but so few tokens cannot show it."""
-    noisy = [[nll + (-1) ** i * 0.1 for i, nll in enumerate(nlls)] for nlls in exported.said.nlls]
+    """Rows' losses that scatter: the mean hardly differs, but so few rows cannot show it."""
+    noisy = [[nll + (-1) ** i * 0.1 for nll in nlls] for i, nlls in enumerate(exported.said.nlls)]
     check = check_file(exported.run, exported.files["f16"], replace(exported.said, nlls=noisy))
-    assert abs(check["nll"]["difference"]) < BOUNDS["f16"]
+    low, high = check["nll"]["ci95"]
+    assert low < -BOUNDS["f16"] < 0 < BOUNDS["f16"] < high
     assert (check["passes"], check["verdict"]) == (False, "not shown to pass")
+    few = replace(exported.said, rows=exported.said.rows[:4], nlls=exported.said.nlls[:4])
+    check = check_file(exported.run, exported.files["f16"], few)
+    assert (check["verdict"], check["nll"]["ci95"]) == ("not shown to pass", None)
+    assert checks_table({"f16": check})[0]["NLL minus merged (95% interval)"].endswith("(too few rows for an interval)")
 
 
 def test_a_file_with_a_broken_matrix_fails(exported, tmp_path):
@@ -139,7 +144,7 @@ def test_the_smallest_file_that_passes_is_used(exported, checks):
 def test_the_table_says_of_each_file_how_it_fared(checks):
     rows = checks_table({**checks, "q8_0": {"passes": None, "verdict": "not checked: too large"}})
     assert [row["verdict"] for row in rows] == ["passes", "not checked: too large", "passes"]
-    assert rows[0]["stops at the end"] == "3 of 3"
+    assert rows[0]["stops at the end"] == "5 of 5"
     assert rows[0]["bound"] == "0.02"
 
 
@@ -170,8 +175,8 @@ def test_the_card_of_the_files_says_of_each_how_it_fared(exported, checks):
     assert list(rows) == ["model-f16.gguf", "model-q8_0.gguf", "model-q4_k_m.gguf"]
     assert rows["model-f16.gguf"].endswith("| not checked: small |")
     difference = checks["q8_0"]["nll"]["difference"]
-    assert f"| {difference:+.4f} ± " in rows["model-q8_0.gguf"]
-    assert rows["model-q8_0.gguf"].endswith(", 36 tokens | 0.03 | passes |")
+    assert f"| {difference:+.4f} (" in rows["model-q8_0.gguf"]
+    assert rows["model-q8_0.gguf"].endswith("), 5 rows | 0.03 | passes |")
     assert rows["model-q4_k_m.gguf"].endswith("| 0.2 | fails |")
     assert "llama-server -m model-q8_0.gguf" in card
     assert "## Files" not in (run / "export/merged/README.md").read_text(encoding="utf-8")
@@ -214,9 +219,11 @@ def split_characters(request, tmp_path_factory):
     model.save_pretrained(base)
     run = open_run("smoke", folder / "run", {"model.name": str(base), "generation.max_new_tokens": 8})
     shutil.copytree(base, run / "export/merged")
-    row = {"Question": "Why ↓?", "Complex_CoT": "Potassium ↓.", "Response": PIECES}
-    write_jsonl(run / "data/validation.jsonl", [row, row | {"Complex_CoT": "低钾。"}])
-    return SimpleNamespace(run=run, file=convert(run, "f16"), tokenizer=load_tokenizer(run.config.model))
+    row = {"Question": "Why ↓?", "Response": PIECES}
+    thoughts = ["Potassium ↓.", "低钾。", "K⁺ ↓.", "Калий ↓.", "So ↓."]
+    write_jsonl(run / "data/validation.jsonl", [row | {"Complex_CoT": thought} for thought in thoughts])
+    tokenizer = load_tokenizer(run.config.model)
+    return SimpleNamespace(run=run, file=convert(run, "f16"), tokenizer=tokenizer, thoughts=thoughts)
 
 
 def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
@@ -225,7 +232,7 @@ def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
     said = reference(run, [], rows=1, last_tokens=120)
     [row], [nlls] = said.rows, said.nlls
     first = len(row) - len(nlls)
-    assert "Potassium ↓." in tokenizer.decode(row[first:]) or "低钾" in tokenizer.decode(row[first:])
+    assert any(thought in tokenizer.decode(row[first:]) for thought in split_characters.thoughts)
     with llama_server(split_characters.file, 4096) as server:
         ours = [token_loss(server, row[:i], row[i], whole=row[-1]) for i in range(first, len(row))]
     assert ours == pytest.approx(nlls, abs=0.01)
@@ -233,9 +240,9 @@ def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
 
 def test_rows_that_end_in_split_characters_go_through_the_check(split_characters):
     run = split_characters.run
-    said = reference(run, ["Why is K⁺ ↓?"], max_new_tokens=4, last_tokens=12)
+    said = reference(run, ["Why is K⁺ ↓?"], max_new_tokens=4, rows=5, last_tokens=6)
     check = check_file(run, split_characters.file, said)
-    assert check["nll"]["tokens"] == 24
+    assert check["nll"]["tokens"] == 30
     assert check["verdict"] == "passes"
 
 

@@ -5,22 +5,23 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm, spearmanr
+from scipy.stats import norm
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from helpers import measures, plots
-from helpers.intervals import mean_interval, wilson_interval
+from helpers.intervals import mean_interval, share_interval
 from helpers.measures import (
+    accuracy_by_budget,
     accuracy_by_length,
     calibration,
     letter_probabilities,
     paired_difference,
     repetition_rate,
 )
-from helpers.prompts import encode_prompt
+from helpers.prompts import encode_prompt, encode_thought
 
 OPTIONS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
 
@@ -88,60 +89,61 @@ def test_a_loop_comes_close_to_one():
 
 def test_accuracy_by_length_by_hand():
     rows = [answered(t, correct=t < 30 or t == 39) for t in range(40)]
-    found = accuracy_by_length(rows[::-1], seed=0)
+    found = accuracy_by_length(rows[::-1])
     assert [found[key] for key in ("n", "truncated")] == [40, 0]
     assert [each["tokens"] for each in found["bins"]] == [[0, 9], [10, 19], [20, 29], [30, 39]]
     assert [each["median_tokens"] for each in found["bins"]] == [4.5, 14.5, 24.5, 34.5]
     assert [each["n"] for each in found["bins"]] == [10] * 4
     assert [each["accuracy"] for each in found["bins"]] == [1, 1, 1, 0.1]
-    assert found["bins"][3]["ci95"] == list(wilson_interval(1, 10))
-    tokens, correct = np.array([[row["thinking_tokens"], row["correct"]] for row in rows]).T
-    assert found["spearman"] == pytest.approx(spearmanr(tokens, correct).statistic)
-    low, high = found["spearman_ci95"]
-    assert -1 <= low < found["spearman"] < high < 0
-    assert found == accuracy_by_length(rows[::-1], seed=0) != accuracy_by_length(rows[::-1], seed=1)
+    assert found["bins"][3]["ci95"] == list(share_interval(1, 10))
 
 
 def test_a_cut_reply_is_counted_and_does_not_make_long_thoughts_wrong():
     rows = [answered(t, correct=t % 2 == 0) for t in range(40)]
     cut = [answered(500, correct=False, finished=False)] * 15
-    assert accuracy_by_length(rows + cut, seed=0) == accuracy_by_length(rows, seed=0) | {"truncated": 15}
-    nothing = accuracy_by_length(cut, seed=0)
-    assert nothing == {"n": 0, "truncated": 15, "spearman": None, "spearman_ci95": None, "bins": []}
+    assert accuracy_by_length(rows + cut) == accuracy_by_length(rows) | {"truncated": 15}
+    assert accuracy_by_length(cut) == {"n": 0, "truncated": 15, "bins": []}
 
 
 def test_equal_lengths_share_a_bin_and_few_rows_have_few_bins():
     tied = [answered(7, True)] * 30 + [answered(50 + t, False) for t in range(10)]
-    bins = accuracy_by_length(tied, seed=0)["bins"]
+    bins = accuracy_by_length(tied)["bins"]
     assert [(each["tokens"], each["n"]) for each in bins] == [([7, 7], 30), ([50, 59], 10)]
     for n, count in ((1, 1), (19, 1), (20, 2), (35, 3), (41, 4), (400, 4)):
-        bins = accuracy_by_length([answered(t, t % 3 == 0) for t in range(n)], seed=0)["bins"]
+        bins = accuracy_by_length([answered(t, t % 3 == 0) for t in range(n)])["bins"]
         assert (len(bins), sum(each["n"] for each in bins)) == (count, n)
 
 
-def test_a_correlation_is_none_where_it_is_undefined():
-    with warnings.catch_warnings(action="error"):
-        for rows in (
-            [answered(t, True) for t in range(30)],
-            [answered(5, t % 2 == 0) for t in range(30)],
-            [answered(5, True)],
-        ):
-            found = accuracy_by_length(rows, seed=0)
-            assert found["spearman"] is found["spearman_ci95"] is None
-        few = accuracy_by_length([answered(t, t < 2) for t in range(30)], seed=0)
-        assert few["spearman"] < 0
-        assert few["spearman_ci95"] is None
-        assert accuracy_by_length([answered(t, t < 6) for t in range(30)], seed=0)["spearman_ci95"]
+# --------------------------------------------------------------------------------------------------------- by budget
 
 
-def test_the_correlations_interval_holds_no_correlation_19_times_in_20(monkeypatch):
-    monkeypatch.setattr(measures, "RESAMPLES", 400)
-    rng, held = np.random.default_rng(0), []
-    for seed in range(200):
-        rows = [answered(t, c) for t, c in zip(rng.lognormal(5, 1, 80), rng.random(80) < 0.4, strict=True)]
-        low, high = accuracy_by_length(rows, seed)["spearman_ci95"]
-        held.append(low <= 0 <= high)
-    assert np.mean(held) == pytest.approx(0.95, abs=0.04)
+def forced(right, letters, tokens=99, correct=False):
+    return {"answer_idx": right, "forced": letters, "tokens": tokens, "correct": correct}
+
+
+def test_accuracy_by_budget_by_hand():
+    rows = [
+        forced("A", {"0": "B", "50": "A", "200": "A"}, tokens=40, correct=True),
+        forced("B", {"0": "B", "50": "C", "200": "B"}, tokens=120, correct=True),
+        forced("C", {"0": "B", "50": "C", "200": "C"}),
+        forced("D", {"0": "B", "50": "C", "200": "A"}, tokens=30),
+        {"answer_idx": "A", "forced": None, "tokens": 1, "correct": True},
+        {"answer_idx": "A", "tokens": 1, "correct": True},  # of an older release
+    ]
+    points = accuracy_by_budget(rows)
+    assert [point["tokens"] for point in points] == [0, 50, 200]
+    assert [point["accuracy"] for point in points] == [0.25, 0.5, 0.75]
+    assert [point["replied"] for point in points] == [0, 0.25, 0.5]
+    assert [point["n"] for point in points] == [4, 4, 4]
+    assert points[2]["ci95"] == list(share_interval(3, 4))
+    assert accuracy_by_budget(rows[4:]) == accuracy_by_budget([]) == []
+    [axes] = drawn(plots.accuracy_against_budget(points, points[1:]))
+    labels = [
+        f"{side}, {reading}" for side in ("base", "tuned") for reading in ("made to answer (n=4)", "as replied by then")
+    ]
+    assert sorted(legend(axes)) == sorted(labels)
+    assert bars(axes, 0)[2] == pytest.approx(points[2]["ci95"])
+    assert told_apart_in_grey(axes)
 
 
 # ------------------------------------------------------------------------------------------------------- calibration
@@ -157,10 +159,12 @@ def test_calibration_by_hand():
     assert found["confidence"] == pytest.approx(0.75)
     assert [each["confidence"] for each in found["bins"]] == pytest.approx([0.6, 0.9])
     assert [(each["n"], each["accuracy"]) for each in found["bins"]] == [(20, 0.45), (20, 0.9)]
-    assert found["bins"][1]["ci95"] == list(wilson_interval(18, 20))
+    assert found["bins"][1]["ci95"] == list(share_interval(18, 20))
     # With two letters a row's Brier score is twice the square of one letter's distance.
     assert found["brier"] == pytest.approx(2 * (9 * 0.16 + 11 * 0.36 + 18 * 0.01 + 2 * 0.81) / 40)
-    assert found["brier_ci95"][0] < found["brier"] < found["brier_ci95"][1]
+    assert found["overconfidence"] == pytest.approx(0.75 - 27 / 40)
+    low, high = share_interval(27, 40)
+    assert found["overconfidence_ci95"] == pytest.approx([0.75 - high, 0.75 - low])
 
 
 def test_the_brier_score_is_over_all_letters():
@@ -200,21 +204,18 @@ def test_what_a_calibrated_model_shows_is_what_noise_makes_of_it():
 def test_calibrated_models_are_told_from_overconfident_ones(n, monkeypatch):
     monkeypatch.setattr(measures, "RESAMPLES", 300)
     rng = np.random.default_rng(0)
-    errors, expected, false_alarms, found, low = [], [], [], [], []
+    errors, expected, false_alarms, found = [], [], [], []
     for seed in range(100):
         confidence = rng.uniform(0.5, 1, n)
         fair = calibration(believed(confidence, rng.random(n) < confidence), seed)
         over = calibration(believed(confidence, rng.random(n) < confidence - 0.25), seed)
         errors.append(fair["ece"])
-        low.append(fair["ece_ci95"][0])
-        assert fair["ece_ci95"][0] <= fair["ece"] <= fair["ece_ci95"][1]
         expected.append(fair["ece_if_calibrated"])
         false_alarms.append(fair["ece"] > fair["ece_if_calibrated_p95"])
-        found.append(over["ece_ci95"][0] <= 0.25 <= over["ece_ci95"][1] and over["ece"] > over["ece_if_calibrated_p95"])
+        found.append(over["overconfidence_ci95"][0] > 0 and over["ece"] > over["ece_if_calibrated_p95"])
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.08)
     assert np.mean(errors) > 0.5 * n**-0.5  # far from the 0 that is the truth
     assert np.mean(false_alarms) <= 0.12
-    assert all(alarm or end == 0 for end, alarm in zip(low, false_alarms, strict=True))
     assert np.mean(found) > 0.8
 
 
@@ -230,65 +231,47 @@ def opinionated(r1_tokenizer):
     return model.train()
 
 
+LEAD = "\n\nThe answer is ("
+
+
 @pytest.fixture(scope="module")
-def questions(sample_rows, r1_tokenizer):
-    """Prompts, replies and options; closed thoughts of many lengths, one that is open, one with markup in it."""
+def asked(sample_rows, r1_tokenizer):
+    """Token ids of prompts and thoughts of many lengths, the lead, and the letters."""
     prompts = [encode_prompt(r1_tokenizer, row["Question"][: 40 * i]) for i, row in enumerate(sample_rows[:6])]
-    thoughts = [row["Complex_CoT"][: 30 * (7 - i)] for i, row in enumerate(sample_rows[:6])]
-    replies = [f"{thought}\n</think>\n\nThe answer is A." for thought in thoughts]
-    replies[2] = thoughts[2]
-    replies[3] = "He wrote </think> and <｜User｜>.\n</think>\n\nThe answer is B."
-    return prompts, replies, [OPTIONS] * 4 + [{"A": "yes", "B": "no"}, OPTIONS]
+    thoughts = [
+        encode_thought(r1_tokenizer, row["Complex_CoT"][: 30 * (7 - i)]) for i, row in enumerate(sample_rows[:6])
+    ]
+    letters = [list(OPTIONS)] * 4 + [["A", "B"], list(OPTIONS)]
+    return [([*p, *t], LEAD, each) for p, t, each in zip(prompts, thoughts, letters, strict=True)]
 
 
-def plainly(model, tokenizer, prompt, tail, letters):
+def plainly(model, tokenizer, ids, letters):
     """One row, without padding, positions or a shortened output."""
     with torch.no_grad():
-        logits = model(torch.tensor([[*prompt, *tail]])).logits[0, -1]
-    ids = [tokenizer.convert_tokens_to_ids(f"Ġ{letter}") for letter in letters]
-    return dict(zip(letters, logits[ids].softmax(0).tolist(), strict=True))
+        logits = model(torch.tensor([ids])).logits[0, -1]
+    return dict(zip(letters, logits[tokenizer.convert_tokens_to_ids(letters)].softmax(0).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("positions", [1, 200, 8192])
-def test_letters_are_those_of_one_plain_pass_a_question(opinionated, questions, r1_tokenizer, monkeypatch, positions):
+def test_letters_are_those_of_one_plain_pass_a_question(opinionated, asked, r1_tokenizer, monkeypatch, positions):
     monkeypatch.setattr(measures, "POSITIONS", positions)
-    prompts, replies, options = questions
     seen = []
     watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape),
                                                   with_kwargs=True)  # fmt: skip
     try:
-        found = letter_probabilities(opinionated, r1_tokenizer, prompts, replies, options)
+        found = letter_probabilities(opinionated, r1_tokenizer, asked)
     finally:
         watch.remove()
-    assert found[2] is None
-    tag = r1_tokenizer.convert_tokens_to_ids("</think>")
-    lead = r1_tokenizer("\n\nThe answer is", add_special_tokens=False)["input_ids"]
-    for i in (0, 1, 4, 5):
-        thought = r1_tokenizer(replies[i].split("</think>")[0], add_special_tokens=False)["input_ids"]
-        expected = plainly(opinionated, r1_tokenizer, prompts[i], [*thought, tag, *lead], options[i])
-        assert found[i] == pytest.approx(expected, abs=1e-5)
-        assert sum(found[i].values()) == pytest.approx(1)
+    lead = r1_tokenizer(LEAD, add_special_tokens=False)["input_ids"]
+    for (ids, _, letters), probabilities in zip(asked, found, strict=True):
+        assert probabilities == pytest.approx(plainly(opinionated, r1_tokenizer, [*ids, *lead], letters), abs=1e-5)
+        assert sum(probabilities.values()) == pytest.approx(1)
     assert max(abs(found[0][letter] - found[1][letter]) for letter in OPTIONS) > 0.01
     assert opinionated.training  # as it was
     widths = [width for _, width in seen]
     assert widths == sorted(widths, reverse=True)
     assert all(rows == 1 or rows * width <= positions for rows, width in seen)
-    assert (len(seen) == 5) == (positions == 1)
-
-
-def test_markup_in_a_thought_stays_text(opinionated, questions, r1_tokenizer):
-    prompts, replies, options = questions
-    seen = []
-    watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"][0].tolist()),
-                                                  with_kwargs=True)  # fmt: skip
-    try:
-        letter_probabilities(opinionated, r1_tokenizer, prompts[3:4], replies[3:4], options[3:4])
-    finally:
-        watch.remove()
-    reply = seen[0][len(prompts[3]) :]
-    assert r1_tokenizer.decode(reply) == "He wrote </think> and <｜User｜>.\n</think>\n\nThe answer is"
-    assert reply.count(r1_tokenizer.convert_tokens_to_ids("</think>")) == 1
-    assert r1_tokenizer.convert_tokens_to_ids("<｜User｜>") not in reply
+    assert (len(seen) == 6) == (positions == 1)
 
 
 def fast(model, splitter):
@@ -297,15 +280,16 @@ def fast(model, splitter):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[END]")
 
 
-def test_a_space_that_is_a_token_of_its_own_goes_before_the_letters():
+@pytest.mark.parametrize("lead", ["The answer is (", "The answer is "])
+def test_a_letter_that_is_a_token_of_its_own_is_told_by_its_second_token(lead):
     """Byte by byte: " A" is two tokens, of which only the second tells the letters apart."""
     alphabet = sorted(ByteLevel.alphabet())
     tokenizer = fast(BPE({c: i for i, c in enumerate(alphabet)}, []), ByteLevel(add_prefix_space=False))
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes))
-    [found] = letter_probabilities(model, tokenizer, [[5, 6]], ["Well.</think> C"], [OPTIONS])
-    text = tokenizer("Well.</think>\n\nThe answer is ", add_special_tokens=False)["input_ids"]
+    [found] = letter_probabilities(model, tokenizer, [([5, 6], lead, list(OPTIONS))])
+    text = tokenizer(lead, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, *text]])).logits[0, -1]
     expected = logits[[alphabet.index(letter) for letter in OPTIONS]].softmax(0)
@@ -318,21 +302,11 @@ def test_letters_that_are_one_token_have_no_probabilities(opinionated):
     for words in (["The", "answer", "is"], ["The", "answer", "is", "A"]):
         vocabulary = {word: i for i, word in enumerate(["[UNK]", *words])}
         tokenizer = fast(WordLevel(vocabulary, unk_token="[UNK]"), Whitespace())
-        assert letter_probabilities(opinionated, tokenizer, [[1]], ["a</think>b"], [OPTIONS]) == [None]
+        assert letter_probabilities(opinionated, tokenizer, [([1], "The answer is ", list(OPTIONS))]) == [None]
 
 
-def test_no_question_and_no_closed_thought_ask_the_model_nothing(r1_tokenizer, opinionated):
-    assert letter_probabilities(opinionated, r1_tokenizer, [], [], []) == []
-    replies = ["still thinking", "closed</think><think>and again"]
-    assert letter_probabilities(opinionated, r1_tokenizer, [[1], [1]], replies, [OPTIONS] * 2) == [None, None]
-
-
-def test_letters_go_into_calibration_as_they_are(opinionated, questions, r1_tokenizer):
-    found = letter_probabilities(opinionated, r1_tokenizer, *questions)
-    rows = [{"letters": letters, "answer_idx": "B"} for letters in found]
-    result = calibration(rows, seed=0)
-    assert (result["n"], result["left_out"]) == (5, 1)
-    assert result["confidence"] == pytest.approx(np.mean([max(letters.values()) for letters in found if letters]))
+def test_without_a_question_the_model_is_asked_nothing(r1_tokenizer):
+    assert letter_probabilities(None, r1_tokenizer, []) == []
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
@@ -383,8 +357,8 @@ def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
 
 
 def test_accuracy_against_length_shows_intervals_and_counts_what_was_cut():
-    base = accuracy_by_length([answered(t, t < 25) for t in range(40)] + [answered(99, False, False)] * 3, 0)
-    tuned = accuracy_by_length([answered(2 * t, t % 2 == 0) for t in range(20)], 0)
+    base = accuracy_by_length([answered(t, t < 25) for t in range(40)] + [answered(99, False, False)] * 3)
+    tuned = accuracy_by_length([answered(2 * t, t % 2 == 0) for t in range(20)])
     [axes] = drawn(plots.accuracy_against_length(base, tuned))
     assert legend(axes) == ["base: 40 replies, 3 more cut off", "tuned: 20 replies, 0 more cut off"]
     assert "tokens" in axes.get_xlabel()
@@ -395,13 +369,15 @@ def test_accuracy_against_length_shows_intervals_and_counts_what_was_cut():
     assert told_apart_in_grey(axes)
 
 
-def test_a_reliability_diagram_shows_both_errors_and_the_diagonal():
+def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     hits = [True, True, False] * 20
     base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits), 0) for low in (0.5, 0.8))
     [axes] = drawn(plots.reliability(base, tuned))
     assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
-    assert f"base: ECE {base['ece']:.2f}, {base['ece_if_calibrated']:.2f} if calibrated (n=60)" in legend(axes)
-    assert any(text.startswith(f"tuned: ECE {tuned['ece']:.2f}") for text in legend(axes))
+    for side, found in (("base", base), ("tuned", tuned)):
+        low, high = found["overconfidence_ci95"]
+        told = f"confidence minus accuracy {found['overconfidence']:+.2f} ({low:+.2f} to {high:+.2f})"
+        assert f"{side} (n=60): {told}" in legend(axes)
     assert bars(axes, 1)[0] == pytest.approx(tuned["bins"][0]["ci95"])
     assert told_apart_in_grey(axes)
     [alone] = drawn(plots.reliability(None, tuned))
@@ -430,10 +406,11 @@ def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength(
 
 
 def test_figures_of_nothing_are_drawn_without_a_warning():
-    nothing = accuracy_by_length([], seed=0)
+    nothing = accuracy_by_length([])
     for figure in (
         plots.nll_by_part({}),
         plots.accuracy_against_length(nothing, nothing),
+        plots.accuracy_against_budget([], []),
         plots.reliability(None, None),
         plots.strength_curve([]),
         plots.accuracy({}),
