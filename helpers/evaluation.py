@@ -8,13 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from helpers import InputError
 from helpers.families import separator
 from helpers.generation import Reply, generate, token_nlls
-from helpers.harness import Question, ask, read_samples
 from helpers.intervals import compare_paired, majority_baseline, verdict
+from helpers.lm_eval_tasks import write_tasks
 from helpers.measures import letter_probabilities
-from helpers.metrics import SIDES, Prediction, compare_tasks, example, flagged_table, side_by_side, summarise
+from helpers.metrics import SIDES, Prediction, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter
 from helpers.prompts import END_THINK, build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
 from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commits
@@ -36,6 +35,7 @@ __all__ = [
 ]
 
 
+Question = dict[str, Any]
 BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which a model is made to answer, beside the whole
 
 
@@ -71,18 +71,12 @@ def validation_rows(run: Run) -> list[dict[str, str]]:
 def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]:
     """One side's predictions: every validation row and every multiple-choice question, see `score`.
 
-    The harness asks all of them, so they are decoded together. What it has no notion of is measured beside it: for a
-    validation row what `unseen_losses` gives, for a choice question what `made_to_answer` gives.
+    A validation row also has what `unseen_losses` gives, a choice question what `made_to_answer` gives.
     """
     asked = questions(run, tokenizer, validation_rows(run))
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        replies = ask(
-            run / "evaluation/tasks",
-            asked,
-            run.config.generation,
-            lambda texts: _replies(run, model, tokenizer, texts, side),
-        )
+        replies = _replies(run, model, tokenizer, [question["question"] for question in asked], side)
         predictions = score(asked, replies, tokenizer)
         made_to_answer(run, model, tokenizer, [row for row in predictions if "options" in row], side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
@@ -191,7 +185,7 @@ def _replies(run: Run, model: Any, tokenizer: Any, texts: list[str], name: str) 
 
 
 def questions(run: Run, tokenizer: Any, rows: list[dict[str, str]]) -> list[Question]:
-    """What is asked, the rows first, then task by task, as `harness.ask` takes it."""
+    """What is asked, the rows first, then task by task, in the order in which it is asked."""
     settings, style = run.config.evaluation, run.config.model.prompt_style
     asked = [
         {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
@@ -206,7 +200,7 @@ def questions(run: Run, tokenizer: Any, rows: list[dict[str, str]]) -> list[Ques
 
 
 def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
-    """A row a question, also of what `harness.read_samples` has read.
+    """A row a question.
 
     Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
     a multiple-choice question options, answer_idx, choice, correct.
@@ -243,6 +237,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
+    write_tasks(run / "evaluation/tasks", questions(run, tokenizer, []), run.config.generation)
     with tracked(run, "evaluation") as tracker:
         predictions = {side: predict(run, model, tokenizer, side) for side in SIDES}
         between = {share: predict_between(run, model, tokenizer, share) for share in run.config.evaluation.strengths}
@@ -280,16 +275,3 @@ def _identity(run: Run, name: str) -> str:
     """What makes a model the one that it is: settings and, but for the base model, the adapter and its strength."""
     adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
     return json.dumps([run.config.model.model_dump(), describe_machine().gpu, adapter])
-
-
-def compare_logs(base: Path, tuned: Path, tokenizer: Any, seed: int) -> dict[str, Any]:
-    """One task's figures, as in metrics.json, from two logs that the harness has written, by whatever backend.
-
-    Raises InputError where they are not of the same multiple-choice questions.
-    """
-    sides = [score(*read_samples(path, tokenizer), tokenizer) for path in (base, tuned)]
-    one, two = ([(row["id"], row["question"], row.get("answer_idx")) for row in side] for side in sides)
-    if one != two or any("options" not in row for row in sides[0]):
-        raise InputError(f"{base.name} and {tuned.name} are not of the same multiple-choice questions")
-    [figures] = compare_tasks(*sides, seed).values()
-    return figures

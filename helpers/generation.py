@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from helpers.decoding import can_decode, decode, left_padded
 from helpers.families import end_tokens
 from helpers.layers import grouped_attention
 from helpers.progress import Progress
-from helpers.remaining import Remaining
 from helpers.run_dir import write_text
 
 
@@ -53,22 +53,22 @@ def generate(
     ends = end_tokens(causal, tokenizer)
     made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
     order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
-    # Replies that were kept tell nothing of the speed, nor of lengths: those that were lost beside them were longer.
-    remaining = Remaining(len(order), settings.max_new_tokens)
+    started, decoded = time.monotonic(), 0
     with (
-        Progress(len(prompts), what, done=len(made), left=remaining.left) as progress,
+        Progress(len(prompts), what, done=len(made)) as progress,
         open(kept or os.devnull, "a", encoding="utf-8") as file,
     ):
 
         def done(i: int, tokens: list[int]) -> None:
+            nonlocal decoded
             made[i] = tokens
+            decoded += _length(ends, tokens)[0]
             file.write(json.dumps([i, tokens]) + "\n")
             file.flush()
-            remaining.end(*_length(ends, tokens))
 
         def look(working: dict[int, int]) -> None:
-            remaining.look(working.values())
-            progress.update(len(made) - progress.done, remaining.speed())
+            rate = (decoded + sum(working.values())) / max(time.monotonic() - started, 1e-3)
+            progress.update(len(made) - progress.done, f"{rate:,.0f} tokens/s")
 
         if order:
             way = decode if can_decode(causal) else generate_in_batches

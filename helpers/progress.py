@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -16,15 +15,12 @@ PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: a file that the kerne
 
 
 class Progress:
-    """`with Progress(total, "questions") as p: p.update(8, "210 tokens/s")`; the last line stays as a summary.
+    """`with Progress(total, "questions") as p: p.update(8, "210 tokens/s")`; the last line stays as a summary."""
 
-    `left` says how long the rest will take, where more is known than how many are done; asked when somebody looks.
-    """
-
-    def __init__(self, total: int, what: str, done: int = 0, left: Callable[[], str] | None = None) -> None:
+    def __init__(self, total: int, what: str, done: int = 0) -> None:
         self.total, self.what, self.done, self.note = total, what, done, ""
         self._from = done  # a resumed step says nothing about the speed of the rest
-        self._left, self._over = left or self._extrapolated, False
+        self._over = False
         self._started = self._shown = time.monotonic()
         self._display = self._bar = None
 
@@ -66,7 +62,7 @@ class Progress:
         left = self._left() if self.done < self.total and not self._over else ""
         return [note for note in (self.note, left) if note]
 
-    def _extrapolated(self) -> str:
+    def _left(self) -> str:
         if self.done == self._from:
             return ""
         seconds = time.monotonic() - self._started

@@ -29,7 +29,6 @@ RECORDED_PACKAGES = [
     "datasets",
     "accelerate",
     "bitsandbytes",
-    "lm-eval",
     "unsloth",
 ]
 RESULT_FOLDERS = ("baseline", "data", "adapter", "checkpoints", "training", "evaluation", "export")

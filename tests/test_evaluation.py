@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from helpers import PROJECT_ROOT, InputError, evaluation, setup
+from helpers import PROJECT_ROOT, InputError, decoding, evaluation, setup
 from helpers.config import Config
 from helpers.evaluation import evaluate, example, predict, predict_between, side_by_side, summarise
 from helpers.generation import Reply
+from helpers.models import load_base
 from helpers.prompts import build_prompt
 from helpers.questions import LEAD, ChoiceQuestion, baseline_questions, choice_questions
 from helpers.report import STAGES, headline, write_index, write_model_card
@@ -949,3 +951,48 @@ def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, mon
     assert "Source: `rows.jsonl`" in text
     assert "secret folder" not in text
     assert "synthetic" not in text
+
+
+def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path, sample_rows, monkeypatch):
+    """As after kill -9: what was kept is what had been flushed, and the last line may be torn."""
+    changes = {"generation.temperature": 0.9, "tracking.wandb": "disabled"}
+    decode, counts, limit = decoding.decode, [], 1000
+
+    def counted(model, tokenizer, prompts, settings, seed, order, done, *more):
+        counts.append(0)
+
+        def one(i, tokens):
+            if sum(counts) == limit:
+                raise KeyboardInterrupt
+            counts[-1] += 1
+            done(i, tokens)
+
+        decode(model, tokenizer, prompts, settings, seed, order, one, *more)
+
+    monkeypatch.setattr("helpers.generation.decode", counted)
+
+    def folder(name):
+        run = open_run("smoke", tmp_path / name, changes)
+        write_jsonl(run / "data/validation.jsonl", sample_rows[:4])
+        torch.manual_seed(0)
+        how = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(load_base(run.config), how).save_pretrained(run / "adapter")
+        return run
+
+    whole, stopped = folder("whole"), folder("stopped")
+    evaluation.evaluate(whole)
+    assert counts == [8, 8, 2]
+    limit = 18 + 8 + 5
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(stopped)
+    with open(stopped / "evaluation/.replies.tuned.jsonl", "a") as file:
+        file.write("[7, [1, 2")
+    limit = 1000
+    evaluation.evaluate(stopped)
+    assert counts == [8, 8, 2, 8, 5, 3, 2]
+    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned", "strength")]
+    for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
+        assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()
+    base, tuned = (read_jsonl(whole / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned"))
+    assert [(row["id"], row["question"]) for row in base] == [(row["id"], row["question"]) for row in tuned]
+    assert [row["reply"] for row in base] != [row["reply"] for row in tuned]
