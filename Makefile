@@ -72,7 +72,7 @@ run: $(STAMP) ## run the six notebooks on this machine and print where the repor
 test: lint test-code test-notebooks ## lint, every test, and every notebook with the smoke profile
 
 test-code: $(STAMP) ## the tests alone
-	@$(ISOLATED) $(PY) -m pytest tests $(ARGS)
+	@$(ISOLATED) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadscope $(ARGS)
 
 test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test
 	@rm -rf $(SMOKE_RUN)
