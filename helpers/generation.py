@@ -282,9 +282,10 @@ def _label_nlls(logits: Any, labels: Any) -> list[float]:
 def generation_arguments(model: Any, tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:
     """The settings as `model.generate` takes them; temperature 0 means greedy."""
     sampling = (
-        {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+        # top_k: transformers would leave all but the 50 likeliest out, which neither `decode` nor a server does.
+        {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         if settings.temperature > 0
-        else {"do_sample": False, "temperature": None, "top_p": None}
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
     return {
         "max_new_tokens": settings.max_new_tokens,
