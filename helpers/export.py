@@ -257,7 +257,7 @@ def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
         f'TEMPLATE """{ollama_template(tokenizer, model.prompt_style)}"""\n'
         f"{stops}"
         f"PARAMETER temperature {settings.temperature}\n"
-        f"PARAMETER top_p {settings.top_p}\n"
+        f"PARAMETER top_p {settings.top_p}\nPARAMETER top_k 0\nPARAMETER min_p 0\n"  # its own would be 40
         # Ollama forgets the question when a long thought has filled this.
         f"PARAMETER num_ctx {max(4096, model.max_length + settings.max_new_tokens)}\n"
     )

@@ -112,6 +112,8 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
+    # Its own defaults would leave out all but the 40 likeliest tokens, which no client of this API can take back.
+    params.sampling.top_k, params.sampling.min_p = 0, 0.0
     # A reply to be continued would go past the template, and its special tokens with it.
     params.prefill_assistant = False
     # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies. So

@@ -563,5 +563,6 @@ def test_the_request_of_the_gguf_card_is_the_prompt_of_training(tmp_path, r1_tok
     prompt = r1_tokenizer.bos_token + request.pop("prompt")
     assert prompt == build_prompt(r1_tokenizer, json.loads(prompt_parts(run)["question"]))
     settings = run.config.generation
-    assert request == {"n_predict": settings.max_new_tokens, "temperature": settings.temperature, "top_p": 1.0}
+    sampling = {"temperature": settings.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0}
+    assert request == {"n_predict": settings.max_new_tokens, **sampling}
     assert (run / re.search(r"-m (\S+)", llama_cpp)[1].replace("model", "export/model", 1)).is_file()

@@ -654,6 +654,13 @@ def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temper
     assert (drawn == other).double().mean() == pytest.approx((share**2).sum().item(), abs=0.02)  # as if independent
 
 
+def test_transformers_leaves_no_token_out_that_the_settings_leave_in(base, r1_tokenizer):
+    """Of a model that knows nothing all tokens are as likely: its own default would draw from 50 of them."""
+    drawn, settings = {}, WARM.model_copy(update={"temperature": 1.0, "max_new_tokens": 1, "batch_size": 200})
+    generation.generate_in_batches(base, r1_tokenizer, [[5]] * 200, settings, 0, range(200), drawn.__setitem__)
+    assert len({tokens[0] for tokens in drawn.values()}) > 100
+
+
 @pytest.mark.parametrize("settings", [GREEDY, WARM], ids=["greedy", "sampled"])
 def test_replies_that_were_kept_are_not_made_again(chatty, prompts, r1_tokenizer, tmp_path, settings, monkeypatch):
     kept = tmp_path / "kept.jsonl"
