@@ -19,7 +19,7 @@ ADJECTIVE = (
 )
 ANSWER = (
     rf"(?:(?:\b(?-i:die|la|le|el|a|o|het|[DL][ia]e?|El|A|O|Het) )?(?:{ADJECTIVE} )?"
-    r"(?:\b(?:antwort|réponse|respuesta|resposta|risposta|antwoord|jawaban|ответ)|الإجابة|الجواب)\b"
+    r"(?:\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|antwoord|jawaban|ответ)|الإجابة|الجواب)\b"
     rf"(?: {ADJECTIVE})?)"
 )
 COPULA = r"(?:ist|lautet|est|es|é|è|is|adalah|هي|هو)"
@@ -29,15 +29,17 @@ ABROAD = [
     (r"[。｡]", ". "),
     (r"、", ", "),
     (rf"(?<={HAN})(?=[A-Za-z])|(?<=[A-Za-z])(?={HAN})", " "),
+    (r"(?<=[A-Z)]) ?(?:选项|项|です|입니다)", ""),
     (r"选项", " option "),
-    (r"如果|假如|若", " if "),
+    (r"如果|假如|假设|若", " if "),
     (r"(?:正确|最终|最佳)? ?(?:答案|正解|答え|정답)(?:应该?|應)? ?(?:是|为|為|选|は|은|는|:)+", " the answer is "),
-    (r"(?:(?<!不)应|(?<![不没能可应若要]))选择? ?(?=[(A-Z])", " the answer is "),  # "选C", not "不选C"
-    (r"(?<=[A-Z)]) ?(?:です|입니다|项)", ""),
-    (r"(?<=[A-Z)]) (?:是)?正确", " is correct "),
+    (r"(?:(?<!不)应|(?<![不没能可应若要是或]))选择? ?(?=[(A-Z])", " the answer is "),  # "选C", not "不选C"
+    (r"(?<=[A-Z)]) ?是?正确", " is correct "),
     (rf"{ANSWER}(?: ?:| {COPULA}\b:?){LETTERED}", "the answer is"),
     (r"^(?:richtig|korrekt) ist\b", "the answer is"),
     (r"(?:\bwenn|\bfalls|(?<!per )\bs[ie])\b(?=[^.\n]{0,120}\bthe answer is)", "if"),
+    (r"(\bthe answer is[^.\n]{0,80}?) (?-i:wenn|falls|si)\b", r"\1 if"),
+    (r"(?:[不没]|\b(?:nicht|niet|ne|pas|não)\b)(?=[^.,\n]{0,40}\bthe answer is)", " not "),
     (rf"(?<=[A-Z)]) {COPULA} {ANSWER}", " is the answer"),
     (rf"(?<=[A-Z)]) (?:{COPULA}|está) (?:richtig|korrekt|correcte?|correct[ao]|corret[ao])\b", " is correct"),
 ]
@@ -51,6 +53,7 @@ MARKUP = [
     (r"\\[a-z]+", ""),
     (r"[*`#$\\{}‹›\"“”«»→]|(?<!\w)[_']+|[_']+(?!\w)", ""),
     (r"n't\b", " not"),
+    (r"\b(?:considering|given|based on) all of the above\b", "so"),
     (r"[^\S\n]+", " "),
     (r"\n\s+", "\n"),
     (r"^(?: |[->+•|] )*(?:\d+[.)] )?", ""),  # bullets and numbers of a list
@@ -169,7 +172,8 @@ def _mark(text: str, names: Mapping[str, str]) -> str:
             return f"‹T:{owner}›" if owner and (ends or lettered or name not in POLAR) else found[0]
         letter = found[found.lastgroup].translate(LOOKALIKES)
         if letter.lower() in owners:  # a vitamin, a blood group
-            return f"‹T:{owners[letter.lower()]}›" if letter.isupper() else found[0]
+            text = f"‹T:{owners[letter.lower()]}›"
+            return (f"({text})" if found["P"] else text) if letter.isupper() else found[0]
         if letter.islower() and (letter.upper() not in names or (found["B"] and not ends)):
             return found[0]
         return f"‹{found.lastgroup}:{letter.upper()}›"
@@ -250,7 +254,9 @@ def _alone(sentences: list[str], polar: bool) -> dict[int, Statement]:
     for i in {0, len(items) - 1} if items else ():
         number, group, letters, alone = items[i]
         by_text = not re.search("‹[LBPO]", group)
-        apart = letters <= items[max(i - 1, 0)][2] and letters >= items[min(i + 1, len(items) - 1)][2]
+        earlier = next((item[2] for item in items[:i][::-1] if item[2] != letters), letters)
+        later = next((item[2] for item in items[i:] if item[2] != letters), letters)
+        apart = later <= letters <= earlier
         apart = texts <= set(re.findall(r"‹T:\w+", group)) if by_text else apart  # no other option's text is there
         if alone and apart and number in (0, len(sentences) - 1):
             found[number] = Statement(*_weigh(group), firm=True, by_text=by_text)
