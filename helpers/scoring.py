@@ -6,26 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import NamedTuple
 
-# How a choice is read. What follows the thought is made plain English (ABROAD, MARKUP), each mention of an option
+# How a choice is read. What follows the thought is made plain English (FOREIGN, MARKUP), each mention of an option
 # becomes a mark, and the words around a mark decide whether the sentence states it (FORMS). Kinds of mark:
 #   ‹T:C›   the text of option C       ‹B:C›  a bare letter           ‹P:C›  a letter in parentheses
 #   ‹L:C›   "option C", "letter C"     ‹O:C›  a letter with its own text: "(C) Ceftriaxone"
 #   ‹L:BC›  a contradiction: a letter with another option's text ("B) Ceftriaxone", which is option C)
 
-# The plain statements of other languages, as English ones. What stands there else ("B oder C") is left, and not read.
+# Plain statements in other languages become English ones. All else there ("B oder C") is left as it is, and not read.
 ADJECTIVE = (
     r"(?:richtige|korrekte|beste|bonne|juste|correct[ae]?|finale?|mejor|correta|certa|melhor|corretta|giusta|esatta"
     r"|migliore|juiste|goede|yang benar|правильный|верный|الصحيحة?)"
 )
 ANSWER = (
-    rf"(?:(?:\b(?-i:die|la|le|el|a|o|het|[DL][ia]e?|El|A|O|Het) )?(?:{ADJECTIVE} )?"
+    rf"(?:(?:\b(?:die|la|le|el|a|o|het) )?(?:{ADJECTIVE} )?"
     r"(?:\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|antwoord|jawaban|ответ)|الإجابة|الجواب)\b"
     rf"(?: {ADJECTIVE})?)"
 )
 COPULA = r"(?:ist|lautet|est|es|é|è|is|adalah|هي|هو)"
 LETTERED = r"(?: (?:(?-i:la|a)|die|option|opción|opção|opzione|letra|lettre|lettera|alternativa|réponse|respuesta)\b)*"
 HAN = r"[⺀-鿿가-힣ぁ-ヿ]"
-ABROAD = [
+FOREIGN = [
     (r"[。｡]", ". "),
     (r"、", ", "),
     (rf"(?<={HAN})(?=[A-Za-z])|(?<=[A-Za-z])(?={HAN})", " "),
@@ -39,7 +39,7 @@ ABROAD = [
     (r"^(?:richtig|korrekt) ist\b", "the answer is"),
     (r"(?:\bwenn|\bfalls|(?<!per )\bs[ie])\b(?=[^.\n]{0,120}\bthe answer is)", "if"),
     (r"(\bthe answer is[^.\n]{0,80}?) (?-i:wenn|falls|si)\b", r"\1 if"),
-    (r"(?:[不没]|\b(?:nicht|niet|ne|pas|não)\b)(?=[^.,\n]{0,40}\bthe answer is)", " not "),
+    (r"(?:不(?!过)|没|\b(?:nicht|niet|ne|pas|não)\b)(?=[^.,\n]{0,40}\bthe answer is)", " not "),
     (rf"(?<=[A-Z)]) {COPULA} {ANSWER}", " is the answer"),
     (rf"(?<=[A-Z)]) (?:{COPULA}|está) (?:richtig|korrekt|correcte?|correct[ao]|corret[ao])\b", " is correct"),
 ]
@@ -59,7 +59,7 @@ MARKUP = [
     (r"^(?: |[->+•|] )*(?:\d+[.)] )?", ""),  # bullets and numbers of a list
     (r" ?\|$", ""),  # the end of a table's row
     (r"^((?:final |correct )?answer)(?: \||\W*$)", r"\1:"),  # a table's row, a heading
-    *ABROAD,
+    *FOREIGN,
     (r"[^\S\n]+", " "),
 ]
 PLAIN = str.maketrans({"—": " - ", "–": "-", "‑": "-", "−": "-", "’": "'", "‘": "'"})
@@ -115,7 +115,7 @@ FORMS = {
     "subject": (SUBJECT, PREDICATE),  # C is the answer: firm. C is right: not.
     "in brackets": (FAR_CUE, ENDS),  # The answer is AML (C). Firm, and only by a letter in parentheses.
 }
-UNREAL = (  # spoken of, not asserted
+UNREAL = (  # mentioned, not asserted
     r"(?<!even )\bif\b(?! (?:i|we) (?:had|have)\b)|^\W*(?:otherwise|had|were)\b|\b(?:unless|assuming|suppose"
     r"|tempt(?:ing|ed) to|mistake|students|some (?:people|would)|at first glance"
     r"|(?:initially|at first),? (?:i|we|the answer|thought))\b"

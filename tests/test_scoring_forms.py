@@ -612,3 +612,12 @@ def test_a_letter_with_another_options_text_is_none(lettered, order, carrier, le
     letter, other = order[:2]
     reply = carrier.format(letter_form.format(letter, lettered[other])) + "."
     assert extract_choice(f"</think>{reply}", lettered) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(options(), st.sampled_from(["AB", "ABC", "BCD", "ABCD"]), st.sampled_from(WITH_TEXT), st.data())
+def test_a_walk_through_the_options_states_nothing(lettered, letters, letter_form, data):
+    remark = data.draw(st.sampled_from([*AFTER_TEXT, ".", ": see above.", " is not used here.", ". It is rare."]))
+    intro = data.draw(st.sampled_from(["", "Let us look at the options.\n", "**Analysis**\n\n"]))
+    walk = "\n".join(letter_form.format(letter, lettered[letter]) + remark for letter in letters)
+    assert extract_choice(f"</think>{intro}{walk}", lettered) is None
