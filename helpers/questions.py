@@ -66,7 +66,11 @@ class ChoiceQuestion(BaseModel):
     def as_prompt(self) -> str:
         """The text that is put to the model: context where there is one, question, options, how to answer."""
         options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
-        parts = [self.context, self.question, options, 'End with "The answer is X", X being one letter.']
+        # No placeholder: small models copy it. All letters, so that none is favoured; a copy of the line names several,
+        # which is no answer. In parentheses a letter is a token of its own, and no article.
+        *letters, last = (f"({letter})" for letter in self.options)
+        ending = f"End with one line: The answer is {', '.join(letters)} or {last}."
+        parts = [self.context, self.question, options, ending]
         return "\n\n".join(part for part in parts if part)
 
 

@@ -6,11 +6,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import NamedTuple
 
-# How a choice is read: what follows the thought is made plain (MARKUP), each mention of an option becomes a mark
-# ("(C) Ceftriaxone" -> "‹L:C›"), and the words around a mark say whether the sentence states it. Kinds of mark: T an
-# option's text, B a bare letter, P one in parentheses, L another that is no word ("option C", a letter with its text).
-# Two letters in one mark contradict each other: "B) Aspirin" where Aspirin is option C becomes "‹L:BC›".
+# How a choice is read. What follows the thought is made plain English (FOREIGN, MARKUP), each mention of an option
+# becomes a mark, and the words around a mark decide whether the sentence states it (FORMS). Kinds of mark:
+#   ‹T:C›   the text of option C       ‹B:C›  a bare letter           ‹P:C›  a letter in parentheses
+#   ‹L:C›   "option C", "letter C"     ‹O:C›  a letter with its own text: "(C) Ceftriaxone"
+#   ‹L:BC›  a contradiction: a letter with another option's text ("B) Ceftriaxone", which is option C)
+
+# Plain statements in other languages become English ones. All else there ("B oder C") is left as it is, and not read.
+ADJECTIVE = (
+    r"(?:richtige|korrekte|beste|bonne|juste|correct[ae]?|finale?|mejor|correta|certa|melhor|corretta|giusta|esatta"
+    r"|migliore|juiste|goede|yang benar|правильный|верный|الصحيحة?)"
+)
+ANSWER = (
+    rf"(?:(?:\b(?:die|la|le|el|a|o|het) )?(?:{ADJECTIVE} )?"
+    r"(?:\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|antwoord|jawaban|ответ)|الإجابة|الجواب)\b"
+    rf"(?: {ADJECTIVE})?)"
+)
+COPULA = r"(?:ist|lautet|est|es|é|è|is|adalah|هي|هو)"
+LETTERED = r"(?: (?:(?-i:la|a)|die|option|opción|opção|opzione|letra|lettre|lettera|alternativa|réponse|respuesta)\b)*"
+HAN = r"[⺀-鿿가-힣ぁ-ヿ]"
+FOREIGN = [
+    (r"[。｡]", ". "),
+    (r"、", ", "),
+    (rf"(?<={HAN})(?=[A-Za-z])|(?<=[A-Za-z])(?={HAN})", " "),
+    (r"(?<=[A-Z)]) ?(?:选项|项|です|입니다)", ""),
+    (r"选项", " option "),
+    (r"如果|假如|假设|若", " if "),
+    (r"(?:正确|最终|最佳)? ?(?:答案|正解|答え|정답)(?:应该?|應)? ?(?:是|为|為|选|は|은|는|:)+", " the answer is "),
+    (r"(?:(?<!不)应|(?<![不没能可应若要是或]))选择? ?(?=[(A-Z])", " the answer is "),  # "选C", not "不选C"
+    (r"(?<=[A-Z)]) ?是?正确", " is correct "),
+    (rf"{ANSWER}(?: ?:| {COPULA}\b:?){LETTERED}", "the answer is"),
+    (r"^(?:richtig|korrekt) ist\b", "the answer is"),
+    (r"(?:\bwenn|\bfalls|(?<!per )\bs[ie])\b(?=[^.\n]{0,120}\bthe answer is)", "if"),
+    (r"(\bthe answer is[^.\n]{0,80}?) (?-i:wenn|falls|si)\b", r"\1 if"),
+    (r"(?:不(?!过)|没|\b(?:nicht|niet|ne|pas|não)\b)(?=[^.,\n]{0,40}\bthe answer is)", " not "),
+    (rf"(?<=[A-Z)]) {COPULA} {ANSWER}", " is the answer"),
+    (rf"(?<=[A-Z)]) (?:{COPULA}|está) (?:richtig|korrekt|correcte?|correct[ao]|corret[ao])\b", " is correct"),
+]
 MARKUP = [
+    (r"\[\d+(?:[,-] ?\d+)*\]", ""),  # a citation
+    (r"<((?-i:[A-Z]))>(?![^<>\n]{0,200}</)", r"(\1)"),  # no tag, as the one of "<b>C</b>" is
     (r"</answer>|<\|[^<>|\n]*\|>", "\n"),
     (r"<answer>", "\nAnswer: "),
     (r"</?[a-z_]+(?: [^<>\n]*)?>|~~[^~\n]*~~", " "),  # what is struck out is taken back
@@ -18,10 +53,14 @@ MARKUP = [
     (r"\\[a-z]+", ""),
     (r"[*`#$\\{}‹›\"“”«»→]|(?<!\w)[_']+|[_']+(?!\w)", ""),
     (r"n't\b", " not"),
+    (r"\b(?:considering|given|based on) all of the above\b", "so"),
     (r"[^\S\n]+", " "),
     (r"\n\s+", "\n"),
     (r"^(?: |[->+•|] )*(?:\d+[.)] )?", ""),  # bullets and numbers of a list
-    (r"^((?:final )?answer)\W*$", r"\1:"),  # a heading
+    (r" ?\|$", ""),  # the end of a table's row
+    (r"^((?:final |correct )?answer)(?: \||\W*$)", r"\1:"),  # a table's row, a heading
+    *FOREIGN,
+    (r"[^\S\n]+", " "),
 ]
 PLAIN = str.maketrans({"—": " - ", "–": "-", "‑": "-", "−": "-", "’": "'", "‘": "'"})
 LOOKALIKES = str.maketrans("АВСЕНІЈКМОРЅТХасеіјорѕхΑΒΕΖΗΙΚΜΝΟΡΤΧ", "ABCEHIJKMOPSTXaceijopsxABEZHIKMNOPTX")
@@ -29,50 +68,67 @@ LETTER = f"[A-Za-z{''.join(map(chr, LOOKALIKES))}]"
 POLAR = {"yes", "no", "maybe"}  # options that are everyday words too
 NO_OPTION = ["none", "none of the above", "none of these", "none of the options", "all of the above"]
 
-MARK = r"‹[LBPT]:[\w-]+›"
+MARK = r"‹[LBPTO]:[\w-]+›"
 FILL = r"(?:(?:\w+ly|most|therefore|thus|indeed|the|to|be|either|both|between)\b|[ :=>(\[,-])*"
 LINK = r"(?:(?:and|or|nor|not|but|rather|also|possibly|maybe|which is)\b|answer: |[ ,/&+)\]])+"
 GROUP = rf"(?:(?:not|neither) )?{MARK}(?:{LINK}{MARK})*"
-# What may follow a stated option; a word that carries on may not: "A patient", "B cells", "diabetes insipidus".
-ENDS = (
-    r" ?(?:$|[.,;:!?)\](\n]|- |(?:because|since|as|due|given|which|based|here|in this|while|although|so|rather|instead"
-    rf"|over|but|not)\b|(?:and|or)\b(?!{FILL}‹))"
-)
 NOUN = r"(?<!to )\b(?:answer|ans|choice|option|conclusion|correct one)\b"
+LABEL = (
+    r"^(?:(?:final|correct|my|most likely|selected|the) )*"
+    r"(?:response|solution|diagnosis|decision|verdict|selection|output)[:=]"
+)
 BEST = r"\b(?:most (?:likely|appropriate|probable|suitable|accurate)|best|diagnosis|of choice)\b"
 IS = r"(?:\b(?:is|are|be)\b|'s\b|[:=]| - )"
-# What stands before a stated option. CUE: "the answer is"; WEAK_CUE: "the most likely diagnosis is"; FAR_CUE: "the
-# answer is AML" before "(C)"; LAST_CUE: "therefore", where the sentence ends with the option.
+NEGATED = (
+    r"\b(?:not|cannot|never|unlikely|disagree|(?<!no )(?<!a )doubt|incorrect|wrong|least|false|except|excluded"
+    r"|eliminated|other|second|worst|common|whether|(?:could|might|may|can)(?: \w+)? be)\b"
+)
+# What may follow a stated option; a word that carries on may not: "A patient", "B cells", "diabetes insipidus".
+ENDS = (
+    r" ?(?:$|[.,;:!?)\](\n]|- |(?:because|since|as|due|given|which|based|here|while|although|so|rather|instead"
+    rf"|over|but|not)\b|at \d|(?:in|for) (?:this|our|a)\b|(?:and|or)\b(?!{FILL}‹))"
+)
 CUE = (
-    rf"(?:{NOUN}[^‹›;?!]{{0,80}}?{IS}|\b(?:correct|right|final)(?: {NOUN},?|:) |\b(?:choose|select|pick"
+    rf"(?:{NOUN}[^‹›;?!]{{0,80}}?{IS}|{LABEL}|\b(?:correct|right|final)(?: {NOUN},?|:) |\b(?:choose|select|pick"
     r"|go(?:ing)? with|opt for|settle on|leav\w+ (?:us )?with|corresponds to|points to"
     rf"|(?:i|we)(?:'d| would|'ll| will)? (?:say|answer|conclude)) ){FILL}$"
 )
-WEAK_CUE = rf"(?:{BEST}[^‹›;?!]{{0,120}}?\b(?:is|are|be)\b|\b(?:it|this|that)(?:'s| is|(?: \w+){{0,2}} be)\b){FILL}$"
-FAR_CUE = rf"(?:{NOUN}|{BEST})[^‹›;?!]{{0,120}}?{IS}[^‹›;?!]{{1,120}}$"
 LAST_CUE = (
-    r"(?:^|[,;.-] )(?:so|thus|therefore|hence|finally|actually|in conclusion|in summary|correction|(?:no,? )?wait"
-    rf"|no(?=,)|(?:final )?answer|i (?:think|believe))\b[,:]? ?{FILL}$"
+    r"(?:^|[,;.-] )(?:so|thus|therefore|hence|finally|actually|in conclusion|in summary|in short|overall|correction"
+    rf"|(?:no,? )?wait|no(?=,)|(?:final )?(?:answer|ans)|i (?:think|believe))\b[,:]? ?{FILL}$"
 )
-# "C is the answer": what stands before, and what follows. "Yes, this is right" speaks of something else.
+WEAK_CUE = rf"(?:{BEST}[^‹›;?!]{{0,120}}?\b(?:is|are|be)\b|\b(?:it|this|that)(?:'s| is|(?: \w+){{0,2}} be)\b){FILL}$"
 SUBJECT = rf"(?:^|[,;:(-] ?|\b(?:that|so|thus|therefore|hence|and|but|because|while|makes|making|leaving) ){FILL}$"
-PREDICATE = (
-    r"[ ,:.)-]*(?P<this>this )?(?:(?:is|are|remains|seems|(?:must|seems to|appears to) be)(?: \w+ly)?(?P<no> not)? "
-    r"|(?:as )?(?=the ))(?:(?P<named>(?:the|my|our) (?:[\w-]+ ){0,3}?(?:answer|choice|option)\b)"
-    rf"|(?(this)(?!)|(?:the {BEST}|(?:correct|right|most likely)\b)))"
+PREDICATE = (  # "Yes, this is right" speaks of something else
+    r"[ ,:.)-]*(?P<this>this )?(?:(?:is|are|remains|seems|(?:must|seems to|appears to) be)"
+    r"(?: (?:\w+ly|therefore|thus|indeed))?(?P<no> not)? |(?:as )?(?=the )|(?=fits))(?:(?P<wrong>(?:wrong|incorrect"
+    rf"|false)\b)|(?P<named>(?:the|my|our) (?:(?!{NEGATED})[\w-]+ ){{0,3}}?(?:answer|choice|option)\b)"
+    rf"|(?(this)(?!)|(?:the {BEST}|(?:correct|right|most likely)\b|fits(?: best)?(?= ?(?:$|[.;])))))"
 )
-UNREAL = (  # spoken of, not asserted
+FAR_CUE = rf"(?:{NOUN}|{BEST})[^‹›;?!]{{0,120}}?{IS}[^‹›;?!]{{1,120}}$"
+# How an option is stated: what stands before it, and what follows; the first that fits. A firm statement outweighs
+# all that are not.
+FORMS = {
+    "named": (CUE, ENDS),  # The answer is C. Firm.
+    "last": (LAST_CUE, r"\W*$"),  # Therefore, C. Firm.
+    "pointed at": (WEAK_CUE, ENDS),  # It is C. The most likely diagnosis is C. Firm by a letter, not by a text.
+    "subject": (SUBJECT, PREDICATE),  # C is the answer: firm. C is right: not.
+    "in brackets": (FAR_CUE, ENDS),  # The answer is AML (C). Firm, and only by a letter in parentheses.
+}
+UNREAL = (  # mentioned, not asserted
     r"(?<!even )\bif\b(?! (?:i|we) (?:had|have)\b)|^\W*(?:otherwise|had|were)\b|\b(?:unless|assuming|suppose"
     r"|tempt(?:ing|ed) to|mistake|students|some (?:people|would)|at first glance"
     r"|(?:initially|at first),? (?:i|we|the answer|thought))\b"
     r"|\b(?:might|may|could|one would) (?:think|say|assume|choose)"
     r"|\b(?:initial|first) (?:thought|guess|answer|choice|impression)"
 )
-NEGATED = (
-    r"\b(?:not|cannot|never|unlikely|disagree|(?<!no )(?<!a )doubt|incorrect|wrong|least|false|except|excluded"
-    r"|eliminated|other|second|worst|common|whether|(?:could|might|may|can)(?: \w+)? be)\b"
-)
 CLAUSE = r";| - |\b(?:but|however|therefore|thus|hence)\b|, so\b"
+# What follows an option's text that is the subject of a sentence of its own: "Gentamicin is an aminoglycoside".
+VERB = (
+    r" (?:\w+ly )?(?!plus|as|versus|this|thus)\w+(?:s|ed)\b|(?:,? ?(?:and|or)? ‹T:[\w-]+›)+ (?!together|both)[a-z]{2}"
+    r"|(?:(?!\b(?:if|unless|which|that) ).)*? "
+    r"(?:are|were|is|was|has|have|do|does|did|can|could|may|might|must|should|will|would)\b"
+)
 REASON = r"\b(?:because|since|as|given|due|which|while)\b|;"
 
 
@@ -96,13 +152,14 @@ def _mark(text: str, names: Mapping[str, str]) -> str:
     """The text with each mention of an option as a mark; `names` maps upper-case letters to cleaned texts."""
     owners = dict.fromkeys(NO_OPTION, "-")  # "-": a statement, but of no option
     owners |= {name: "".join(key for key in names if names[key] == name) for name in names.values()}
-    spelled = [name for name in owners if name and name.upper() not in names]  # a text "B" is read as the letter
+    owners = {name: owner for name, owner in owners.items() if name and name.upper() not in names}  # "B" is the letter
+    spelled = [name for name in owners if not re.fullmatch("[a-z]", name)]
     texts = "|".join(re.escape(name) for name in sorted(spelled, key=len, reverse=True))
     genus = rf"\. ?(?!(?i:{texts}|(?:because|since|the|it)\b))[a-z]"  # "E. coli", "e.g."
     mention = (
         rf"(?<![\w'-])(?P<T>(?i:{texts}))(?![\w'%]|-\w|[.,]\d)"
         rf"|[(\[] ?(?:(?i:option|choice|answer|letter):? )?(?P<P>{LETTER}) ?[)\]]"
-        rf"|\b(?i:(?:answer )?(?:option|choice)|letter) (?P<L>{LETTER})(?![\w'-])\)?"
+        rf"|\b(?i:(?:answer )?(?:option|choice)|letter|statement) [(\[]?(?P<L>{LETTER})(?![\w'-])[)\]]?"
         rf"|(?<![\w°'])(?<!\w-)(?P<B>(?!I \w){LETTER})(?![\w°'+]|-\w|{genus})"  # nor "39 °C", "A-fib", "A+", "I am"
     )
 
@@ -110,22 +167,33 @@ def _mark(text: str, names: Mapping[str, str]) -> str:
         ends = re.compile(ENDS, re.I).match(found.string, found.end())
         if found["T"]:
             name = found["T"].lower()
-            return f"‹T:{owners[name]}›" if name in owners and (ends or name not in POLAR) else found[0]
+            owner = owners.get(name, "")
+            lettered = re.search(rf"(?<!\w)[{owner}]\W{{1,3}}$", found.string[: found.start()][-4:]) if owner else None
+            return f"‹T:{owner}›" if owner and (ends or lettered or name not in POLAR) else found[0]
         letter = found[found.lastgroup].translate(LOOKALIKES)
+        if letter.lower() in owners:  # a vitamin, a blood group
+            text = f"‹T:{owners[letter.lower()]}›"
+            return (f"({text})" if found["P"] else text) if letter.isupper() else found[0]
         if letter.islower() and (letter.upper() not in names or (found["B"] and not ends)):
             return found[0]
         return f"‹{found.lastgroup}:{letter.upper()}›"
 
     def join(found: re.Match) -> str:
-        """A letter with a text beside it is one mark; left apart where the text may open a sentence of its own."""
+        """A letter with a text beside it is one mark; left apart where the text opens a sentence of its own."""
         kind, letter, gap, owner = found.groups()
-        if letter in owner:
-            return f"‹L:{letter}›"
-        if gap == " " and kind == "B" and letter in "AI":  # an article, a pronoun
+        if gap == " " and kind == "B" and letter in "AI" and letter not in owner:  # an article, a pronoun
             return f"‹T:{owner}›"
+        after = found.string[found.end() : found.end() + 240]
+        predicate = re.match(PREDICATE, after, re.I)
+        rest = re.match(r"[^.!?\n]*", after)[0]
+        sentence = "." in gap and re.match(VERB, rest) and not re.search("‹[LBP]", rest)
+        if letter in owner:
+            if sentence and not predicate:
+                return f"‹O:{letter}›. ‹T:{owner}›"
+            return f"‹O:{letter}›" if re.match(ENDS, after, re.I) else f"‹O:{letter}›,"
         opens_line = found.string[: found.start()][-1:] in ("", "\n")
-        ends = re.compile(ENDS, re.I).match(found.string, found.end())
-        return f"‹L:{letter}{owner}›" if ends or opens_line or kind != "B" or ":" in gap or ")" in gap else found[0]
+        apart = kind == "B" and ")" not in gap and not opens_line and sentence and (not predicate or predicate["no"])
+        return found[0] if apart else f"‹L:{letter}{owner}›"
 
     return re.sub(r"‹([LBP]):(\w)›([ ).:,=\]-]*\(? ?)‹T:([\w-]+)›\)?", join, re.sub(mention, mark, text))
 
@@ -148,22 +216,19 @@ def _statements(sentence: str) -> Iterator[Statement]:
         before = sentence[max(done, group.start() - 240) : group.start()]  # bounded: some replies never end a sentence
         after = sentence[group.end() : group.end() + 240]
         asserted, denied = _weigh(group[0])
-        by_text, ends = not re.search("‹[LBP]", group[0]), re.match(ENDS, after)
-        predicate = re.match(PREDICATE, after) if re.search(SUBJECT, before) else None
-        if (ends and re.search(CUE, before)) or (not re.search(r"\w", after) and re.search(LAST_CUE, before)):
-            firm = True
-        elif ends and re.search(WEAK_CUE, before):
-            firm = not by_text
-        elif predicate and not re.search(NEGATED, predicate["named"] or ""):
-            firm = bool(predicate["named"])
-            if predicate["no"]:
-                asserted, denied = set(), asserted if firm else set()
-        elif ends and "‹P" in group[0] and re.search(FAR_CUE, before):
-            firm = True
+        by_text = not re.search("‹[LBPO]", group[0])
+        form = next(
+            (name for name, (lead, rest) in FORMS.items() if re.match(rest, after) and re.search(lead, before)), ""
+        )
+        predicate = re.match(PREDICATE, after)
+        if not form or (form == "in brackets" and "‹P" not in group[0]):
+            continue
+        firm = {"pointed at": not by_text, "subject": bool(predicate and predicate["named"])}.get(form, True)
+        if form == "in brackets":
             other = re.match(r" ?,? ?(?:or|and)\b[^.;,]*", after)  # "... AML (A) or ALL (C)"
             asserted |= set(re.findall(r"‹P:(\w)›", other[0] if other else ""))
-        else:
-            continue
+        if predicate and (predicate["no"] or predicate["wrong"]):  # "is not the answer"; "is not right" denies little
+            asserted, denied = set(), asserted if predicate["named"] or not predicate["no"] else set()
         done = group.end()
         clause = re.split(CLAUSE, before)[-1]
         unreal = re.search(UNREAL, clause) or re.search(UNREAL, re.split(REASON, after)[0])
@@ -180,15 +245,18 @@ def _alone(sentences: list[str], polar: bool) -> dict[int, Statement]:
     items = []
     for number, sentence in enumerate(sentences):
         group, gap, rest = re.match(rf"[^\w‹]*({GROUP}|)([^\w‹]*)(.*)", sentence).groups()
-        opens = number == 0 and (re.match(r"(?:because|since)\b", rest) or (polar and "‹T" in group and gap.strip()))
-        if group and (opens or gap.strip() or not rest or re.match("‹[LP]", group)):
+        reason = r"(?:because|since|as|which)\b" if "‹O" not in group else rf"(?!{PREDICATE}|.*(?:{NEGATED}|‹[LBPO]))"
+        opens = number == 0 and (re.match(reason, rest) or (polar and "‹T" in group and gap.strip()))
+        if group and (opens or gap.strip() or not rest or re.match("‹[LPO]", group)):
             items.append((number, group, group[3:], opens or not rest))
     found = {}
     texts = set(re.findall(r"‹T:\w+", "".join(sentences)))
     for i in {0, len(items) - 1} if items else ():
         number, group, letters, alone = items[i]
-        by_text = not re.search("‹[LBP]", group)
-        apart = letters <= items[max(i - 1, 0)][2] and letters >= items[min(i + 1, len(items) - 1)][2]
+        by_text = not re.search("‹[LBPO]", group)
+        earlier = next((item[2] for item in items[:i][::-1] if item[2] != letters), letters)
+        later = next((item[2] for item in items[i:] if item[2] != letters), letters)
+        apart = later <= letters <= earlier
         apart = texts <= set(re.findall(r"‹T:\w+", group)) if by_text else apart  # no other option's text is there
         if alone and apart and number in (0, len(sentences) - 1):
             found[number] = Statement(*_weigh(group), firm=True, by_text=by_text)
@@ -219,8 +287,10 @@ def extract_choice(reply: str, options: Mapping[str, str] | Sequence[str]) -> st
     names = {letter.upper(): _clean(text).rstrip(". ").lower() for letter, text in options.items()}
     text = _mark(_clean(answer), names)
     # "The answer is:" and the option on the next line, unless a walk through the options follows.
-    text = re.sub(rf"(:|\b(?:is|be)) ?\n(?={MARK}\W*?(?:\n(?!\W*‹[LBP])|$))", r"\1 ", text)
-    sentences = re.split(r"\n+|(?<=[.!?]) +(?![a-z]|(?:Wrong|Incorrect|False|Not|This is)\b)", text)
+    text = re.sub(rf"(:|\b(?:is|be)) ?\n(?={MARK}[^\n]*(?:\n(?!\W*‹[LBPO])|$))", r"\1 ", text)
+    sentences = re.split(
+        r"\n+|(?<=[.!?]) +(?![a-z]|(?:Wrong|Incorrect|False|Not|This is (?:the|correct|right|wrong))\b)", text
+    )
     sentences = [re.sub("[^‹]+|‹.*?›", lambda m: m[0] if m[0][0] == "‹" else m[0].lower(), s) for s in sentences]
     sentences = [s for s in sentences if re.search(r"\w", s) and not re.search(r"\?\W*$", s)]
     alone = _alone(sentences, polar=not POLAR.isdisjoint(names.values()))

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 from helpers import PROJECT_ROOT, InputError, decoding, evaluation, setup
 from helpers.config import Config
-from helpers.evaluation import evaluate, example, predict, predict_between, side_by_side, summarise
+from helpers.evaluation import evaluate, example, extract_choice, predict, predict_between, side_by_side, summarise
 from helpers.generation import Reply
 from helpers.models import load_base
 from helpers.prompts import build_prompt
@@ -589,9 +589,12 @@ def test_the_packaged_questions_are_sixty_with_four_options_each():
 def test_a_prompt_holds_context_question_options_and_how_to_answer():
     question = ChoiceQuestion(**GOOD, context="An abstract.")
     prompt = question.as_prompt()
-    parts = ["An abstract.", "Which drug?", "A. Aspirin\nB. Heparin\nC. Warfarin\nD. Dabigatran", "The answer is X"]
+    ending = "End with one line: The answer is (A), (B), (C) or (D)."
+    parts = ["An abstract.", "Which drug?", "A. Aspirin\nB. Heparin\nC. Warfarin\nD. Dabigatran", ending]
     assert [prompt.index(part) for part in parts] == sorted(prompt.index(part) for part in parts)
+    assert prompt.endswith(ending)
     assert ChoiceQuestion(**GOOD).as_prompt() == prompt.removeprefix("An abstract.\n\n")
+    assert extract_choice(f"</think>{prompt}", GOOD["options"]) is None  # a reply that copies it answers nothing
 
 
 def test_a_file_is_a_task_named_by_its_stem_and_cut_to_the_limit(file):

@@ -765,6 +765,10 @@ def test_a_reply_that_repeats_itself_is_read_in_good_time():
         "A) no\n",
         "- > ",
         "‹L:A›" * 9,
+        "C. Ceftriaxone and Gentamicin, ",
+        "si ",
+        "选C",
+        "<A>",
     ):
         start = time.process_time()
         extract_choice("</think>" + text * (40_000 // len(text)), DRUGS)
