@@ -137,9 +137,7 @@ def special_strings(tokenizer: Any) -> frozenset[str]:
 
 
 # Inline marks, what makes an address a link, and at the beginning what would make a list, a heading or a quotation.
-_MARKUP = re.compile(
-    r"[&<>*`~|\[\]@]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE
-)
+_MARKUP = re.compile(r"[&<>*_`~|\[\]@]|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE)
 
 
 def _without_opening(text: str) -> str:
