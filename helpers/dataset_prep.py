@@ -9,10 +9,8 @@ trained as it stands, spaces at its ends too.
 
 import hashlib
 import json
-import os
 import re
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -22,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from helpers import InputError
 from helpers.config import DataSettings
@@ -33,8 +29,9 @@ from helpers.progress import Progress
 from helpers.prompts import END_THINK, THINK, encode_example, special_strings, unspellable
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record, project_path, whole_folder, write_json, write_jsonl
-from helpers.similarity import normalise, own_shingles, shared_shingles, similar_pairs
-from helpers.tables import read_table
+from helpers.setup import cpu_cores
+from helpers.similarity import groups, normalise, own_shingles, shared_shingles, similar_pairs, why_one_group
+from helpers.tables import find_columns, read_table
 
 Row = dict[str, Any]
 Dropped = dict[str, list[int]]
@@ -70,7 +67,7 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
         table = read_table(SAMPLE if name == "sample" else project_path(name))
     if not table:
         raise InputError(f"{name} holds no rows")
-    columns = _find_columns(name, list(dict.fromkeys(column for _, cells in table for column in cells)))
+    columns = find_columns(name, list(dict.fromkeys(column for _, cells in table for column in cells)), ALIASES)
     rows, digest = [], hashlib.sha256()
     for line, cells in table:
         rows.append({column: cells.get(found) for column, found in columns.items()} | {"line": line})
@@ -81,20 +78,6 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     provenance |= {"rows": len(rows), "fingerprint": digest.hexdigest()}
     drawn = sorted(rows, key=lambda row: _rank(row, seed))[: data.sample_size]
     return sorted(drawn, key=lambda row: row["line"]), provenance
-
-
-def _find_columns(name: str, there: list[str]) -> dict[str, str]:
-    """Each of COLUMNS to the name that it has among the columns `there`, its own or an alias; InputError without."""
-    folded = {column.strip().casefold(): column for column in reversed(there)}
-    found = {
-        column: column if column in there else next((folded[a] for a in aliases if a in folded), None)
-        for column, aliases in ALIASES.items()
-    }
-    if missing := [column for column in COLUMNS if not found[column]]:
-        hint = "; is its header line missing?" if name.lower().endswith(".csv") and len(missing) == 3 else ""
-        shown = textwrap.shorten(", ".join(there), 200, placeholder=" ...")
-        raise InputError(f"{name} has no column {', '.join(missing)}; its columns are: {shown}{hint}")
-    return found
 
 
 def _content(row: Row) -> bytes:
@@ -203,10 +186,8 @@ def split(
     share left out) and no other has 0.13. A pair with 0.7 by 3-grams without blank words at the ends has at least 1/3,
     where nothing is shared.
     """
-    group, alive = np.arange(len(rows)), np.ones(len(rows), dtype=bool)
-    for first, second in similar_pairs([row["Question"] for row in rows], group_similarity, alive, shared):
-        links = coo_matrix((np.ones(len(first)), (group[first], group[second])), shape=(len(rows), len(rows)))
-        group = connected_components(links, directed=False)[1][group]
+    questions = [row["Question"] for row in rows]
+    group = groups(questions, group_similarity, shared)
     ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: _rank(pair[0], seed))
     sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
     room = {"validation": max(1, round(validation_fraction * len(rows))), "test": round(test_fraction * len(rows))}
@@ -218,9 +199,9 @@ def split(
     if rows and "validation" not in side.values():
         side[min(sizes, key=sizes.__getitem__)] = "validation"
     if not {"train", "validation"} <= set(side.values()):
-        grouped = f" (groups of like questions: {len(sizes)})" if len(sizes) < len(rows) else ""
-        advice = f"; a data.group_similarity above {group_similarity} parts them" if grouped else ""
-        raise InputError(f"rows left: {len(rows)}{grouped}, too few to train and to validate{advice}")
+        why = why_one_group(questions, [row["line"] for row in rows], group_similarity, shared) if rows[1:] else ""
+        grouped = " (groups of like questions: 1)" if why else ""
+        raise InputError(f"rows left: {len(rows)}{grouped}, too few to train and to validate{why}")
     return [{**row, "split": side[label]} for row, label in ordered]
 
 
@@ -236,7 +217,7 @@ def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native")
         return labels.count(-100), len(labels)
 
     sized, faults = [], []
-    with Progress(len(rows), "rows encoded") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Progress(len(rows), "rows encoded") as progress, ThreadPoolExecutor(cpu_cores()) as pool:
         # Tokenizers release the interpreter's lock. The first row goes alone: it sets the shared tokenizer up.
         for row, (prompt, total) in zip(rows, chain(map(measure, rows[:1]), pool.map(measure, rows[1:])), strict=True):
             sized.append({**row, "prompt_tokens": prompt, "completion_tokens": total - prompt})
@@ -272,7 +253,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
         nonlocal lap
         seconds, lap = time.monotonic() - lap, time.monotonic()
         steps.append({"rule": rule, "rows_in": rows_in, "rows_out": len(rows), "reasons": reasons})
-        steps[-1] |= {"lines": {reason: lines[reason][:5] for reason in lines}, "seconds": round(seconds, 2)}
+        steps[-1] |= {"lines": lines, "seconds": round(seconds, 2)}
         progress(f"{rule}: {len(rows):,} of {rows_in:,} rows, {seconds:.1f} s")
         if not rows:
             why = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())

@@ -1,7 +1,10 @@
 """The text that is trained and asked: prompts, the encoding with its labels, and the reply taken apart again.
 
-Nothing here hands an assistant turn to a chat template. R1's template keeps only what follows `</think>` in one,
-so a template would delete the very reasoning this project trains on.
+Nothing here hands an assistant turn to a chat template. R1's template keeps only what follows `</think>` in one, so
+TRL's prompt/completion rows and plain messages lose the very reasoning this project trains on. TRL 1.15 has a training
+template for R1-Distill that keeps it (`messages` with `assistant_only_loss=True`). The ids are built here all the same,
+for what no template promises: of any family, the prompt's ids are those of generation, special tokens in a text stay
+text, nothing is cut, and the labels are proved by decoding them.
 """
 
 import json
@@ -137,9 +140,7 @@ def special_strings(tokenizer: Any) -> frozenset[str]:
 
 
 # Inline marks, what makes an address a link, and at the beginning what would make a list, a heading or a quotation.
-_MARKUP = re.compile(
-    r"[&<>*`~|\[\]@]|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE
-)
+_MARKUP = re.compile(r"[&<>*_`~|\[\]@]|(?<=:)/(?=/)|(?<=www)\.|\A *(?:[^\w\s$\\]|\d+[.)])", re.IGNORECASE)
 
 
 def _without_opening(text: str) -> str:

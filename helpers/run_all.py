@@ -233,14 +233,13 @@ def write_page(notebook: Path) -> None:
 
     quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
     quiet.setLevel(logging.ERROR)
-    exporter = HTMLExporter(
-        mathjax_url="", require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True, log=quiet
-    )
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:
         if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
             cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
+    body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
     write_text(notebook.with_suffix(".html"), body.replace("<head>", f"<head>{policy}", 1))
 

@@ -96,12 +96,17 @@ def describe_machine() -> Machine:
         }
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_cores=cpu_cores(),
         memory_gib=round(psutil.virtual_memory().total / GIB, 1),
         disk_free_gib=round(shutil.disk_usage(PROJECT_ROOT).free / GIB, 1),
         colab="google.colab" in sys.modules,
         **facts,
     )
+
+
+def cpu_cores() -> int:
+    """How many CPU cores this process may use: a container's or a scheduler's share, where there is one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unusable(capability: tuple[int, int], compiled_for: list[str]) -> str:

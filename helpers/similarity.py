@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from itertools import chain
 
 import numpy as np
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 BLOCK = 512  # texts compared at once, which bounds the memory of a comparison
@@ -56,13 +57,14 @@ def shared_shingles(questions: list[str]) -> dict[str, int]:
     """The shingles that too many of the questions hold to tell two apart, and how many of them, most first.
 
     An instruction or a template ("What are the treatments for X?") stands in every row; two rows are not alike by it.
-    Too many is more than a twentieth; of fewer than 200 questions more than 10, or half, but always more than 4. So
+    Too many is more than the square root of their number, so that no one text can tie a large part of the rows
+    together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. So
     near-duplicates are still found by what they share; more copies than that, each changed somewhere, look like one
     template. Repeats of a question count once.
     """
     once = list({normalise(question): question for question in questions}.values())
     counts = Counter(chain.from_iterable(map(shingles, once)))
-    bound = max(4, min(len(once) / 2, 10), len(once) / 20)
+    bound = max(4, min(len(once) / 3, 10), len(once) ** 0.5)
     most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {shingle: count for shingle, count in most_first if count > bound}
 
@@ -111,6 +113,33 @@ def similar_pairs(
             alike = _alike(every, first, second, threshold)
             first, second = first[alike], second[alike]
         yield first, second
+
+
+def groups(texts: list[str], threshold: float, shared: Collection[str] = ()) -> np.ndarray:
+    """A label for each text, 0 and up: the same for two that a chain of `similar_pairs` links."""
+    group, alive = np.arange(len(texts)), np.ones(len(texts), dtype=bool)
+    for first, second in similar_pairs(texts, threshold, alive, shared):
+        links = coo_matrix((np.ones(len(first)), (group[first], group[second])), shape=(len(texts), len(texts)))
+        group = connected_components(links, directed=False)[1][group]
+    return group
+
+
+def why_one_group(texts: list[str], lines: list[int], bound: float, shared: Collection[str] = ()) -> str:
+    """What makes one group of texts from these `lines`, by a pair of them, and the bound that parts it.
+
+    To follow a message; some pair has to reach the `bound`.
+    """
+    alive = np.ones(len(texts), dtype=bool)
+    i, j = next((int(a[0]), int(b[0])) for a, b in similar_pairs(texts, bound, alive, shared) if len(a))
+    one, other = (own_shingles(texts[k], shared) for k in (i, j))
+    common = ", ".join(f"'{shingle.strip()}'" for shingle in sorted(one & other, key=lambda s: (-len(s), s))[:3])
+    sizes = ((step / 20, np.bincount(groups(texts, step / 20, shared))) for step in range(1, 21) if step / 20 > bound)
+    parted = (f"above {bound} parts them: {step} makes {len(n)} groups" for step, n in sizes if 2 * n.max() <= n.sum())
+    return (
+        f": rows that are {bound} alike stay on one side, and each of these is so to another (lines {lines[i]} and "
+        f"{lines[j]} are {len(one & other) / len(one | other):.2f}, by {common}); "
+        f"a data.group_similarity {next(parted, 'does not part them: they are the same but for the order of words')}"
+    )
 
 
 def _own(every: csr_matrix, shared: list[int]) -> csr_matrix:

@@ -5,7 +5,7 @@ import io
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,23 @@ def read_table(path: Path, text_column: str | None = None) -> Numbered:
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start})") from None
     except _BadTableError as error:
         raise InputError(f"{path.name} {error}") from None
+
+
+def find_columns(name: str, there: list[str], aliases: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Each of the columns in `aliases` to the name that it has among those `there`: its own, or the first alias.
+
+    Aliases are lower case, and names are compared so. InputError, which names the table, without one of them.
+    """
+    folded = {column.strip().casefold(): column for column in reversed(there)}
+    found = {
+        column: column if column in there else next((folded[name] for name in names if name in folded), None)
+        for column, names in aliases.items()
+    }
+    if missing := [column for column, its_name in found.items() if its_name is None]:
+        hint = "; is its header line missing?" if name.lower().endswith(".csv") and missing == [*aliases] else ""
+        shown = textwrap.shorten(", ".join(there), 200, placeholder=" ...")
+        raise InputError(f"{name} has no column {', '.join(missing)}; its columns are: {shown}{hint}")
+    return found
 
 
 def row_id(row: dict[str, Any], line: int) -> str:

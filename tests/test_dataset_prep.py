@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import socket
 from itertools import combinations
 
@@ -636,6 +637,27 @@ def test_a_few_rows_that_share_an_instruction_train_too(count):
     assert prepared(vignettes(count, 27)) == [count - 2 * round(0.1 * count), *[round(0.1 * count)] * 2]
 
 
+@pytest.mark.parametrize("instructions", [2, 5, 12])
+def test_rows_with_one_of_several_instructions_train(instructions):
+    """Half of the rows with one preamble, half with another, and so on: each text is in too many rows to tie them."""
+    before = [" ".join(f"order{k}{word}" for word in "abcdefghijkl") for k in range(instructions)]
+    questions = [f"{before[k % instructions]}: {question}" for k, question in enumerate(vignettes(200))]
+    assert prepared(questions) == [160, 20, 20]
+    if instructions == 2:
+        assert prepared(questions[:20]) == [16, 2, 2]
+
+
+def test_a_template_with_slots_trains_and_so_do_chinese_rows():
+    rng = random.Random(2)
+    slots = [rng.sample(SYMPTOMS, 20) for _ in range(3)]
+    form = "A patient of {} presents with {} and {}; there is a history of {}. What is the most likely diagnosis?"
+    rows = {form.format(rng.randint(20, 80), *map(rng.choice, slots)): None for _ in range(200)}
+    assert prepared([*rows]) == [len(rows) - 2 * round(0.1 * len(rows)), *[round(0.1 * len(rows))] * 2]
+    signs = [chr(0x4E00 + k) for k in range(60)]
+    chinese = ["\u8bf7\u9605\u8bfb\u75c5\u4f8b\uff1a" + "".join(rng.sample(signs, 25)) for _ in range(200)]
+    assert prepared(chinese) == [160, 20, 20]
+
+
 @pytest.mark.parametrize("forms", [1, 2, 3])
 def test_rows_of_one_template_train(forms):
     assert prepared(asked_of(forms)) == [48, 6, 6]
@@ -665,8 +687,8 @@ def test_what_few_questions_share_counts_and_a_repeated_question_shares_nothing(
     assert shared_shingles([question] * 200) == {}
     assert shared_shingles(distinct(5) + [f"{q} so it is" for q in distinct(4, seed=1)]) == {}
     assert shared_shingles([f"{q} so it is" for q in distinct(5)]) == {"so it is": 5, "it is ": 5, "is  ": 5}
-    thousand = distinct(950) + [f"{q} so it is" for q in distinct(51, seed=1)]
-    assert shared_shingles(thousand) == {"so it is": 51, "it is ": 51, "is  ": 51}
+    thousand = distinct(970) + [f"{q} so it is" for q in distinct(32, seed=1)]
+    assert shared_shingles(thousand) == {"so it is": 32, "it is ": 32, "is  ": 32}
     assert shared_shingles(thousand[:-1]) == {}
 
 
@@ -704,12 +726,36 @@ def test_of_the_real_rows_one_pair_is_alike_with_what_they_share_left_out():
     assert alike[-1] > 0.3 > 0.13 > alike[-2]
 
 
-def test_the_message_of_too_few_rows_says_what_is_alike():
+def test_the_message_of_one_group_says_what_ties_it_and_which_bound_parts_it():
     question = distinct(1)[0]
-    few_words = [f"{question} {end}" for end in ("now", "today", "here")]
-    with pytest.raises(InputError, match=r"rows left: 3 \(groups of like questions: 1\), too few .*above 0\.3"):
-        split(numbered(few_words), 0.1, 0.1, seed=1)
-    assert sides(split(numbered(few_words), 0.1, 0.1, seed=1, group_similarity=1.0))["train"]
+    few_words = numbered([f"{question} {end}" for end in ("now", "today", "here")])
+    with pytest.raises(
+        InputError, match=r"rows left: 3 \(groups of like questions: 1\), too few .*above 0\.3"
+    ) as error:
+        split(few_words, 0.1, 0.1, seed=1)
+    alike = jaccard(few_words[0]["Question"], few_words[1]["Question"])
+    assert f"(lines 1 and 2 are {alike:.2f}, by '" in str(error.value)
+    bound = float(re.search(r": ([\d.]+) makes 3 groups", str(error.value))[1])
+    assert bound - 0.05 <= alike < bound
+    assert sides(split(few_words, 0.1, 0.1, seed=1, group_similarity=bound))["train"]
+
+
+def test_slots_that_chain_all_rows_are_said_with_the_bound_that_parts_them():
+    pairs = [(one, other) for one in SYMPTOMS[:8] for other in SYMPTOMS[8:16]]
+    rows = numbered([f"Which drug is used for {one} in patients with {other}?" for one, other in pairs])
+    with pytest.raises(
+        InputError, match=r"'for hyperpnoea in'.*above 0\.3 parts them: 0\.\d+ makes 64 groups"
+    ) as error:
+        split(rows, 0.1, 0.1, 1, 0.3, shared_shingles([r["Question"] for r in rows]))
+    assert len(str(error.value)) < 450
+
+
+def test_rows_that_differ_in_nothing_but_their_order_have_no_bound():
+    rows = numbered(["a b a b a b a b", "b a b a b a b a b", "a b a b a b"])
+    rows = [row for row in rows if shingles(row["Question"]) == shingles(rows[0]["Question"])]
+    assert len(rows) == 2
+    with pytest.raises(InputError, match=r"data\.group_similarity does not part them"):
+        split(rows, 0.1, 0.1, seed=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- fit
@@ -827,12 +873,48 @@ def test_the_known_rewrites_of_benchmark_items_come_first():
     report = overlap(rows, tasks)
     medqa, medmcqa, pubmedqa = report.values()
     assert [pair["id"] for pair in medqa["top"][:2]] == ["medqa-dev-441", "medqa-dev-160"]
-    assert medqa["flagged"] == [f"medqa-dev-{k}" for k in (160, 250, 258, 406, 441)]
-    assert medmcqa["flagged"] == [medmcqa["top"][0]["id"]]
-    assert len(pubmedqa["flagged"]) == 1
+    assert {"medqa-dev-441", "medqa-dev-160"} <= {*medqa["flagged"]}
     assert medmcqa["top"][0]["row"].startswith("A 28-year-old female presents with recurrent abortions")
+    rewritten = ("80688adc", "15417774")  # the abortions, a malignant pustule
+    assert all(any(name.startswith(f"medmcqa-{k}") for name in medmcqa["flagged"]) for k in rewritten)
+    assert [len(found["flagged"]) for found in report.values()] == [6, 7, 5]
     assert (medqa["exact"], medmcqa["exact"], pubmedqa["exact"]) == (0, 0, 0)
     assert max(medqa["ngram"]["max"], medmcqa["ngram"]["max"]) < 0.05
+
+
+@needs_shared
+@pytest.mark.parametrize("count", [187, 2000])
+def test_the_share_flagged_does_not_grow_with_the_rows_and_planted_questions_are_found(count):
+    """Beside real rows and, for more, answers of MedQuAD, which nobody made from these questions."""
+    rows = [*read_jsonl(SHARED / "medical_o1_en_187.jsonl")]
+    for other in read_jsonl(SHARED.parent / "knowledge" / "medquad.jsonl")[: 8 * max(0, count - 187) : 8]:
+        answer = " ".join((other["answer"] or "").split()[:110])
+        rows.append({"Question": other["question"], "Complex_CoT": "", "Response": answer})
+    rows = [{**row, "line": k} for k, row in enumerate(rows[:count], 1)]
+    task = read_jsonl(SHARED / "medqa_dev_4opt_600.jsonl")
+    planted = task[5:300:15]
+    for k, item in enumerate(planted):  # the same case, and something else asked
+        case = re.split(r"(?<=[.?!])\s+", item["question"])[:-1] or [item["question"]]
+        asked = " ".join([*case, "Which drug should be avoided in this patient?"])
+        rows.append({**rows[k], "Question": asked, "line": count + k + 1})
+    tasks = {
+        "medqa": [ChoiceQuestion.model_validate(q) for q in task],
+        "pubmedqa": [ChoiceQuestion.model_validate(q) for q in read_jsonl(SHARED / "pubmedqa_pqal_train_500.jsonl")],
+    }
+    report = overlap(rows, tasks)
+    found = {q["id"] for q in planted} & {*report["medqa"]["flagged"]}
+    assert len(found) == len(planted)
+    assert len(report["medqa"]["flagged"]) - len(found) <= 0.02 * 600
+    assert len(report["pubmedqa"]["flagged"]) <= 0.025 * 500
+
+
+def test_every_question_is_flagged_where_all_of_them_were_trained_on():
+    """The measure is what a question's other rows have in common with it, so a whole benchmark can be found."""
+    cases = vignettes(80)
+    ages = [f"{case} She is {20 + k} years old." for k, case in enumerate(cases)]
+    tasks = {"task": [question(case, name=str(k)) for k, case in enumerate(cases)]}
+    assert len(overlap(numbered(ages), tasks)["task"]["flagged"]) == 80
+    assert overlap(numbered(vignettes(240)[80:]), tasks)["task"]["flagged"] == []
 
 
 # --------------------------------------------------------------------------------------------------- all of it
@@ -899,6 +981,23 @@ def test_only_training_rows_flag_a_question(tmp_path, words_as_tokens):
     assert report["overlap"]["asked"]["top"][0]["line"] == parts["train"][0]["line"]
     lines = {r["line"] for r in read_jsonl(run / "data/train.jsonl")}
     assert {pair["line"] for pair in report["overlap"]["asked"]["top"]} <= lines
+
+
+def test_a_row_that_was_left_out_can_be_looked_up_by_its_line(tmp_path, words_as_tokens):
+    """Every one of them, and of many thousand rows the report is still small."""
+    questions = distinct(2000)
+    rows = made_rows() + [{"Question": questions[k // 10], "Complex_CoT": "a", "Response": ""} for k in range(20_000)]
+    run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", rows))
+    report = prepare(run, None)
+    read, _ = read_rows(run.config.data, run.config.seed)
+    by_line = {row["line"]: row for row in read}
+    left_out = [line for step in report["steps"] for lines in step["lines"].values() for line in lines]
+    kept = [row["line"] for side in ("train", "validation", "test") for row in read_jsonl(run / f"data/{side}.jsonl")]
+    assert sorted(left_out + kept) == sorted(by_line)
+    [validate] = [step for step in report["steps"] if step["rule"] == "validate"]
+    assert len(validate["lines"]["empty answer"]) == validate["reasons"]["empty answer"] == 20_000
+    assert not any(by_line[line]["Response"] for line in validate["lines"]["empty answer"])
+    assert (run / "data/report.json").stat().st_size < 500_000
 
 
 def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):

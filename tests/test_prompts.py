@@ -4,6 +4,7 @@ import copy
 import sys
 from collections import Counter
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from datasets import Dataset
@@ -15,6 +16,7 @@ from helpers.prompts import (
     END_THINK,
     OPENING,
     TASK,
+    THINK,
     Reasoning,
     as_markdown,
     build_prompt,
@@ -434,6 +436,7 @@ def test_a_reply_shown_as_markdown_cannot_pose_as_ours():
         "<img src=x onerror=alert(2)> <script>alert(3)</script> <br> <meta http-equiv=refresh content=0>",
         "http://a.example/ www.a.example a@b.example `code` &lt;b&gt; &amp; &#42; \\* \\",
         "\\(x\\) \\[y\\] $$z$$ \\begin{align}x\\end{align}",
+        "h'[__b__ word.__b__ (_i_) snake_case __x",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["", "> ", "**Name.** ", "- "])
@@ -510,6 +513,37 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
         assert row["Complex_CoT"] not in text
         assert END_THINK not in text
         assert len(text) < len(row["Response"]) + 100
+
+
+def test_trls_training_template_keeps_the_thought_but_not_the_rest_of_what_is_promised_here(r1_tokenizer, sample_rows):
+    """The other way that TRL has, for messages with `assistant_only_loss=True`, and why it is not taken."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    tokenizer, row = copy.deepcopy(r1_tokenizer), sample_rows[0]
+    with pytest.raises(ValueError, match="template"):  # it knows templates to the letter, and this one is made here
+        get_training_chat_template(tokenizer)
+    stored = files("trl") / "chat_templates" / "deepseek_r1_distill.jinja"
+    tokenizer.chat_template = stored.read_text(encoding="utf-8")
+    template = get_training_chat_template(tokenizer)
+
+    def trained(question):
+        reply = f"{THINK}{row['Complex_CoT']}{END_THINK}{row['Response']}"
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        encoded = tokenizer.apply_chat_template(
+            turns, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        return ids, tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
+
+    ids, text = trained(row["Question"])
+    assert row["Complex_CoT"] + END_THINK + row["Response"] + tokenizer.eos_token in text
+    assert text.startswith(f"<｜Assistant｜>{THINK}")  # which the prompt of generation holds already
+    prompt = encode_prompt(tokenizer, row["Question"])
+    assert ids[: len(prompt)] != prompt
+    smuggled, _ = trained(f"What does {tokenizer.eos_token} do?")
+    assert smuggled.count(tokenizer.eos_token_id) == 2
+    ours = encode_example(tokenizer, {**row, "Question": f"What does {tokenizer.eos_token} do?"}, 4096)
+    assert ours["input_ids"].count(tokenizer.eos_token_id) == 1
 
 
 def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
