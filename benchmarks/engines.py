@@ -99,6 +99,8 @@ def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]
     serving: dict[str, Any] = {}
 
     def ours(way: Callable[..., None], asked: list[list[int]], settings: Any) -> list[int]:
+        if serving.pop("config", None):
+            model.destroy_cached_continuous_batching_manager()
         replies: dict[int, list[int]] = {}
         way(model, tokenizer, asked, settings, 0, range(len(asked)), replies.__setitem__)
         return [reply.index(end) + 1 if end in reply else len(reply) for reply in replies.values()]
