@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from helpers.families import separator
-from helpers.generation import Reply, generate, token_nlls
+from helpers.generation import Reply, generate
 from helpers.intervals import compare_paired, majority_baseline, verdict
 from helpers.lm_eval_tasks import write_tasks
+from helpers.losses import token_nlls
 from helpers.measures import letter_probabilities
 from helpers.metrics import SIDES, Prediction, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter

@@ -18,8 +18,8 @@ from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.checkpoints import last_checkpoint, mark_complete
-from helpers.generation import completion_nll
 from helpers.hub import nameless_base, public_name
+from helpers.losses import completion_nll
 from helpers.models import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
 from helpers.report import write_model_card

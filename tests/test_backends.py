@@ -17,8 +17,8 @@ from helpers import PROJECT_ROOT, InputError, backends, budget, lora_training, r
 from helpers.backends import choose_backend, start_backend
 from helpers.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.config import Config
-from helpers.generation import completion_nll
 from helpers.lora_training import train
+from helpers.losses import completion_nll
 from helpers.models import load_base, load_tokenizer, model_shape
 from helpers.packaged import tiny_folder
 from helpers.prompts import encode_example

@@ -21,8 +21,9 @@ from helpers import InputError, decoding, generation, layers, lora_training, mod
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.decoding import can_decode, left_padded
 from helpers.evaluation import adapter_switched
-from helpers.generation import completion_nll, generate, stream
+from helpers.generation import generate, stream
 from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
+from helpers.losses import completion_nll
 from helpers.models import load_base, load_tokenizer, load_with_adapter
 from helpers.packaged import tiny_folder
 from helpers.prompts import encode_example
