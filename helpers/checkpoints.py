@@ -92,6 +92,19 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
     return newest, step
 
 
+def follow_schedule(optimizer: Any, scheduler: Any) -> None:
+    """Set the learning rates to where the schedule stands now.
+
+    A checkpoint brings those of the schedule that it was saved under: the last one of a shorter training brings zero,
+    with which a longer one would make its first step.
+    """
+    schedule = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in pairs]
+    for group, rate in zip(optimizer.param_groups, schedule._last_lr, strict=True):
+        group["lr"] = rate
+
+
 def identity(run: Run) -> Made:
     """What makes two trainings the same: settings and rows."""
     settings = {k: v for k, v in run.config.flat().items() if k.startswith(("seed", "model.", "lora.", "training."))}

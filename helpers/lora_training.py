@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
-from helpers.checkpoints import finished, last_checkpoint, mark_complete, take_over
+from helpers.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
 from helpers.hub import nameless_base, public_name
 from helpers.losses import completion_nll
 from helpers.models import compute_dtype, load_tokenizer, save_tokenizer
@@ -144,7 +144,8 @@ class Journal(TrainerCallback):
         if self.watch:
             self.watch(self.log)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **loaded: Any) -> None:
+        follow_schedule(loaded["optimizer"], loaded["lr_scheduler"])
         if not self.log:
             self._validate(model, 0)
         self.clock.start(int(state.num_input_tokens_seen))

@@ -148,18 +148,15 @@ def test_score_without_replies_names_the_stage_that_makes_them(tmp_path, cli):
     assert "has no evaluation/predictions.base.jsonl yet: run 05_evaluation first" in result.err
 
 
-def test_evaluating_again_asks_nothing_again_and_a_changed_question_or_adapter_asks_all(folder, monkeypatch):
-    asked = []
-    decode = evaluation.generate.__globals__["decode"]
-
-    def counted(model, tokenizer, prompts, settings, seed, order, *more):
-        asked.append(len(order))
-        decode(model, tokenizer, prompts, settings, seed, order, *more)
-
-    monkeypatch.setattr("helpers.generation.decode", counted)
+def test_evaluating_again_asks_nothing_again(folder, monkeypatch):
+    monkeypatch.setattr("helpers.generation.decode", lambda *_: pytest.fail("a question was asked again"))
     before = (folder / "evaluation/predictions.tuned.jsonl").read_bytes()
     evaluate(open_run("auto", folder))
-    assert asked == []
     assert (folder / "evaluation/predictions.tuned.jsonl").read_bytes() == before
-    evaluate(open_run("auto", folder, {"evaluation.max_questions": 1}))
-    assert asked == [3, 3]  # two rows and a question of each side; the one question of the strength is the same
+
+
+def test_replies_of_other_code_are_others(tiny_run, monkeypatch):
+    before = evaluation._identity(tiny_run.run, "base")
+    assert evaluation._identity(tiny_run.run, "base") == before
+    monkeypatch.setattr(evaluation, "fingerprints", lambda names: [f"other {name}" for name in names])
+    assert evaluation._identity(tiny_run.run, "base") != before
