@@ -22,7 +22,6 @@ LEFT_OUT = SHOWS | {
     "install": "what Colab and Kaggle lack",
     "plots": "pictures",
     "progress": "how far the work is",
-    "remaining": "how long it will take",
     "source_check": "a look at files before they are read",
     "tracking": "a copy of the figures for W&B",
     "profiles.yaml": "values that count as settings",

@@ -13,26 +13,21 @@ from helpers.run_dir import Run, write_text
 from helpers.stages import SETTINGS, changes, notebook_code, stage_inputs, trained_by_other_code
 
 NAMES = list(STAGES)
+ALL = "01 02 03 04 05 06"
 # Every module and packaged file, with the stages that a change of it runs again.
 RUNS = {
     "asking": "", "backends": "04", "baseline_inference": "02", "batches": "04", "benchmarks": "02 03 05 06",
-    "budget": "", "chat": "", "chat_template": "01 02 03 04 05 06", "checkpoints": "04", "config": "01 02 03 04 05 06",
-    "dataset_prep": "03", "decoding": "02 05 06", "evaluation": "05", "export": "01 06", "export_check": "06",
-    "families": "01 02 03 04 05 06", "folders": "", "generation": "02 05 06", "harness": "05",
-    "hub": "01 02 03 04 05 06", "install": "", "intervals": "05 06", "layers": "02 05 06", "lora_training": "04",
-    "losses": "02 04 05 06", "measures": "05 06", "metrics": "05 06", "model_card": "06", "models": "01 02 03 04 05 06",
-    "modules": "", "notebooks": "", "overlap": "03", "packaged": "01 02 03 04 05 06", "plots": "",
-    "portable": "01 02 03 04 05 06", "progress": "", "prompts": "01 02 03 04 05 06", "publish": "",
-    "quantise": "01 06", "questions": "02 03 05 06", "remaining": "", "report": "06", "run_all": "",
-    "run_dir": "01 02 03 04 05 06", "scoring": "05", "serving": "", "setup": "01 02 03 04 05 06", "similarity": "03",
-    "source_check": "", "stages": "", "tables": "01 02 03 04 05 06", "tracking": "", "__init__": "", "__main__": "",
-    "gpus.yaml": "01 02 03 04 05 06", "profiles.yaml": "", "sample.jsonl": "03",
-    "sample_questions.jsonl": "02 03 05 06",
-    "baseline_questions.jsonl": "02 03 05 06", "reply_task.yaml": "05", "r1_style_template.jinja": "01 02 03 04 05 06",
-    "model_card.md.j2": "06", "index.html.j2": "",
-    "vllm_reasoning_parser.py": "",
-    "chat_template.gotmpl": "01 02 03 04 05 06",
-    "chat_template.jinja": "01 02 03 04 05 06",
+    "budget": "", "chat": "", "chat_template": ALL, "checkpoints": "04", "config": ALL, "dataset_prep": "03",
+    "decoding": "02 05 06", "evaluation": "05", "export": "01 06", "export_check": "06", "families": ALL,
+    "folders": "", "generation": "02 05 06", "hub": ALL, "install": "", "intervals": "05 06", "layers": "02 05 06",
+    "lm_eval_tasks": "05", "lora_training": "04", "losses": "02 04 05 06", "measures": "05 06", "metrics": "05 06",
+    "model_card": "06", "models": ALL, "modules": "", "notebooks": "", "overlap": "03", "packaged": ALL, "plots": "",
+    "portable": ALL, "progress": "", "prompts": ALL, "publish": "", "quantise": "01 06", "questions": "02 03 05 06",
+    "report": "06", "run_all": "", "run_dir": ALL, "scoring": "05", "serving": "", "setup": ALL, "similarity": "03",
+    "source_check": "", "stages": "", "tables": ALL, "tracking": "", "__init__": "", "__main__": "", "gpus.yaml": ALL,
+    "profiles.yaml": "", "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06",
+    "baseline_questions.jsonl": "02 03 05 06", "r1_style_template.jinja": ALL, "model_card.md.j2": "06",
+    "index.html.j2": "", "vllm_reasoning_parser.py": "", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
 }  # fmt: skip
 
 
