@@ -123,8 +123,14 @@ def _run_series(
             if moved:
                 tell(stage, "moved", moved)
         started = time.monotonic()
-        with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
-            execute(run, stage)
+        earlier = set(run.path.glob("earlier/*"))
+        try:
+            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+                execute(run, stage)
+        finally:
+            for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
+                names = sorted(path.name for path in aside.iterdir() if path.is_dir())
+                tell(stage, "moved", f"set aside in earlier/{aside.name}: {', '.join(names)}")
         seconds = time.monotonic() - started
         records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
         write_json(run / "stages.json", records)

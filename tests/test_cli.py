@@ -16,6 +16,7 @@ import pytest
 
 from helpers import PROJECT_ROOT, InputError, StageError, dataset_prep, models, run_all, run_dir, setup, stages
 from helpers.__main__ import main
+from helpers.folders import set_aside
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
 from helpers.run_all import choose_stages, run_series
@@ -278,6 +279,21 @@ def test_settings_and_files_that_changed_are_told_and_set_nothing_aside(finished
     assert pretended.since() == ["04_lora_training", "05_evaluation"]
     assert ("04_lora_training", "running", "changed: training.max_steps, evaluation.max_validation") in told
     assert not (finished / "earlier").exists()
+
+
+def test_what_a_stage_itself_sets_aside_is_told_also_where_it_fails(finished, monkeypatch):
+    told = []
+
+    def move_and_fail(run, stage):
+        set_aside(run.path, ["adapter"])
+        raise StageError(f"{stage} failed: ValueError: no", "in a cell")
+
+    monkeypatch.setattr(run_all, "execute", move_and_fail)
+    write_text(finished / "data/train.jsonl", "{}\n")
+    with pytest.raises(StageError):
+        run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
+    [aside] = (finished / "earlier").iterdir()
+    assert ("04_lora_training", "moved", f"set aside in earlier/{aside.name}: adapter") in told
 
 
 def test_a_record_of_version_0_1_0_runs_its_stages_once_more_and_sets_nothing_aside(finished, pretended):
