@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run|ask|push|check|notebooks|address`."""
+"""The command line: `python -m helpers run|score|ask|serve|push|check|notebooks|address`."""
 
 import os
 import sys
@@ -38,7 +38,9 @@ def run(
     settings: Setting = None,
     start: Annotated[str | None, typer.Option("--from", help="Begin with this stage, 03 say.")] = None,
     only: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
-    force: Annotated[bool, typer.Option(help="Run finished stages again; start a folder again.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Run finished stages again; take settings that need another folder, too.")
+    ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 06; finished stages whose inputs did not change are skipped."""
     from helpers.report import headline
@@ -52,6 +54,21 @@ def run(
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
     console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
+    _print_headline(headline(opened))
+    console.print(f"\nOpen {opened.path / 'index.html'}")
+
+
+@app.command()
+def score(run_dir: MadeRun = "") -> None:
+    """Score the replies that a run folder holds once more, without a model: its metrics and index.html anew."""
+    from helpers.evaluation import rescore
+    from helpers.report import headline, write_index
+    from helpers.run_dir import alone_in
+
+    opened = _open("auto", _made(run_dir), None)
+    with alone_in(opened):
+        rescore(opened)
+        write_index(opened)
     _print_headline(headline(opened))
     console.print(f"\nOpen {opened.path / 'index.html'}")
 
@@ -87,7 +104,7 @@ def ask(
         config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
         answerers = endpoint_answerer(Endpoint(endpoint, api_key, model), config.generation)
     else:
-        opened = _open(profile, _made(run_dir), settings)
+        opened = _open(profile, _made(run_dir), settings, record=False)
         config = opened.config
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     print("generated text for study, not medical advice", file=sys.stderr)
@@ -237,7 +254,7 @@ class _Screen:
             self.live.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
         elif stage not in self.announced:
             self.announced.add(stage)
-            console.print(f"{stage:<24} running")
+            console.print(f"{stage:<24} running   {detail}".rstrip())
 
 
 def _made(run_dir: str) -> str:
@@ -250,14 +267,14 @@ def _made(run_dir: str) -> str:
     return run_dir or str(newest or DEFAULT_RUN)
 
 
-def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False) -> Any:
+def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
     from helpers.config import parse_assignment
     from helpers.run_dir import open_run
 
     overrides = dict(map(parse_assignment, settings or []))
     for key in ("data.source", "evaluation.questions"):
         overrides.update({key: _from_here(overrides[key])} if key in overrides else {})
-    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force)
+    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force, record)
 
 
 def _from_here(value: Any) -> Any:

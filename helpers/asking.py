@@ -42,7 +42,7 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
     config, tokenizer = run.config, load_tokenizer(run.config.model)
     adapter = run.require("adapter", "04_lora_training (or ask with --base)") if "tuned" in sides else None
     model = load_with_adapter(config, adapter) if adapter else load_base(config)
-    made_by = fingerprint(run / "run.yaml", run / "adapter")
+    made_by = f"{fingerprint(run / 'run.yaml', run / 'adapter')} {config.generation.model_dump_json()}"
 
     def encoded(question: str) -> list[int]:
         return encode_prompt(tokenizer, question, config.model.prompt_style)

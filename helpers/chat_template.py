@@ -44,7 +44,9 @@ def chat_template(tokenizer: Any, style: str = "native") -> str:
     """
     own = {name.upper(): text for name, text in asdict(find_turns(tokenizer, style)).items()}
     own["SPECIAL"] = [[text, text[0] + _APART + text[1:]] for text in _breakable(special_strings(tokenizer))]
-    return "".join(f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in own.items()) + _body("jinja")
+    return "".join(f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in own.items()) + _body(
+        "chat_template.jinja"
+    )
 
 
 def ollama_template(tokenizer: Any, style: str = "native") -> str:
@@ -55,7 +57,10 @@ def ollama_template(tokenizer: Any, style: str = "native") -> str:
     turns = find_turns(tokenizer, style)
     own = asdict(turns) | {"start": turns.start.removeprefix(tokenizer.bos_token or "")}
     del own["stop"]  # a PARAMETER of the Modelfile
-    return "".join(f"{{{{- ${name} := {_literal(text)} }}}}\n" for name, text in own.items()) + _body("gotmpl").strip()
+    return (
+        "".join(f"{{{{- ${name} := {_literal(text)} }}}}\n" for name, text in own.items())
+        + _body("chat_template.gotmpl").strip()
+    )
 
 
 def find_turns(tokenizer: Any, style: str) -> Turns:
@@ -97,8 +102,8 @@ def _breakable(texts: frozenset[str]) -> list[str]:
     return sorted(prefixes | {text for text in texts if text[:2] not in prefixes and len(text) > 1})
 
 
-def _body(language: str) -> str:
-    return (_DATA / f"chat_template.{language}").read_text(encoding="utf-8")
+def _body(name: str) -> str:
+    return (_DATA / name).read_text(encoding="utf-8")
 
 
 def _literal(value: Any) -> str:

@@ -10,6 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from helpers import InputError
 
+# What a setting may become on a run folder that holds results, by key or else by section; README.md shows this table.
+ANY, LARGER, NONE = "any value", "a larger value", "no other value"
+CHANGES = {
+    "generation": ANY,
+    "evaluation": ANY,
+    "export": ANY,
+    "tracking": ANY,
+    "training.max_steps": LARGER,
+    "training.epochs": LARGER,
+    "training": NONE,
+    "lora": NONE,
+    "data": NONE,
+    "model": NONE,
+    "seed": NONE,
+    "profile": NONE,
+}
+
 # Settled when a run folder is opened, by what the card can do (helpers/gpus.yaml).
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -189,6 +206,12 @@ def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
     if not isinstance(overrides, dict | None):
         raise InputError(f'OVERRIDES = {given!r} maps no keys to values; write it as {{"training.max_steps": 20}}')
     return overrides or {}
+
+
+def may_change(key: str, there: Any, asked: Any) -> bool:
+    """Whether a folder that holds results made with one value of a setting may be given another, see CHANGES."""
+    rule = CHANGES.get(key) or CHANGES[key.split(".")[0]]
+    return rule == ANY or (rule == LARGER and asked > there > 0)  # max_steps = -1: as many as `epochs` takes
 
 
 def nearest(word: str, choices: list[str]) -> str:

@@ -4,23 +4,28 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from helpers.families import separator
-from helpers.generation import Reply, generate, token_nlls
+from helpers.generation import Reply, generate
 from helpers.intervals import compare_paired, majority_baseline, verdict
 from helpers.lm_eval_tasks import write_tasks
+from helpers.losses import token_nlls
 from helpers.measures import letter_probabilities
 from helpers.metrics import SIDES, Prediction, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter
+from helpers.modules import fingerprints
 from helpers.prompts import END_THINK, build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
 from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commits
 from helpers.run_dir import Run, fingerprint, note_in_record, read_json, read_jsonl, write_json, write_jsonl
 from helpers.scoring import extract_choice
 from helpers.setup import describe_machine
 from helpers.tracking import log_table, tracked
+
+DECODING = ("models", "generation", "decoding", "layers")  # the modules that decide which tokens come
 
 __all__ = [
     "compare_paired",
@@ -220,9 +225,7 @@ def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[P
         }
         if "options" in question:
             row |= {"options": question["options"], "answer_idx": question["target"]}
-            row["choice"] = extract_choice(reply.text, question["options"])
-            # Without its end a reply may not have had its last word: it counts as wrong, whatever it has said so far.
-            row["correct"] = reply.finished and row["choice"] == row["answer_idx"]
+            row |= _choice(row)
         else:
             row["reference"] = question["target"]
         predictions.append(row)
@@ -232,7 +235,8 @@ def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[P
 def evaluate(run: Run) -> dict[str, Any]:
     """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, and return the metrics.
 
-    Replies are kept as they are made: an evaluation that was stopped goes on with the next question.
+    Replies are kept as they are made: an evaluation that was stopped goes on with the next question, and one of which
+    only the scoring or the figures have changed asks nothing again.
     """
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
@@ -251,8 +255,6 @@ def evaluate(run: Run) -> dict[str, Any]:
             run / "evaluation/predictions.strength.jsonl",
             [{"strength": share, **row} for share, rows in between.items() for row in rows],
         )
-        for path in (run / "evaluation").glob(_kept(run, "*").name):
-            path.unlink()
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
         log_table(tracker, "replies_before_after", side_by_side(predictions["base"], predictions["tuned"]))
@@ -267,11 +269,38 @@ def flagged(run: Run) -> dict[str, list[str]]:
 
 
 def _kept(run: Run, name: str) -> Path:
-    """Where a model's replies are kept until all are there."""
+    """Where a model's replies are kept, token by token."""
     return run / f"evaluation/.replies.{name}.jsonl"
 
 
 def _identity(run: Run, name: str) -> str:
-    """What makes a model the one that it is: settings and, but for the base model, the adapter and its strength."""
+    """What makes a model's replies: settings, code, GPU and, but for the base model, the adapter and its strength."""
     adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
-    return json.dumps([run.config.model.model_dump(), describe_machine().gpu, adapter])
+    return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])
+
+
+def _choice(row: Prediction) -> Prediction:
+    """How a multiple-choice reply reads: `choice`, `correct`."""
+    choice = extract_choice(row["reply"], row["options"])
+    # Without its end a reply may not have had its last word: it counts as wrong, whatever it has said so far.
+    return {"choice": choice, "correct": row["finished"] and choice == row["answer_idx"]}
+
+
+def rescore(run: Run) -> dict[str, Any]:
+    """Read the replies that the folder holds by today's rules, without a model; writes and returns as `evaluate` does.
+
+    What a model or its tokenizer has measured stays: losses, letters, tokens.
+    """
+    paths = [run.require(f"evaluation/predictions.{side}.jsonl", "05_evaluation") for side in SIDES]
+    paths += (run / "evaluation").glob("predictions.strength.jsonl")  # older folders have none
+    base, tuned, *rest = files = [read_jsonl(path) for path in paths]
+    for row in filter(lambda row: "reply" in row, chain(*files)):
+        row |= {"closed": split_reasoning(row["reply"]).closed} | (_choice(row) if "options" in row else {})
+    between: dict[float, list[Prediction]] = {}
+    for row in chain(*rest):
+        between.setdefault(row["strength"], []).append(row)
+    metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
+    for path, rows in zip(paths, files, strict=True):
+        write_jsonl(path, rows)
+    write_json(run / "evaluation/metrics.json", metrics)
+    return metrics

@@ -15,7 +15,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
-from helpers.generation import generate_in_batches, token_nlls
+from helpers.generation import generate_in_batches
+from helpers.losses import token_nlls
 from helpers.measures import paired_difference
 from helpers.metrics import nats_apart
 from helpers.models import compute_dtype, load_tokenizer

@@ -17,9 +17,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from helpers import InputError
 from helpers.backends import choose_backend, load_trainable, start_backend
 from helpers.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
-from helpers.checkpoints import last_checkpoint, mark_complete
-from helpers.generation import completion_nll
+from helpers.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
 from helpers.hub import nameless_base, public_name
+from helpers.losses import completion_nll
 from helpers.models import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
 from helpers.report import write_model_card
@@ -103,15 +103,12 @@ class Clock:
     """Seconds of training, without those that validation takes, and what each step made of them."""
 
     def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.paused, self.tokens = 0.0, 0
 
     def start(self, tokens: int) -> None:
         """Begin the first lap, with so many tokens seen by the part of the training that this one goes on from."""
         self.last, self.tokens = time.monotonic() - self.paused, tokens
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started - self.paused
 
     def lap(self, tokens: int) -> dict[str, float]:
         """Throughput since the last call, given all real tokens so far, and the memory reserved or resident now."""
@@ -135,17 +132,20 @@ class Journal(TrainerCallback):
     def __init__(
         self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
     ) -> None:
-        self.run, self.validation, self.pad, self.watch = run, validation, pad, watch
+        self.run, self.rows, self.pad, self.watch = run, validation, pad, watch
+        self.validation = validation[: run.config.evaluation.max_validation]
         self.log: LogRows = []
         self.progress = Progress(0, "steps")
 
     def resume(self, step: int) -> None:
         """Take over an interrupted run's log up to `step`; what came after it is trained again."""
         self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
+        self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # whatever the settings say by now
         if self.watch:
             self.watch(self.log)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **loaded: Any) -> None:
+        follow_schedule(loaded["optimizer"], loaded["lr_scheduler"])
         if not self.log:
             self._validate(model, 0)
         self.clock.start(int(state.num_input_tokens_seen))
@@ -192,17 +192,27 @@ class Journal(TrainerCallback):
 def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
     """Fine-tune, from the newest whole checkpoint if there is one; writes adapter/ and training/.
 
-    `watch` is called with the log whenever it grows. When GPU memory runs out the micro-batch is halved, the
-    accumulation doubled, and training goes on from the last checkpoint. Returns what training/metrics.json holds:
-    losses in nats a completion token, seconds without validation, real (non-padding) tokens a second, peak memory in
-    GiB.
+    A training that is finished is left as it is, and one of fewer steps is gone on with. Whatever else an earlier one
+    has left is set aside and named, see `checkpoints.take_over`. `watch` is called with the log whenever it grows. When
+    GPU memory runs out the micro-batch is halved, the accumulation doubled, and training goes on from the last
+    checkpoint. Returns what training/metrics.json holds: losses in nats a completion token; of the whole training, also
+    where it was interrupted, seconds without validation and real (non-padding) tokens a second; peak memory in GiB.
     """
     import torch
 
+    if metrics := finished(run):
+        if watch:
+            watch(read_jsonl(run / "training/log.jsonl"))
+        print(
+            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.max_steps goes "
+            "on from here, `python -m helpers run --only 04 --force` starts again."
+        )
+        return metrics
     start_backend(run)
     tokenizer = load_tokenizer(run.config.model)
     rows = load_split(run, "train", tokenizer)
-    validation = load_split(run, "validation", tokenizer, run.config.evaluation.max_validation)
+    validation = load_split(run, "validation", tokenizer)
+    take_over(run)
     batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
     with tracked(run, "training") as tracker:
         # Once, also where memory runs out: what a failed trainer leaves behind would not let a second one fit.
@@ -295,11 +305,11 @@ def peak_memory_gib() -> float:
 
 
 def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> dict[str, Any]:
-    seconds = journal.clock.seconds()
     first, last = journal.validations()[0], journal.validations()[-1]
     losses = [row for row in journal.log if "loss" in row]
-    before = [row["tokens"] for row in losses if row["step"] <= done]
-    tokens = losses[-1]["tokens"] - (before[-1] if before else 0)
+    tokens = [row["tokens"] for row in losses]
+    laps = zip(losses, [0, *tokens], strict=False)
+    seconds = sum((row["tokens"] - before) / row["tokens_per_second"] for row, before in laps)
     trainable, parameters = trainer.model.get_nb_trainable_parameters()  # counts 4-bit weights, which lie two to a byte
     return {
         "steps": trainer.state.global_step,
@@ -310,8 +320,8 @@ def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> 
         "validation_nll": {"before": first["validation_nll"], "after": last["validation_nll"]},
         "train_loss": {"first": losses[0]["loss"], "last": fmean(row["loss"] for row in losses[-5:])},
         "seconds": seconds,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds,
+        "tokens": tokens[-1],
+        "tokens_per_second": tokens[-1] / seconds,
         # Without the first steps, in which kernels are compiled and memory is first taken.
         "steady_tokens_per_second": median(row["tokens_per_second"] for row in losses[min(5, len(losses) // 2) :]),
         "peak_memory_gib": peak_memory_gib(),

@@ -163,7 +163,7 @@ def letter_probabilities(
     letters alone: what the model would say if it had to name one now. The reply itself may state another.
     """
     from helpers.decoding import left_padded
-    from helpers.generation import forward_only
+    from helpers.losses import forward_only
 
     sequences: dict[int, list[int]] = {}
     tokens: dict[int, list[int]] = {}

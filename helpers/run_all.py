@@ -1,8 +1,5 @@
 """The series as one command: each notebook through papermill in a kernel of its own, finished stages skipped."""
 
-import fcntl
-import hashlib
-import json
 import logging
 import os
 import re
@@ -21,38 +18,12 @@ from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, InputError, StageError
 from helpers.backends import choose_backend
+from helpers.folders import RESULT_FOLDERS, set_aside
 from helpers.progress import PROGRESS_FILE
 from helpers.report import CONTENT_POLICY, STAGES, write_index
-from helpers.run_dir import Run, fingerprint, project_path, read_json, write_json, write_text
+from helpers.run_dir import Run, alone_in, read_json, write_json, write_text
 from helpers.setup import describe_machine, export_secrets
-
-# What each stage reads (settings, files) and what it must leave behind. Paths are inside the run folder.
-SETTINGS = {
-    "01_setup": ("model", "tracking"),
-    "02_baseline_inference": ("model", "generation"),
-    "03_dataset_prep": ("model", "data", "evaluation"),
-    "04_lora_training": ("model", "lora", "training", "evaluation", "tracking"),
-    "05_evaluation": ("model", "generation", "evaluation", "tracking"),
-    "06_export": ("model", "export", "generation"),
-}
-ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
-READS = {
-    "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
-    "05_evaluation": ("data/validation.jsonl", *ADAPTER),
-    "06_export": ("evaluation/metrics.json", *ADAPTER),
-}
-LEAVES = {
-    "02_baseline_inference": ("baseline/predictions.jsonl",),
-    "03_dataset_prep": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/report.json"),
-    "04_lora_training": (*ADAPTER, "training/metrics.json", "training/log.jsonl"),
-    "05_evaluation": (
-        "evaluation/metrics.json",
-        "evaluation/predictions.base.jsonl",
-        "evaluation/predictions.tuned.jsonl",
-    ),
-    "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
-}
-
+from helpers.stages import LEAVES, changes, stage_inputs, trained_by_other_code
 
 SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 
@@ -118,27 +89,15 @@ def run_series(
 ) -> list[tuple[str, float | None]]:
     """Execute `stages` in order; returns each with its seconds, None for one that was skipped as finished.
 
-    `tell(stage, state, detail)` hears what happens: state is "running", "finished" or "skipped". Raises StageError.
+    `tell(stage, state, detail)` hears what happens: state is "running", "finished", "skipped" or "moved". With `force`,
+    and where the code of the training has changed, 04 trains from the start: what an earlier training has left, and
+    what was measured and exported of it, is set aside. Raises StageError.
     """
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
         choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
     export_secrets()  # Colab gives them to the process that its page talks to, and to no kernel that is started here
     with alone_in(run):
         return _run_series(run, stages, force, tell)
-
-
-@contextmanager
-def alone_in(run: Run) -> Iterator[None]:
-    """Keep a second series out of the folder; InputError where one is at work. A killed owner's lock goes with it."""
-    folder = os.open(run.path, os.O_RDONLY)  # the folder itself is locked: a lock file would be left in it
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is at work in {run.label}: wait for it, or take another folder") from None
-        yield
-    finally:
-        os.close(folder)
 
 
 def _run_series(
@@ -148,14 +107,30 @@ def _run_series(
     for stage in stages:
         inputs = stage_inputs(run, stage)
         records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
+        before = records.get(stage, {}).get("inputs")
         left_behind = all((run / name).is_file() for name in LEAVES.get(stage, ()))
-        if not force and left_behind and records.get(stage, {}).get("inputs") == inputs:
+        if not force and left_behind and before == inputs:
             tell(stage, "skipped", "finished earlier, inputs unchanged")
             times.append((stage, None))
             continue
+        if changed := changes(before, inputs):
+            tell(stage, "running", f"changed: {', '.join(changed)}")
+        if stage == "04_lora_training" and (force or trained_by_other_code(before, inputs)):
+            moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("checkpoints") :])
+            # Without its record, a training that is stopped now goes on the next time, and does not start once more.
+            records.pop(stage, None)
+            write_json(run / "stages.json", records)
+            if moved:
+                tell(stage, "moved", moved)
         started = time.monotonic()
-        with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
-            execute(run, stage)
+        earlier = set(run.path.glob("earlier/*"))
+        try:
+            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+                execute(run, stage)
+        finally:
+            for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
+                names = sorted(path.name for path in aside.iterdir() if path.is_dir())
+                tell(stage, "moved", f"set aside in earlier/{aside.name}: {', '.join(names)}")
         seconds = time.monotonic() - started
         records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
         write_json(run / "stages.json", records)
@@ -164,24 +139,6 @@ def _run_series(
         times.append((stage, seconds))
     write_index(run)
     return times
-
-
-def stage_inputs(run: Run, stage: str) -> str:
-    """A fingerprint of all that a stage's result depends on: settings, files, its notebook's code and its module."""
-    settings = {
-        key: value
-        for key, value in run.config.flat().items()
-        if key.split(".")[0] in (*SETTINGS[stage], "seed", "profile")
-    }
-    notebook = nbformat.read(PROJECT_ROOT / f"notebooks/{stage}.ipynb", as_version=4)
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    files = [run / name for name in READS.get(stage, ())]
-    files.append(Path(__file__).with_name(f"{stage[3:]}.py"))
-    sources = [run.config.data.source] if "data" in SETTINGS[stage] else []
-    sources += run.config.evaluation.questions if "evaluation" in SETTINGS[stage] else []
-    files += [project_path(source) for source in sources if source not in ("sample", "hub")]
-    text = json.dumps([settings, code, fingerprint(*files)], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def execute(run: Run, stage: str) -> None:

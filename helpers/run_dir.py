@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from helpers import PROJECT_ROOT, InputError
-from helpers.config import Config, profile_table, read_overrides
+from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
+from helpers.folders import RESULT_FOLDERS, clear_leftovers, locked, set_aside
 
 RECORDED_PACKAGES = [
     "torch",
@@ -31,7 +32,6 @@ RECORDED_PACKAGES = [
     "bitsandbytes",
     "unsloth",
 ]
-RESULT_FOLDERS = ("baseline", "data", "adapter", "checkpoints", "training", "evaluation", "export")
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,25 @@ def open_run(
     run_dir: str | Path = "runs/default",
     overrides: dict[str, Any] | str | None = None,
     force: bool = False,
+    record: bool = True,
 ) -> Run:
     """Open `run_dir`, making it and its run.yaml on first use.
 
-    With profile "auto" an existing folder's own settings are taken over, so that a notebook opened alone
-    needs the folder and nothing else. A folder that holds results of other settings is an InputError unless `force`,
-    which writes the new ones; one where no stage has left any is bound to nothing, and gets them too.
+    A folder that holds results keeps its settings, whether `profile` is "auto" or the one it was made with, so that a
+    notebook opened alone needs the folder and nothing else. Overrides are laid over them and recorded: those that
+    `config.CHANGES` allows, and others, like another profile, only with `force`, which sets aside what was made with
+    the old ones and says so on standard output. Without it they are an InputError. One where no stage has left any
+    results is bound to nothing. With `record` false the settings of a folder with results hold for this opening alone.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
+    for folder in (path, path / "export", path / "evaluation"):
+        clear_leftovers(folder)
     stored = read_settings(path)
-    bound = stored is not None and not force and _has_results(path)
-    if stored and not force:
+    bound = stored is not None and _has_results(path)
+    other = stored is not None and profile not in ("auto", stored.get("profile"))
+    if stored and not (force and other):
         stored = _settle(Config.from_flat(stored), {}).flat()  # a setting that is younger than the folder may be open
-    if profile == "auto" and stored and not force:
+    if stored and (profile == "auto" or (bound and not other)):
         wanted = Config.from_flat(stored, overrides)
     else:
         if profile == "auto":
@@ -92,24 +98,60 @@ def open_run(
 
             profile = choose_profile(describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
-    wanted = _settle(wanted, stored if bound else {})
-    run = Run(path, wanted)
-    if stored:
-        changed = [(k, stored.get(k), v) for k, v in wanted.flat().items() if stored.get(k) != v]
-        if changed and bound:
-            key, there, asked = changed[0]
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise InputError(
-                f"{run.label} was made with another configuration: {key} is {there!r} there, {asked!r} asked{more}; "
-                "choose another run folder, or --force to start this one again"
-            )
-        if not changed:
-            check_writable(path)
-            return run
-    check_sources(wanted)
-    check_writable(path)
-    write_text(path / "run.yaml", yaml.safe_dump(_new_record(wanted), sort_keys=False, allow_unicode=True))
+    run = Run(path, _settle(wanted, stored if bound and not (force and other) else {}))
+    there = stored or {}
+    changed = {k: (there.get(k), v) for k, v in run.config.flat().items() if k not in there or there[k] != v}
+    if changed:
+        _change(run, changed, bound, force, record)
+    else:
+        check_writable(path)
     return run
+
+
+def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: bool, record: bool) -> None:
+    """Let through and record settings that differ from those there, each with the value there and the one asked for."""
+    from helpers.source_check import check_sources
+
+    refused = [key for key in changed if bound and not may_change(key, *changed[key])]
+    if refused and not force:
+        there, asked = changed[refused[0]]
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        grows = ", and can only grow" if CHANGES.get(refused[0]) == LARGER else ""
+        raise InputError(
+            f"{run.label} was made with other settings: {refused[0]} is {there!r} there, {asked!r} asked{more}{grows}; "
+            "choose another run folder, or --force to set aside what was made with the old ones"
+        )
+    if bound and not record:
+        return
+    check_sources(run.config, changed)
+    check_writable(run.path)
+    if not bound:
+        _write_record(run, _new_record(run.config))
+        return
+    with alone_in(run):
+        stored = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+        first = min((RESULT_FOLDERS.index(_first_made_with(key)) for key in refused), default=len(RESULT_FOLDERS))
+        if moved := set_aside(run.path, RESULT_FOLDERS[first:]):
+            print(f"{run.label}: {moved}")
+        stored |= _new_record(run.config) if refused else {"config": run.config.flat()}
+        change = {"time": _now(), "settings": {key: list(values) for key, values in changed.items()}}
+        _write_record(run, stored | {"changes": [*stored.get("changes", []), change]})
+
+
+def _first_made_with(key: str) -> str:
+    """The first of RESULT_FOLDERS that a setting decides on, and with it those that are made from it."""
+    return {"data": "data", "lora": "checkpoints", "training": "checkpoints"}.get(key.split(".")[0], "baseline")
+
+
+@contextmanager
+def alone_in(run: Run) -> Iterator[None]:
+    """Keep a second series out of the folder; InputError where one is at work. A killed owner's lock goes with it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(run.path))
+        except BlockingIOError:
+            raise InputError(f"another run is at work in {run.label}: wait for it, or take another folder") from None
+        yield
 
 
 def _has_results(path: Path) -> bool:
@@ -166,23 +208,6 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
     return config
 
 
-def check_sources(config: Config) -> None:
-    """Read the user's own sources once: a wrong one is told before a folder is made and any stage spends time."""
-    if config.evaluation.questions != ["sample"]:
-        from helpers.questions import choice_questions
-
-        choice_questions(config.evaluation.questions, config.evaluation.max_questions)
-    source = config.data.source
-    if (source, config.data.config) not in (("sample", None), ("hub", None)):
-        from helpers.dataset_prep import read_rows
-        from helpers.hub import hub_dataset
-
-        if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
-            others = "nor a data set's id on the hub (owner/name)"
-            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there {others}")
-        read_rows(config.data, config.seed)
-
-
 def check_writable(path: Path) -> None:
     """Make the folder and prove that it can be written to, before hours of work need it."""
     try:
@@ -196,7 +221,10 @@ def check_writable(path: Path) -> None:
 def note_in_record(run: Run, **facts: Any) -> None:
     """Add facts that a stage found out (the data's fingerprint, say) to run.yaml."""
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    record.update(facts)
+    _write_record(run, record | facts)
+
+
+def _write_record(run: Run, record: dict[str, Any]) -> None:
     write_text(run / "run.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
@@ -239,12 +267,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
     try:
-        yield temporary
-        retired = temporary.with_name(temporary.name + ".old")
-        if path.exists():
-            path.rename(retired)
-        temporary.rename(path)
-        shutil.rmtree(retired, ignore_errors=True)
+        with locked(temporary):  # so that `clear_leftovers` sees that somebody is at work on it
+            yield temporary
+            retired = temporary.with_name(temporary.name + ".old")
+            if path.exists():
+                path.rename(retired)
+            temporary.rename(path)
+            shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -278,12 +307,16 @@ def _new_record(config: Config) -> dict[str, Any]:
 
     return {
         "profile": config.profile,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": _now(),
         "git_commit": _git_commit(),
         "versions": versions(),
         "hardware": describe_machine().model_dump(),
         "config": config.flat(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git_commit() -> str | None:

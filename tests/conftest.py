@@ -1,15 +1,17 @@
 """What several test files share: the two tokenizers, the rows that are at hand, and the command line."""
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from helpers import PROJECT_ROOT, setup
 from helpers.__main__ import main
-from helpers.config import Config
+from helpers.config import Config, _Section
 from helpers.dataset_prep import SAMPLE
-from helpers.run_dir import read_jsonl
+from helpers.modules import LEFT_OUT
+from helpers.run_dir import open_run, read_jsonl, write_jsonl
 
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 
@@ -65,6 +67,63 @@ def cli(monkeypatch, capfd):
     return call
 
 
+@contextmanager
+def settings_read():
+    """Collects the dotted settings that are read in the block, but for those that only modules in LEFT_OUT read."""
+    names = {field.annotation: f"{name}." for name, field in Config.model_fields.items() if "." not in name}
+    shown, read = {f"helpers.{name}" for name in LEFT_OUT}, set()
+
+    def getting(self, name):
+        fields = type(self).model_fields
+        found = [name] if name in fields else [*fields] if name in ("model_dump", "model_copy") else []
+        found = [] if type(self) is Config and name not in ("seed", "profile") else found
+        frame = sys._getframe(1)
+        while frame and found:
+            found = [] if frame.f_globals.get("__name__") in shown else found
+            frame = frame.f_back
+        read.update(names.get(type(self), "") + field for field in found)
+        return object.__getattribute__(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Section, "__getattribute__", getting, raising=False)
+        yield read
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, sample_rows):
+    """A folder with what 02 to 06 leave, made by the tiny model: run, and by stage the settings that it has read.
+
+    Its adapter is random, not trained, and 06 has merged without converting.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from helpers.baseline_inference import ask
+    from helpers.dataset_prep import prepare
+    from helpers.evaluation import evaluate
+    from helpers.export import check_room, merge, write_modelfile
+    from helpers.models import load_base, load_tokenizer
+
+    few = {"max_validation": 2, "max_questions": 2, "strength_questions": 1}
+    few = {f"evaluation.{key}": value for key, value in few.items()} | {"generation.max_new_tokens": 8}
+    run, read = open_run("smoke", tmp_path_factory.mktemp("tiny") / "run", few), {}
+    with settings_read() as read["02_baseline_inference"]:
+        tokenizer, model = load_tokenizer(run.config.model), load_base(run.config)
+        list(ask(model, tokenizer, "Why?", run.config))
+    with settings_read() as read["03_dataset_prep"]:
+        prepare(run, load_tokenizer(run.config.model))
+    torch.manual_seed(0)
+    how = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(model, how).save_pretrained(run / "adapter")
+    with settings_read() as read["05_evaluation"]:
+        evaluate(run)
+    with settings_read() as read["06_export"]:
+        check_room(run)
+        merge(run)
+        write_modelfile(run, load_tokenizer(run.config.model), run / "export/model-f16.gguf")
+    return SimpleNamespace(run=run, read=read)
+
+
 def predicted(task, number, reply, **more):
     """A row of evaluation/predictions.*.jsonl."""
     closed = "</think>" in reply
@@ -85,7 +144,7 @@ def choice_row(number, letter):
 def finished_run(tmp_path_factory):
     """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
     from helpers.metrics import summarise
-    from helpers.run_dir import open_run, write_json, write_jsonl
+    from helpers.run_dir import open_run, write_json
 
     run = open_run("smoke", tmp_path_factory.mktemp("runs") / "finished")
     base = [unseen_row(i, "It goes on and on", 3.0 + i / 10) for i in range(3)] + [

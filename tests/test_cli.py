@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from helpers import PROJECT_ROOT, InputError, StageError, dataset_prep, models, run_all, run_dir, setup
+from helpers import PROJECT_ROOT, InputError, StageError, dataset_prep, models, run_all, run_dir, setup, stages
 from helpers.__main__ import main
-from helpers.config import Config
+from helpers.folders import set_aside
 from helpers.progress import PROGRESS_FILE
 from helpers.report import STAGES, write_index
-from helpers.run_all import LEAVES, alone_in, choose_stages, run_series, stage_inputs
-from helpers.run_dir import open_run, read_json, write_json, write_jsonl, write_text
+from helpers.run_all import choose_stages, run_series
+from helpers.run_dir import alone_in, open_run, read_json, write_json, write_jsonl, write_text
+from helpers.stages import LEAVES, stage_inputs
 
 NAMES = list(STAGES)
 MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
@@ -200,32 +201,6 @@ def test_a_missing_output_is_made_again(finished, pretended, name):
     assert (finished / name).is_file()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "again"),
-    [
-        ("model.max_length", 400, "01 02 03 04 05 06"),
-        ("seed", 1, "01 02 03 04 05 06"),
-        ("data.near_duplicate", 0.5, "03"),
-        ("lora.r", 8, "04"),
-        ("training.max_steps", 5, "04"),
-        ("generation.max_new_tokens", 17, "02 05 06"),
-        ("evaluation.max_questions", 5, "03 04 05"),
-        ("export.gguf", "f16", "06"),
-        ("tracking.project", "other", "01 04 05"),
-    ],
-)
-def test_a_setting_counts_for_the_stages_that_read_it(tmp_path, run, key, value, again):
-    other = open_run("smoke", tmp_path / "other", {"data.source": run.config.data.source, key: value})
-    changed = [name[:2] for name in NAMES if stage_inputs(run, name) != stage_inputs(other, name)]
-    assert " ".join(changed) == again
-
-
-def test_every_setting_counts_for_some_stage():
-    sections = {section for read in run_all.SETTINGS.values() for section in read}
-    assert {key.split(".")[0] for key in Config.resolve("smoke").flat()} == {*sections, "seed", "profile"}
-    assert list(run_all.SETTINGS) == NAMES
-
-
 def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
     questions = tmp_path / "questions.jsonl"
     row = {"id": "1", "question": "Q", "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
@@ -234,12 +209,12 @@ def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
     before = {name: stage_inputs(run, name) for name in NAMES}
     write_jsonl(questions, [row, {**row, "id": "2"}])
     changed = [name[:2] for name in NAMES if stage_inputs(run, name) != before[name]]
-    assert changed == ["03", "04", "05"]
+    assert changed == ["03", "05"]
 
 
 def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run, monkeypatch):
     shutil.copytree(PROJECT_ROOT / "notebooks", tmp_path / "notebooks")
-    monkeypatch.setattr(run_all, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(stages, "PROJECT_ROOT", tmp_path)
     before = stage_inputs(run, "02_baseline_inference")
     path = tmp_path / "notebooks/02_baseline_inference.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -250,7 +225,7 @@ def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run,
             cell.outputs, cell.execution_count = [], 99
     nbformat.write(notebook, path)
     assert stage_inputs(run, "02_baseline_inference") == before
-    next(cell for cell in notebook.cells if cell.cell_type == "code").source += "\n1 + 1"
+    [cell for cell in notebook.cells if cell.cell_type == "code"][2].source += "\n1 + 1"
     nbformat.write(notebook, path)
     assert stage_inputs(run, "02_baseline_inference") != before
 
@@ -260,6 +235,75 @@ def test_force_runs_the_stages_that_were_asked_for_again(finished, pretended):
     assert pretended.since() == ["03_dataset_prep"]
     run_series(finished, NAMES, force=True)
     assert pretended.since() == NAMES
+
+
+TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export")
+
+
+@pytest.mark.parametrize("why", ["force", "code"])
+def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(finished, pretended, monkeypatch, why):
+    (finished / "checkpoints").mkdir()
+    data, before = contents(finished / "data"), contents(finished / "adapter")
+    if why == "code":
+        code_of = stages.code_of
+        monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {"batches": "changed"})
+    told = []
+    run_series(finished, ["04_lora_training"], force=why == "force", tell=lambda *words: told.append(words))
+    assert pretended.since() == ["04_lora_training"]
+    [aside] = (finished / "earlier").iterdir()
+    assert contents(aside / "adapter") == before
+    assert {path.name for path in aside.iterdir()} == {"run.yaml", *TRAINED}
+    assert ("04_lora_training", "moved", f"set aside in earlier/{aside.name}: {', '.join(TRAINED)}") in told
+    assert (("04_lora_training", "running", "changed: helpers/batches.py") in told) == (why == "code")
+    assert contents(finished / "data") == data
+    run_series(finished, ["04_lora_training"])
+    assert pretended.since() == []
+
+
+def test_a_new_training_that_was_stopped_goes_on_the_next_time(finished, pretended):
+    pretended.breaks = "04_lora_training"
+    with pytest.raises(StageError):
+        run_series(finished, ["04_lora_training"], force=True)
+    write_text(finished / "checkpoints/checkpoint-2/complete", "{}")
+    pretended.breaks = None
+    run_series(finished, ["04_lora_training"])
+    assert len(list((finished / "earlier").iterdir())) == 1
+    assert (finished / "checkpoints/checkpoint-2/complete").is_file()
+
+
+def test_settings_and_files_that_changed_are_told_and_set_nothing_aside(finished, pretended):
+    """Whether that makes it another training is for 04 to see."""
+    told = []
+    run = open_run("auto", finished.path, {"training.max_steps": 9, "evaluation.max_validation": 3})
+    run_series(run, NAMES, tell=lambda *words: told.append(words))
+    assert pretended.since() == ["04_lora_training", "05_evaluation"]
+    assert ("04_lora_training", "running", "changed: training.max_steps, evaluation.max_validation") in told
+    assert not (finished / "earlier").exists()
+
+
+def test_what_a_stage_itself_sets_aside_is_told_also_where_it_fails(finished, monkeypatch):
+    told = []
+
+    def move_and_fail(run, stage):
+        set_aside(run.path, ["adapter"])
+        raise StageError(f"{stage} failed: ValueError: no", "in a cell")
+
+    monkeypatch.setattr(run_all, "execute", move_and_fail)
+    write_text(finished / "data/train.jsonl", "{}\n")
+    with pytest.raises(StageError):
+        run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
+    [aside] = (finished / "earlier").iterdir()
+    assert ("04_lora_training", "moved", f"set aside in earlier/{aside.name}: adapter") in told
+
+
+def test_a_record_of_version_0_1_0_runs_its_stages_once_more_and_sets_nothing_aside(finished, pretended):
+    records = {name: {"inputs": "b1946ac92492d234", "seconds": 1.0} for name in NAMES}
+    write_json(finished / "stages.json", records)
+    run_series(finished, NAMES)
+    assert pretended.since() == NAMES
+    assert not (finished / "earlier").exists()
+    run_series(finished, NAMES)
+    assert pretended.since() == []
 
 
 def test_after_a_failed_stage_the_series_goes_on_there(run, pretended):

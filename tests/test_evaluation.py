@@ -456,6 +456,9 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
+        ".replies.base.jsonl",
+        ".replies.strength-0.5.jsonl",
+        ".replies.tuned.jsonl",
         "metrics.json",
         "predictions.base.jsonl",
         "predictions.strength.jsonl",

@@ -16,7 +16,8 @@ from helpers.batches import collator
 from helpers.config import Config
 from helpers.export import check_conversion
 from helpers.families import check_template, end_of_turn, end_tokens, family, render, separator
-from helpers.generation import completion_nll, generate
+from helpers.generation import generate
+from helpers.losses import completion_nll
 from helpers.models import PROBE, check_model, load_base, load_tokenizer, lora_targets, model_source, probe
 from helpers.packaged import tiny_folder
 from helpers.prompts import OPENING, TASK, build_prompt, encode_example, encode_prompt, split_reasoning

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import pytest
 import yaml
 
 from helpers import PROJECT_ROOT, InputError, run_dir, setup
-from helpers.config import Config
+from helpers.config import CHANGES, NONE, Config, may_change
+from helpers.folders import RESULT_FOLDERS
 from helpers.run_dir import (
     Run,
+    alone_in,
     check_writable,
     find_run,
     fingerprint,
@@ -108,15 +113,15 @@ def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
     made = open_run("full", tmp_path, {"data.source": "sample"})
     (tmp_path / "data").mkdir()
     record = yaml.safe_load((tmp_path / "run.yaml").read_text())
-    for key in ("evaluation.strengths", "training.packing"):
+    for key in ("data.group_similarity", "training.packing"):
         del record["config"][key]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
     before = contents(tmp_path)
     overrides = {"data.source": "sample"} if profile == "full" else {}
     assert open_run(profile, tmp_path, overrides).config == made.config
     assert find_run(tmp_path).config == made.config
-    with pytest.raises(InputError, match=r"evaluation\.strengths is \[0\.25, 0\.5, 0\.75\] there, \[0\.5\] asked"):
-        open_run(profile, tmp_path, {**overrides, "evaluation.strengths": [0.5]})
+    with pytest.raises(InputError, match=r"data\.group_similarity is 0\.3 there, 0\.4 asked"):
+        open_run(profile, tmp_path, {**overrides, "data.group_similarity": 0.4})
     assert contents(tmp_path) == before
 
 
@@ -185,6 +190,209 @@ def test_more_than_one_difference_is_counted(tmp_path):
     (tmp_path / "data").mkdir()
     assert "(and 2 more)" in refused("smoke", tmp_path, {"lora.r": 9, "lora.alpha": 9, "seed": 9})
     assert "(and" not in refused("smoke", tmp_path, {"lora.r": 9})
+
+
+# A folder's second life -------------------------------------------------------------------------------------------
+
+CHANGED = {"model.max_length": 400, "training.max_steps": 9, "evaluation.questions": ["sample"]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "describe_machine", lambda: MACHINE)
+        open_run("smoke", folder, CHANGED)
+    for name in RESULT_FOLDERS:
+        write_text(folder / name / "file", name)
+    return folder
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    """A folder with a file in every result folder, made with settings that are not all the profile's."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def asked_for(key):
+    """A value for each setting that is not the finished folder's, and larger where it is a number."""
+    here = Config.resolve("smoke", CHANGED).flat()[key]
+    values = {
+        "model.name": "embedded", "model.compute_dtype": "float32", "model.prompt_style": "plain",
+        "data.sample_size": None, "training.backend": "transformers", "training.scheduler": "cosine",
+        "training.optimizer": "sgd", "evaluation.questions": ["medqa"], "evaluation.strengths": [0.3],
+        "export.gguf": "f16", "tracking.wandb": "offline", "data.source": "sample", "data.config": None,
+        "generation.top_p": 0.5, "data.near_duplicate": 0.5,
+    }  # fmt: skip
+    if key in values:
+        return values[key]
+    if isinstance(here, bool):
+        return not here
+    return here + 1 if isinstance(here, int) else here * 1.5 + 0.1 if isinstance(here, float) else "owner/name"
+
+
+def test_the_readme_shows_the_table_of_what_may_change():
+    shown = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").partition("| setting |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| (`.+`) \| ([^|]+?) \|", shown, flags=re.M))
+    table = {name.removesuffix(".*"): rule for names, rule in rows.items() for name in re.findall(r"`([^`]+)`", names)}
+    assert table == CHANGES
+
+
+@pytest.mark.parametrize(
+    "key", [k for k in Config.resolve("smoke").flat() if k not in ("profile", "data.source", "data.config")]
+)
+def test_each_setting_may_change_or_is_refused_as_the_table_says(finished, monkeypatch, key):
+    """What is let through is recorded beside the value before, and every other setting stays."""
+    monkeypatch.setattr("helpers.source_check.check_sources", lambda config, changed: None)
+    stored, asked = read_settings(finished), asked_for(key)
+    assert asked != stored[key]
+    if (CHANGES.get(key) or CHANGES[key.split(".")[0]]) == NONE:
+        message = refused("auto", finished, {key: asked})
+        assert f"{key} is {stored[key]!r} there, {asked!r} asked" in message
+        assert "choose another run folder, or --force" in message
+        assert read_settings(finished) == stored
+        return
+    run = open_run("auto", finished, {key: asked})
+    assert run.config.flat() == {**stored, key: asked} == read_settings(finished)
+    assert run.record["changes"][0]["settings"] == {key: [stored[key], asked]}
+    assert all((finished / name / "file").read_text() == name for name in RESULT_FOLDERS)
+    assert not (finished / "earlier").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "may"),
+    [(60, 120, True), (60, 60.5, True), (60, 59, False), (60, -1, False), (-1, 120, False), (-1, -1, False)],
+)
+def test_a_number_of_steps_may_only_grow(there, asked, may):
+    assert may_change("training.max_steps", there, asked) is may
+
+
+def test_fewer_steps_are_refused_with_the_reason(finished):
+    assert "training.max_steps is 9 there, 8 asked, and can only grow; " in refused(
+        "auto", finished, {"training.max_steps": 8}
+    )
+
+
+@pytest.mark.parametrize("profile", ["auto", "smoke"])
+@pytest.mark.parametrize("force", [False, True])
+def test_overrides_are_laid_over_the_stored_settings(finished, profile, force):
+    """Also by the name of the profile that the folder was made with, and by force."""
+    stored = read_settings(finished)
+    run = open_run(profile, finished, {"evaluation.max_questions": 3}, force)
+    assert run.config.flat() == {**stored, "evaluation.max_questions": 3}
+    assert run.config.training.max_steps == 9
+    assert open_run("auto", finished).config == run.config
+    assert not (finished / "earlier").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"lora.r": 8}, "checkpoints"),
+        ({"training.max_steps": 2}, "checkpoints"),
+        ({"data.near_duplicate": 0.5, "lora.r": 8}, "data"),
+        ({"model.max_length": 300, "training.learning_rate": 0.1}, "baseline"),
+        ({"seed": 1}, "baseline"),
+    ],
+)
+def test_force_sets_aside_what_was_made_with_the_old_settings(finished, capsys, change, first):
+    stored, record = read_settings(finished), (finished / "run.yaml").read_bytes()
+    run = open_run("auto", finished, change, force=True)
+    assert run.config.flat() == {**stored, **change} == read_settings(finished)
+    [aside] = (finished / "earlier").iterdir()
+    gone = RESULT_FOLDERS[RESULT_FOLDERS.index(first) :]
+    assert contents(aside) == {"run.yaml": record, **{f"{name}/file": name.encode() for name in gone}}
+    assert {name for name in RESULT_FOLDERS if (finished / name).exists()} == {*RESULT_FOLDERS} - {*gone}
+    assert capsys.readouterr().out == f"{run.label}: set aside in earlier/{aside.name}: {', '.join(gone)}\n"
+    assert find_run(aside).config.flat() == stored  # a run folder by itself: its adapter can be asked
+
+
+def test_force_with_another_profile_starts_the_folder_again(finished, capsys):
+    assert "profile is 'smoke' there, 'laptop' asked" in refused("laptop", finished)
+    run = open_run("laptop", finished, {"lora.r": 9}, force=True)
+    assert run.config == Config.resolve("laptop", {"lora.r": 9})  # and nothing of the old settings
+    assert "set aside in earlier/" in capsys.readouterr().out
+    assert not any((finished / name).exists() for name in RESULT_FOLDERS)
+
+
+def test_settings_for_one_opening_are_not_recorded(finished):
+    """As `ask` takes them."""
+    before = contents(finished)
+    run = open_run("auto", finished, {"generation.temperature": 0.9}, record=False)
+    assert run.config.generation.temperature == 0.9
+    with pytest.raises(InputError, match=r"lora\.r is 4 there, 8 asked"):
+        open_run("auto", finished, {"lora.r": 8}, record=False)
+    assert contents(finished) == before
+
+
+def test_two_folders_set_aside_in_one_second_are_two(finished):
+    for r in (8, 9):
+        write_text(finished / "adapter/file", str(r))
+        open_run("auto", finished, {"lora.r": r}, force=True)
+    assert sorted(file.read_text() for file in finished.glob("earlier/*/adapter/file")) == ["8", "9"]
+
+
+def test_a_folder_in_which_a_series_is_at_work_keeps_its_settings(finished):
+    with alone_in(open_run("auto", finished)):
+        assert "another run is at work" in refused("auto", finished, {"lora.r": 8}, force=True)
+        assert "another run is at work" in refused("auto", finished, {"evaluation.max_questions": 3})
+        assert open_run("auto", finished).config.lora.r == 4
+    assert open_run("auto", finished, {"evaluation.max_questions": 3}).config.evaluation.max_questions == 3
+
+
+def test_sources_that_are_as_they_were_are_not_looked_at_again(finished, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    open_run("auto", finished, {"data.source": str(source)}, force=True)
+    write_text(finished / "data/file", "made from it")
+    source.unlink()
+    assert open_run("auto", finished, {"generation.top_p": 0.5}).config.data.source == str(source)
+    assert "cannot read" in refused("auto", finished, {"evaluation.questions": "no/such.jsonl"})
+
+
+# What killed processes left ---------------------------------------------------------------------------------------
+
+
+def killed_in(block: str, folder: Path):
+    """A process that kills itself within whole_folder(folder)."""
+    code = "import os, shutil, sys; from pathlib import Path; from helpers.run_dir import whole_folder\n"
+    code += f"with whole_folder(Path(sys.argv[1])) as new:\n (new / 'file').write_text('new')\n {block}"
+    done = subprocess.run([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, check=False)
+    assert done.returncode == -9
+
+
+@pytest.mark.parametrize("name", ["export/merged", "data", "adapter", "evaluation/tasks"])
+def test_the_temporary_folder_of_a_killed_process_is_gone_at_the_next_opening(finished, name):
+    write_text(finished / name / "file", "old")
+    killed_in("os.kill(os.getpid(), 9)", finished / name)
+    assert len(list((finished / name).parent.glob(".*"))) == 1
+    open_run("auto", finished)
+    assert list((finished / name).parent.glob(".*")) == []
+    assert (finished / name / "file").read_text() == "old"
+
+
+def test_a_kill_between_the_two_renames_gives_the_old_folder_back(finished):
+    killed_in("rename = os.rename; os.rename = lambda a, b: (rename(a, b), os.kill(os.getpid(), 9))", finished / "data")
+    assert not (finished / "data").exists()
+    open_run("auto", finished)
+    assert (finished / "data/file").read_text() == "data"
+    assert list(finished.glob(".*")) == []
+
+
+def test_the_temporary_folder_of_a_living_process_stays(finished):
+    with whole_folder(finished / "data") as folder:
+        (folder / "file").write_text("new")
+        open_run("auto", finished)
+        assert folder.is_dir()
+    assert (finished / "data/file").read_text() == "new"
+
+
+def test_hidden_folders_of_others_stay(finished):
+    for name in (".ipynb_checkpoints", ".git", ".cache.d", ".data.backup-of-mine"):
+        write_text(finished / name / "file", "mine")
+    before = contents(finished)
+    open_run("auto", finished)
+    assert contents(finished) == before
 
 
 def test_force_writes_the_new_configuration_and_keeps_the_other_files(tmp_path):

@@ -11,23 +11,27 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import convert_outputs_to_fp32
+from conftest import settings_read
 from peft import PeftModel
 from safetensors.torch import load_file
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
-from helpers import InputError, decoding, generation, layers, lora_training, models
+from helpers import InputError, checkpoints, decoding, generation, layers, lora_training, models
+from helpers.checkpoints import last_checkpoint, take_over
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.decoding import can_decode, left_padded
 from helpers.evaluation import adapter_switched
-from helpers.generation import completion_nll, generate, stream
-from helpers.lora_training import last_checkpoint, load_split, planned_steps, sft_config, train
+from helpers.generation import generate, stream
+from helpers.lora_training import load_split, planned_steps, sft_config, train
+from helpers.losses import completion_nll
 from helpers.models import load_base, load_tokenizer, load_with_adapter
 from helpers.packaged import tiny_folder
 from helpers.prompts import encode_example
-from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_jsonl
+from helpers.run_dir import Run, open_run, read_json, read_jsonl, write_json, write_jsonl
 from helpers.setup import Machine
+from helpers.stages import SETTINGS
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
@@ -52,8 +56,17 @@ def trained(short_rows, tmp_path_factory):
     """One whole training: the run, what `train` returned, and how long the log was whenever it grew."""
     run = make_run(tmp_path_factory.mktemp("trained") / "run", short_rows)
     grown = []
-    metrics = train(run, watch=lambda log: grown.append(len(log)))
-    return SimpleNamespace(run=run, metrics=metrics, grown=grown, log=read_jsonl(run / "training/log.jsonl"))
+    with settings_read() as read:
+        metrics = train(run, watch=lambda log: grown.append(len(log)))
+    log = read_jsonl(run / "training/log.jsonl")
+    return SimpleNamespace(run=run, metrics=metrics, grown=grown, log=log, read=read)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of that run, finished."""
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    return open_run("auto", tmp_path / "run")
 
 
 @pytest.fixture
@@ -202,6 +215,14 @@ def test_a_training_leaves_its_adapter_its_metrics_and_its_log(trained):
     assert read_json(run / "adapter/adapter_config.json")["base_model_name_or_path"] == "tiny"
 
 
+def test_training_reads_the_settings_that_the_table_says(trained):
+    """But for a name that it puts into the adapter, and the cards and `push` take anew."""
+    listed = SETTINGS["04_lora_training"]
+    read = trained.read - {"profile", "export.base_model"}
+    assert {key for key in read if key not in listed and key.split(".")[0] not in listed} == set()
+    assert trained.read >= {"seed", "lora.r", "training.learning_rate", "evaluation.max_validation", "model.max_length"}
+
+
 def test_every_adapter_has_learnt_something(trained):
     """LoRA's B begins at zero, so an adapter with a zero B is the base model."""
     weights = adapter_weights(trained.run)
@@ -261,7 +282,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_row
     assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
     assert validations(log) == pytest.approx(validations(trained.log), rel=1e-5)
     assert metrics["validation_nll"] == pytest.approx(trained.metrics["validation_nll"], rel=1e-5)
-    assert 0 < metrics["tokens"] < trained.metrics["tokens"]
+    assert metrics["tokens"] == trained.metrics["tokens"]  # and seconds: of the whole training
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
     for name, weight in adapter_weights(trained.run).items():
         torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
 
@@ -324,21 +346,116 @@ def test_a_checkpoint_with_another_marker_is_no_checkpoint(interrupted, marker):
 
 def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, interrupted):
     metrics = train(interrupted)
-    assert (metrics["steps"], metrics["resumed_from"], metrics["tokens"]) == (STEPS, STEPS, 0)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, STEPS)
+    for name in ("tokens", "seconds", "tokens_per_second", "validation_nll", "train_loss"):
+        assert metrics[name] == pytest.approx(trained.metrics[name])
     assert read_jsonl(interrupted / "training/log.jsonl") == trained.log
     for name, weight in adapter_weights(trained.run).items():
         assert torch.equal(adapter_weights(interrupted)[name], weight)
 
 
 @pytest.mark.parametrize("change", [{"training.learning_rate": 1e-3}, {"seed": 1}, {"lora.r": 8}, "rows"], ids=str)
-def test_checkpoints_of_other_settings_or_rows_are_dropped(interrupted, short_rows, change):
+def test_what_a_training_of_other_settings_or_rows_left_is_set_aside(copied, short_rows, change, capsys):
+    before = contents(copied.path)
     if change == "rows":
-        write_jsonl(interrupted / "data/train.jsonl", short_rows[1:8])
-        run = interrupted
+        write_jsonl(copied / "data/train.jsonl", short_rows[1:8])
+        take_over(copied)
+        run = copied
     else:
-        run = open_run("smoke", interrupted.path, change, force=True)
+        run = Run(copied.path, Config.from_flat(copied.config.flat(), change))
+        take_over(run)
     assert last_checkpoint(run) == (None, 0)
-    assert not list((run / "checkpoints").glob("checkpoint-*"))
+    assert checkpoints.finished(run) is None
+    [aside] = (run / "earlier").iterdir()
+    assert capsys.readouterr().out == f"set aside in earlier/{aside.name}: checkpoints, training, adapter\n"
+    moved = {name: content for name, content in before.items() if not name.startswith(("data", "run.yaml"))}
+    assert contents(aside).items() >= moved.items()
+    assert {path.name for path in run.path.iterdir()} == {"run.yaml", "data", "training", "earlier"}
+    take_over(run)
+    assert len(list((run / "earlier").iterdir())) == 1
+
+
+def test_a_checkpoint_of_other_settings_among_its_own_is_set_aside(interrupted):
+    marker = interrupted / "checkpoints/checkpoint-4/complete"
+    made = read_json(marker)
+    made["training"]["settings"]["seed"] = 1
+    write_json(marker, made)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    assert len(list(interrupted.path.glob("earlier/*/checkpoints/checkpoint-4/complete"))) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- second uses
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def old_note(run):
+    """The folder as version 0.1.0 left it."""
+    (run / "training/made_from.json").unlink()
+    for marker in run.path.glob("checkpoints/*/complete"):
+        made = read_json(marker)
+        write_json(marker, made | {"training": json.dumps(list(made["training"].values()), sort_keys=True)})
+
+
+@pytest.mark.parametrize("age", ["new", "old", "old, without checkpoints"])
+def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monkeypatch, capsys, age):
+    if age != "new":
+        old_note(copied)
+    if age == "old, without checkpoints":
+        shutil.rmtree(copied / "checkpoints")
+    before, shown = contents(copied.path), []
+    monkeypatch.setattr(lora_training, "load_trainable", lambda config: pytest.fail("a model was loaded"))
+    assert train(copied, watch=shown.append) == read_json(copied / "training/metrics.json")
+    assert shown == [trained.log]
+    said = capsys.readouterr().out
+    assert said.startswith("finished already, after 4 steps: nothing is trained.")
+    assert "training.max_steps" in said
+    assert "--only 04 --force" in said
+    assert contents(copied.path) == before
+    assert read_json(copied / "training/metrics.json")["tokens"] > 0
+
+
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys, age):
+    """Whatever the number of validation rows in the settings is by now: those of the log are measured again."""
+    if age == "old":
+        old_note(copied)
+    for name in ("evaluation/metrics.json", "export/report.json"):
+        write_json(copied / name, {"of": "the shorter training"})
+    adapter, metrics = contents(copied / "adapter"), (copied / "training/metrics.json").read_bytes()
+    run = open_run("auto", copied.path, {"training.max_steps": 6, "evaluation.max_validation": 3})
+    longer = train(run)
+    assert (longer["steps"], longer["resumed_from"]) == (6, 4)
+    assert longer["tokens"] > trained.metrics["tokens"]
+    log = read_jsonl(run / "training/log.jsonl")
+    assert log[: len(trained.log)] == trained.log
+    assert list(losses(log)) == [1, 2, 3, 4, 5, 6]
+    assert {len(row["validation_rows"]) for row in log if "validation_nll" in row} == {4}
+    rates = {row["step"]: row["learning_rate"] for row in log if "loss" in row}
+    peak, warmup = run.config.training.learning_rate, run.config.training.warmup_steps
+    planned = {step: peak * (6 - (step - 1)) / (6 - warmup) for step in (5, 6)}
+    assert {step: rates[step] for step in (5, 6)} == pytest.approx(planned)
+    [aside] = (run / "earlier").iterdir()
+    assert f"set aside in earlier/{aside.name}: adapter, evaluation, export" in capsys.readouterr().out
+    assert contents(aside / "adapter") == adapter
+    assert (aside / "training/metrics.json").read_bytes() == metrics
+    assert not (run / "evaluation").exists()
+    assert any(
+        not torch.equal(weight, adapter_weights(trained.run)[name]) for name, weight in adapter_weights(run).items()
+    )
+    assert checkpoints.finished(run) == json.loads(json.dumps(longer))
+
+
+def test_without_its_checkpoints_a_longer_training_sets_the_shorter_one_aside_and_starts(copied):
+    old_note(copied)
+    shutil.rmtree(copied / "checkpoints")
+    run = open_run("auto", copied.path, {"training.max_steps": 6})
+    assert checkpoints.finished(run) is None
+    take_over(run)
+    assert len(list(copied.path.glob("earlier/*/adapter/adapter_model.safetensors"))) == 1
+    assert not (copied / "training/metrics.json").exists()
 
 
 def test_settings_that_training_does_not_see_keep_the_checkpoints(interrupted):

@@ -1,0 +1,95 @@
+"""The code that a stage runs: which modules of this package some source imports, and which files those read."""
+
+import ast
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+# These decide nothing in a file that a stage leaves behind. They are in no stage's key, and what they alone import is
+# not either; so a new plot trains no model. SHOWS are those of them that make 06's model cards.
+SHOWS = {
+    "report": "index.html and the model cards",
+    "model_card": "the model cards' facts",
+}
+LEFT_OUT = SHOWS | {
+    "__init__": "errors and the version",
+    "budget": "what a training will take",
+    "folders": "locks, and where earlier results are moved",
+    "modules": "what counts as code",
+    "install": "what Colab and Kaggle lack",
+    "plots": "pictures",
+    "progress": "how far the work is",
+    "source_check": "a look at files before they are read",
+    "tracking": "a copy of the figures for W&B",
+    "profiles.yaml": "values that count as settings",
+    "index.html.j2": "the run's page",
+}
+
+
+def code_of(source: str, left_out: Collection[str] = LEFT_OUT, package: Path = PACKAGE) -> dict[str, str]:
+    """Fingerprints of what `source` runs of the package: its modules, however far down, and the files they name.
+
+    Imports count wherever they stand, in functions too. A module's comments and docstrings do not count.
+    """
+    files = {path.name: path for path in package.rglob("*") if path.suffix != ".py" and path.is_file()}
+    files |= {path.name: path for path in (package / "data").glob("*.py")}
+    found: dict[str, str] = {}
+    waiting = [source]
+    while waiting:
+        code = read_code(waiting.pop())
+        for name in code.imports - found.keys() - set(left_out):
+            if (path := _module(package, name)).is_file():
+                text = path.read_text(encoding="utf-8")
+                found[name] = read_code(text).fingerprint
+                waiting.append(text)
+        for name in code.strings & files.keys() - found.keys() - set(left_out):
+            found[name] = hashlib.sha256(files[name].read_bytes()).hexdigest()[:16]
+    return dict(sorted(found.items()))
+
+
+def fingerprints(names: Sequence[str]) -> list[str]:
+    """Of each of these modules the fingerprint of its own code."""
+    return [read_code(_module(PACKAGE, name).read_text(encoding="utf-8")).fingerprint for name in names]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Python code as it runs, without comments, docstrings and layout.
+
+    `imports` are names in this package, `app.ask` say, which may be of modules or of what is in them.
+    """
+
+    fingerprint: str
+    imports: frozenset[str]
+    strings: frozenset[str]
+
+
+@lru_cache(maxsize=1024)
+def read_code(source: str) -> Code:
+    """What there is to know of some Python code; it is parsed once, however often a stage asks."""
+    tree = ast.parse(source)
+    names, strings = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):  # a docstring is a string that stands alone
+            body[:] = [
+                part
+                for part in body
+                if not isinstance(getattr(part, "value", None), ast.Constant) or not isinstance(part, ast.Expr)
+            ]
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.add(node.value)
+    inside = {name.removeprefix("helpers.") for name in names if name.startswith("helpers.")}
+    digest = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    return Code(digest[:16], frozenset(inside), frozenset(strings))
+
+
+def _module(package: Path, name: str) -> Path:
+    path = package.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

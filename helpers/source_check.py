@@ -1,0 +1,30 @@
+"""A look at the user's own files before a run folder is made or changed; what they hold goes into no result here."""
+
+from collections.abc import Collection
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.run_dir import project_path
+
+
+def check_sources(config: Config, changed: Collection[str]) -> None:
+    """Read once the sources that the `changed` settings name: a wrong one is told before any stage spends time.
+
+    Sources that are as they were are not looked at: a finished folder outlives the files that it was made from.
+    """
+    if {"evaluation.questions", "evaluation.max_questions"} & set(changed) and config.evaluation.questions != [
+        "sample"
+    ]:
+        from helpers.questions import choice_questions
+
+        choice_questions(config.evaluation.questions, config.evaluation.max_questions)
+    source = config.data.source
+    own = (source, config.data.config) not in (("sample", None), ("hub", None))
+    if own and any(key.startswith("data.") for key in changed):
+        from helpers.dataset_prep import read_rows
+        from helpers.hub import hub_dataset
+
+        if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
+            others = "nor a data set's id on the hub (owner/name)"
+            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there {others}")
+        read_rows(config.data, config.seed)
