@@ -48,7 +48,24 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     transformers 5 puts SentencePiece's rules over the byte-level vocabulary of models that call themselves Llama, and
     every space is lost. Its end-of-sequence token is the one that ends a reply by the chat template, and it has a token
     to pad with. InputError, which names the model, where the text does not come back or the family is refused.
+
+    A folder's is built once in a process, as long as its files stay as they are: whoever changes it copies it first.
     """
+    folder = Path(model_source(settings.name))
+    if not folder.is_dir():
+        return _proved_tokenizer(settings)
+    # Building and proving R1's takes seconds, and merging, converting, checking and cards each need it.
+    files = [file.stat() for file in sorted(folder.iterdir()) if file.suffix in (".json", ".jinja", ".model")]
+    key = (str(folder), settings.prompt_style, *((file.st_mtime_ns, file.st_size) for file in files))
+    if key not in _TOKENIZERS:
+        _TOKENIZERS[key] = _proved_tokenizer(settings)
+    return _TOKENIZERS[key]
+
+
+_TOKENIZERS: dict[tuple[Any, ...], Any] = {}
+
+
+def _proved_tokenizer(settings: ModelSettings) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:

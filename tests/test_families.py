@@ -67,7 +67,7 @@ ROWS = [
 @pytest.fixture(scope="session")
 def every_token():
     """The tiny model's tokenizer with the special tokens of all families added: one for every template."""
-    tokenizer = load_tokenizer(Config.resolve("smoke").model)
+    tokenizer = copy.deepcopy(load_tokenizer(Config.resolve("smoke").model))
     turns = {end for _, end, _ in SUPPORTED.values()} | {"<|im_start|>", "<start_of_turn>", "<|start_header_id|>"}
     tokenizer.add_special_tokens({"additional_special_tokens": sorted(turns - {tokenizer.eos_token})})
     return tokenizer

@@ -45,7 +45,7 @@ def series(folder, model, **more):
     assert all(" " in question for question in asked)
     check_merged(run)
     gguf = convert(run, "f16")
-    check = check_file(run, gguf, reference(run, baseline_questions()[:1], max_new_tokens=4, rows=2, last_tokens=8))
+    check = check_file(run, gguf, reference(run, baseline_questions()[:1], max_new_tokens=4, rows=5, last_tokens=4))
     assert check["passes"], json.dumps(check)
     return run
 
