@@ -84,12 +84,12 @@ def ask(
     file: Annotated[Path | None, typer.Option(help="Many questions: a .txt file, or a table with `question`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
-    api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="That server's key.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.asking import ask_file, endpoint_answerer, local_answerers, read_questions
-    from helpers.chat import Endpoint, check_question
+    from helpers.chat import Endpoint, check_question, key_for
     from helpers.config import Config, parse_assignment
 
     if endpoint and (base or compare):
@@ -102,7 +102,7 @@ def ask(
     many = read_questions(file) if file else []
     if endpoint:
         config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
-        answerers = endpoint_answerer(Endpoint(endpoint, api_key, model), config.generation)
+        answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
     else:
         opened = _open(profile, _made(run_dir), settings, record=False)
         config = opened.config

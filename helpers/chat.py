@@ -1,6 +1,7 @@
 """A client of any OpenAI-compatible server: llama.cpp, vLLM, Ollama."""
 
 import ipaddress
+import os
 import re
 import sys
 import time
@@ -66,6 +67,8 @@ class Endpoint:
         # A proxy for the internet cannot reach this machine, and most settings do not say so.
         client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
         self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
+        # The client would send what the environment says of an account at OpenAI to any server.
+        self._client.organization = self._client.project = None
 
     @cached_property
     def model(self) -> str:
@@ -159,6 +162,15 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def key_for(base_url: str) -> str:
+    """The key for an address: AI_DOCTOR_ENDPOINT_KEY, and on this machine else that of our own server.
+
+    AI_DOCTOR_API_KEY is what our server asks of its clients, and no stranger's to read.
+    """
+    own = os.environ.get("AI_DOCTOR_API_KEY", "") if is_local(urlsplit(base_url).hostname or "") else ""
+    return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 
 def _whole(thinking: str, answer: str) -> str:

@@ -47,14 +47,14 @@ def decode(
     done: Callable[[int, list[int]], None],
     look: Callable[[dict[int, int]], None] | None = None,
 ) -> None:
-    """Reply to the prompts (token ids) that `order` names, in that order, `settings.batch_size` at a time.
+    """Reply to the prompts (token ids) that `order` names, longest first, `settings.batch_size` at a time.
 
     `done` is called for each as its reply ends, with its index and the reply's token ids, of which the last is an
     end token if the reply ended by itself. `look` is told now and then how many tokens each reply has that was begun
     and is not done. What is sampled for a prompt depends on the seed and its index alone, not on what is decoded beside
     it.
     """
-    waiting = deque(order)
+    waiting = deque(sorted(order, key=lambda i: -len(prompts[i])))  # a batch has no room for a longer one later
     with torch.inference_mode(), quick_layers(model):
         batch = Batch(model, prompts, settings, seed)
         ends = end_tokens(model, tokenizer)

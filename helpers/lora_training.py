@@ -266,9 +266,10 @@ def _train_once(
     trainer.remove_callback(PrinterCallback)
     trainer.clock = journal.clock = Clock()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if is_main_process():
+        save_adapter(run, model, tokenizer)  # first: nothing that goes wrong with the figures may cost it
     metrics = _metrics(run, journal, trainer, done, len(rows))
     if is_main_process():
-        save_adapter(run, model, tokenizer)
         write_json(run / "training/metrics.json", metrics)
     return metrics
 

@@ -4,7 +4,7 @@ import pytest
 from fake_server import Server
 
 from helpers import InputError
-from helpers.chat import MAX_QUESTION, Ended, Endpoint, Piece, check_question
+from helpers.chat import MAX_QUESTION, Ended, Endpoint, Piece, check_question, key_for
 from helpers.config import Config
 from helpers.prompts import Reasoning, split_reasoning
 
@@ -189,3 +189,16 @@ def test_a_dead_server_is_one_line():
     server.server_close()
     with pytest.raises(InputError, match=r"at http://127\.0\.0\.1:\d+/v1 cannot be reached"):
         list(Endpoint(server.url).stream("Why?", SETTINGS))
+
+
+def test_our_servers_key_goes_to_no_stranger(monkeypatch):
+    monkeypatch.setenv("AI_DOCTOR_API_KEY", "ours")
+    monkeypatch.delenv("AI_DOCTOR_ENDPOINT_KEY", raising=False)
+    assert [key_for(f"http://{host}:8000/v1") for host in ("127.0.0.1", "localhost", "[::1]")] == ["ours"] * 3
+    assert key_for("https://api.example/v1") == ""
+    monkeypatch.setenv("AI_DOCTOR_ENDPOINT_KEY", "theirs")
+    assert key_for("https://api.example/v1") == key_for("http://127.0.0.1:8000/v1") == "theirs"
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-mine")
+    headers = Endpoint("https://api.example/v1", "theirs")._client.default_headers
+    assert not {"org-mine", "project-mine"} & set(map(str, headers.values()))

@@ -771,6 +771,16 @@ def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temper
     assert (drawn == other).double().mean() == pytest.approx((share**2).sum().item(), abs=0.02)  # as if independent
 
 
+def test_the_order_that_prompts_are_named_in_changes_no_reply(base, prompts, r1_tokenizer):
+    """Shortest first too, where a longer prompt joins shorter ones that are being replied to."""
+    settings, found = GREEDY.model_copy(update={"batch_size": 2}), []
+    for order in (sorted(range(len(prompts)), key=lambda i: len(prompts[i])), range(len(prompts))):
+        replies = {}
+        decoding.decode(base, r1_tokenizer, prompts, settings, 0, order, replies.__setitem__)
+        found.append(replies)
+    assert found[0] == found[1]
+
+
 def test_transformers_leaves_no_token_out_that_the_settings_leave_in(base, r1_tokenizer):
     """Of a model that knows nothing all tokens are as likely: its own default would draw from 50 of them."""
     drawn, settings = {}, WARM.model_copy(update={"temperature": 1.0, "max_new_tokens": 1, "batch_size": 200})

@@ -10,7 +10,7 @@ from urllib.parse import urldefrag
 import streamlit as st
 
 from helpers import InputError, serving
-from helpers.chat import Endpoint
+from helpers.chat import Endpoint, key_for
 from helpers.run_dir import Run
 
 # Servers that run already, as http://127.0.0.1:8000/v1 or, where one has several models, with #NAME behind it.
@@ -35,7 +35,7 @@ def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
 @st.cache_resource(show_spinner=False)
 def _named(address: str) -> Endpoint:
     url, model = urldefrag(address)
-    return Endpoint(url, os.environ.get("AI_DOCTOR_API_KEY", ""), model)
+    return Endpoint(url, key_for(url), model)
 
 
 @st.cache_resource(max_entries=2, on_release=lambda started: started[1].close(), show_spinner="Loading the model …")
