@@ -192,13 +192,15 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
     for side, found in (("base", base), ("tuned", tuned)):
         if found:
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
-            label = f"{side} (n={found['n']}): confidence minus accuracy {gap:+.2f} ({low:+.2f} to {high:+.2f})"
+            label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
             _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
     if not base and not tuned:
         _say(axes, "no letter could be had")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), title="mean confidence minus accuracy", alignment="left"
+    )
     return figure
 
 

@@ -376,7 +376,7 @@ def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
     for side, found in (("base", base), ("tuned", tuned)):
         low, high = found["overconfidence_ci95"]
-        told = f"confidence minus accuracy {found['overconfidence']:+.2f} ({low:+.2f} to {high:+.2f})"
+        told = f"{found['overconfidence']:+.2f} ({low:+.2f} to {high:+.2f})"
         assert f"{side} (n=60): {told}" in legend(axes)
     assert bars(axes, 1)[0] == pytest.approx(tuned["bins"][0]["ci95"])
     assert told_apart_in_grey(axes)
