@@ -125,7 +125,8 @@ UNREAL = (  # mentioned, not asserted
 CLAUSE = r";| - |\b(?:but|however|therefore|thus|hence)\b|, so\b"
 # What follows an option's text that is the subject of a sentence of its own: "Gentamicin is an aminoglycoside".
 VERB = (
-    r" (?:\w+ly )?(?!plus|as|versus|this|thus)\w+(?:s|ed)\b|(?:,? ?(?:and|or)? ‹T:[\w-]+›)+ (?!together|both)[a-z]{2}"
+    r" (?:\w+ly |alone |also |still )?(?!plus|as|versus|this|thus)\w+(?:s|ed)\b"
+    r"|(?:,? ?(?:and|or)? ‹T:[\w-]+›)+ (?!together|both)[a-z]{2}"
     r"|(?:(?!\b(?:if|unless|which|that) ).)*? "
     r"(?:are|were|is|was|has|have|do|does|did|can|could|may|might|must|should|will|would)\b"
 )
@@ -185,14 +186,16 @@ def _mark(text: str, names: Mapping[str, str]) -> str:
             return f"‹T:{owner}›"
         after = found.string[found.end() : found.end() + 240]
         predicate = re.match(PREDICATE, after, re.I)
-        rest = re.match(r"[^.!?\n]*", after)[0]
+        # Beside its own text a letter says nothing: "Gentamicin (A) and ciprofloxacin (B) are ..."
+        rest = re.sub(r"(‹T:(\w)›) ?‹[LBP]:\2›", r"\1", f"‹T:{owner}›" + re.match(r"[^.!?\n]*", after)[0])
+        rest = rest.removeprefix(f"‹T:{owner}›")
         sentence = "." in gap and re.match(VERB, rest) and not re.search("‹[LBP]", rest)
         if letter in owner:
             if sentence and not predicate:
                 return f"‹O:{letter}›. ‹T:{owner}›"
             return f"‹O:{letter}›" if re.match(ENDS, after, re.I) else f"‹O:{letter}›,"
         opens_line = found.string[: found.start()][-1:] in ("", "\n")
-        apart = kind == "B" and ")" not in gap and not opens_line and sentence and (not predicate or predicate["no"])
+        apart = ")" not in gap and not opens_line and sentence and (not predicate or predicate["no"])
         return found[0] if apart else f"‹L:{letter}{owner}›"
 
     return re.sub(r"‹([LBP]):(\w)›([ ).:,=\]-]*\(? ?)‹T:([\w-]+)›\)?", join, re.sub(mention, mark, text))

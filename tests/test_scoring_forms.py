@@ -621,3 +621,24 @@ def test_a_walk_through_the_options_states_nothing(lettered, letters, letter_for
     intro = data.draw(st.sampled_from(["", "Let us look at the options.\n", "**Analysis**\n\n"]))
     walk = "\n".join(letter_form.format(letter, lettered[letter]) + remark for letter in letters)
     assert extract_choice(f"</think>{intro}{walk}", lettered) is None
+
+
+OTHERS = [
+    "{1} is less suitable.", "{1} ({0}) is nephrotoxic.", "{1} would also be reasonable in allergy.",
+    "{1} alone fails.", "{1} does not fit the findings.", "{1} is a common distractor.",
+    "Option {0}, {1}, is used in other settings.", "{0} is wrong, since it is used in other settings.",
+    "{1}, by contrast, has more side effects.", "In contrast, {1} is used later.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("carrier", ["The answer is ({}).", "The answer is {}.", "The answer is option {}."])
+@pytest.mark.parametrize("gap", [" ", "\n\n"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_sentence_on_another_option_takes_no_statement_back(carrier, gap, other):
+    """As replies in the form that the question asks for go on. Options of one kind, named in plain sentences."""
+    for lettered in (DRUGS, CANCER, VITAMINS, CLOTTING):
+        for letter in lettered:
+            for one, text in lettered.items():
+                if one != letter:
+                    reply = carrier.format(letter) + gap + other.format(one, text)
+                    assert extract_choice(f"thought</think>{reply}", lettered) == letter, reply
