@@ -85,6 +85,12 @@ def ending(head: torch.nn.Linear, end: int, bias: float) -> torch.nn.Linear:
     return head
 
 
+def sampling(tokenizer: Any, settings: Any) -> dict[str, Any]:
+    """Arguments of transformers' generation: from all tokens, at temperature 1."""
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return {"max_new_tokens": settings.max_new_tokens, "do_sample": True, "temperature": 1.0, "top_k": 0, **ends}
+
+
 def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]:
     """`model.generate`, our decoder, and transformers' continuous batching with and without its settings."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
@@ -106,14 +112,7 @@ def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]
         return [reply.index(end) + 1 if end in reply else len(reply) for reply in replies.values()]
 
     def continuous(asked: list[list[int]], settings: Any, **more: Any) -> list[int]:
-        how = GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            eos_token_id=end,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        how = GenerationConfig(**sampling(tokenizer, settings))
         batching = ContinuousBatchingConfig(max_requests_per_batch=settings.batch_size, **more)
         if serving.get("config") != (settings.batch_size, more):  # started once for both calls: that takes 40 s
             model.destroy_cached_continuous_batching_manager()
@@ -153,12 +152,7 @@ def unsloth_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]:
             made = model.generate(
                 input_ids=ids.cuda(),
                 attention_mask=mask.cuda(),
-                max_new_tokens=settings.max_new_tokens,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                eos_token_id=end,
-                pad_token_id=tokenizer.pad_token_id,
+                **sampling(tokenizer, settings),
             )[:, ids.shape[1] :].tolist()
             lengths += [row.index(end) + 1 if end in row else len(row) for row in made]
         return lengths

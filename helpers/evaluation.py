@@ -14,7 +14,7 @@ from helpers.generation import Reply, generate
 from helpers.intervals import compare_paired, majority_baseline, verdict
 from helpers.lm_eval_tasks import write_tasks
 from helpers.losses import token_nlls
-from helpers.measures import letter_probabilities
+from helpers.measures import letter_probabilities, likeliest
 from helpers.metrics import SIDES, Prediction, example, flagged_table, side_by_side, summarise
 from helpers.models import load_tokenizer, load_with_adapter
 from helpers.modules import fingerprints
@@ -101,11 +101,11 @@ def made_to_answer(run: Run, model: Any, tokenizer: Any, rows: list[Prediction],
     budgets = [int(limit * share) for share in BUDGETS]
     # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
     before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
-    asked = []
+    tag, asked = encode_thought(tokenizer, ""), []
     for row in rows:
         prompt = encode_prompt(tokenizer, row["question"], run.config.model.prompt_style)
         thought = split_reasoning(row["reply"]).thinking.rstrip() + before
-        tokens, tag = encode_thought(tokenizer, thought), encode_thought(tokenizer, "")
+        tokens = encode_thought(tokenizer, thought)
         whole = tokens[: len(tokens) - len(tag)]
         asked += [([*prompt, *whole[:budget], *tag], after + LEAD, list(row["options"])) for budget in [*budgets, None]]
     found = letter_probabilities(model, tokenizer, asked, f"forced answers, {side} model")
@@ -114,10 +114,7 @@ def made_to_answer(run: Run, model: Any, tokenizer: Any, rows: list[Prediction],
         known = each[-1] is not None
         row["letters"] = each[-1]
         row["forced"] = (
-            {
-                str(budget): max(letters, key=letters.get)
-                for budget, letters in zip([*budgets, limit], each, strict=True)
-            }
+            {str(budget): likeliest(letters) for budget, letters in zip([*budgets, limit], each, strict=True)}
             if known
             else None
         )

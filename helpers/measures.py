@@ -113,6 +113,11 @@ def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return points
 
 
+def likeliest(letters: Mapping[str, float]) -> str:
+    """The letter with the largest probability, the first of several."""
+    return max(letters, key=letters.get)
+
+
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:
     """How far the letters' probabilities can be believed; None where no row has any. Rows without are `left_out`.
 
@@ -131,7 +136,7 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
     if not known:
         return None
     confidence = np.array([max(row["letters"].values()) for row in known])
-    hit = np.array([max(row["letters"], key=row["letters"].get) == row["answer_idx"] for row in known], dtype=float)
+    hit = np.array([likeliest(row["letters"]) == row["answer_idx"] for row in known], dtype=float)
     low, high = share_interval(int(hit.sum()), len(known))
     draws = np.random.default_rng(seed).random((RESAMPLES, len(known))) < confidence
     if_calibrated = _ece(np.broadcast_to(confidence, draws.shape), draws, bins)

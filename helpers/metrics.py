@@ -9,6 +9,7 @@ from helpers.measures import (
     accuracy_by_budget,
     accuracy_by_length,
     calibration,
+    likeliest,
     paired_difference,
     paired_shares,
     repetition_rate,
@@ -53,9 +54,9 @@ def compare_tasks(
     tests: dict[tuple[str, str], dict[str, Any]] = {}
     for name in dict.fromkeys(row["task"] for row in base):
         sides = _of(base, name), _of(tuned, name)
-        tasks[name] = _accuracies(*sides, seed)
-        tasks[name]["flagged"] = _without(*sides, seed, flagged[name]) if name in (flagged or {}) else None
-        tasks[name]["made_to_answer"] = _made_to_answer(*sides, seed)
+        tasks[name] = _accuracies(*sides)
+        tasks[name]["flagged"] = _without(*sides, flagged[name]) if name in (flagged or {}) else None
+        tasks[name]["made_to_answer"] = _made_to_answer(*sides)
         for key, measure in (("length", accuracy_by_length), ("budget", accuracy_by_budget)):
             tasks[name][key] = {side: measure(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
@@ -218,8 +219,8 @@ def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracies(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any]:
-    pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned], seed)
+def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
+    pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned])
     return {
         "n": pairs["n"],
         "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
@@ -238,22 +239,18 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction], seed: int) -> d
     }
 
 
-def _made_to_answer(base: list[Prediction], tuned: list[Prediction], seed: int) -> dict[str, Any] | None:
+def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any] | None:
     """Accuracy of the letters that both sides' thoughts lead to, closed or not; None where no letter could be had."""
     pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
     if not pairs:
         return None
-    right = [[_likeliest(pair[i]) == pair[i]["answer_idx"] for pair in pairs] for i in range(len(SIDES))]
-    found = compare_paired(*right, seed)
+    right = [[likeliest(pair[i]["letters"]) == pair[i]["answer_idx"] for pair in pairs] for i in range(len(SIDES))]
+    found = compare_paired(*right)
     return {
         "n": found["n"],
         **{side: {"accuracy": found[f"{side}_accuracy"], "ci95": found[f"{side}_ci95"]} for side in SIDES},
         "paired": {key: found[key] for key in PAIRED},
     }
-
-
-def _likeliest(row: Prediction) -> str:
-    return max(row["letters"], key=row["letters"].get)
 
 
 def _cut_off(task: Mapping[str, Any]) -> str:
@@ -288,8 +285,8 @@ def _below_chance(task: Mapping[str, Any]) -> str:
     return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(told)}."
 
 
-def _without(base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Sequence[str]) -> dict[str, Any]:
+def _without(base: list[Prediction], tuned: list[Prediction], flagged: Sequence[str]) -> dict[str, Any]:
     """How many questions are flagged, and the figures without them; None where none is left."""
     clean = [pair for pair in zip(base, tuned, strict=True) if pair[0]["id"] not in set(flagged)]
-    rest = _accuracies(*map(list, zip(*clean, strict=True)), seed) if clean else None
+    rest = _accuracies(*map(list, zip(*clean, strict=True))) if clean else None
     return {"n": len(base) - len(clean), "without": rest}

@@ -69,7 +69,7 @@ class ChoiceQuestion(BaseModel):
         # No placeholder: small models copy it. All letters, so that none is favoured; a copy of the line names several,
         # which is no answer. In parentheses a letter is a token of its own, and no article.
         *letters, last = (f"({letter})" for letter in self.options)
-        ending = f"End with one line: The answer is {', '.join(letters)} or {last}."
+        ending = f"End with one line: {LEAD.removesuffix('(')}{', '.join(letters)} or {last}."
         parts = [self.context, self.question, options, ending]
         return "\n\n".join(part for part in parts if part)
 
