@@ -89,7 +89,7 @@ format: $(STAMP) ## put style and formatting right
 	@$(PY) -m ruff format .
 
 notebooks: $(STAMP) ## run the notebooks and put their outputs into the committed files
-	@$(PY) -m helpers notebooks
+	@$(PY) -m tools.notebooks refresh
 
 # PyTorch's CUDA packages are left out: a machine that needs them gets them with PyTorch.
 lock: $(STAMP) ## pin requirements-cpu.txt again (newer versions: make lock ARGS=--upgrade)

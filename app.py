@@ -2,7 +2,7 @@
 
 import argparse
 
-from helpers.app import show
+from helpers.use.app import show
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="streamlit run app.py --")

@@ -9,14 +9,14 @@ from helpers import InputError
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
-    from helpers.backends import start_backend
+    from helpers.lora_training.backends import start_backend
+    from helpers.machine import is_main_process
     from helpers.run_dir import open_run
-    from helpers.setup import is_main_process
 
     try:
         run = open_run(profile, run_dir)
         start_backend(run)  # before the import below, which imports transformers
-        from helpers.lora_training import train
+        from helpers.lora_training.train import train
 
         metrics = train(run)
     except InputError as error:

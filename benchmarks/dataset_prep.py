@@ -25,9 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.dataset_prep import SAMPLE, prepare
+from helpers.dataset_prep.prepare import prepare
+from helpers.files import read_jsonl, write_json, write_jsonl
 from helpers.questions import choice_questions
-from helpers.run_dir import open_run, read_jsonl, versions, write_json, write_jsonl
+from helpers.run_dir import open_run, versions
+from helpers.sources.rows import SAMPLE
 
 # Stock phrases in parts, so that a run of three words is about as frequent as in real questions: the commonest in 40%,
 # the tenth in 8%, the twenty-fifth in 4% of them.
@@ -122,7 +124,7 @@ def measure(count: int, model: str) -> dict:
 
 
 def load_tokenizer(model: str):
-    from helpers import models
+    from helpers.models import loading as models
 
     return models.load_tokenizer(Config.resolve("laptop", {"model.name": model}).model)
 

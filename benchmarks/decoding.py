@@ -22,13 +22,14 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.dataset_prep import SAMPLE
 from helpers.decoding import decode
+from helpers.files import read_jsonl, write_json
 from helpers.generation import generate_in_batches
-from helpers.models import load_base, load_tokenizer
-from helpers.prompts import encode_prompt
-from helpers.run_dir import read_jsonl, versions, write_json
-from helpers.setup import describe_machine
+from helpers.machine import describe_machine
+from helpers.models.loading import load_base, load_tokenizer
+from helpers.prompts.encoding import encode_prompt
+from helpers.run_dir import versions
+from helpers.sources.rows import SAMPLE
 
 Replies = dict[int, list[int]]
 

@@ -23,9 +23,10 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.dataset_prep import SAMPLE
-from helpers.prompts import encode_prompt
-from helpers.run_dir import read_jsonl, versions, write_json
+from helpers.files import read_jsonl, write_json
+from helpers.prompts.encoding import encode_prompt
+from helpers.run_dir import versions
+from helpers.sources.rows import SAMPLE
 
 Way = Callable[[list[list[int]], Any], list[int]]
 
@@ -97,7 +98,7 @@ def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]
 
     from helpers.decoding import decode
     from helpers.generation import generate_in_batches
-    from helpers.models import load_base, load_tokenizer
+    from helpers.models.loading import load_base, load_tokenizer
 
     tokenizer, model = load_tokenizer(config.model), load_base(config).eval()
     end = tokenizer.eos_token_id
@@ -134,8 +135,8 @@ def unsloth_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]:
     """Unsloth's own inference, batch by batch."""
     from unsloth import FastLanguageModel
 
-    from helpers.generation import left_padded
-    from helpers.models import load_tokenizer
+    from helpers.losses import left_padded
+    from helpers.models.loading import load_tokenizer
 
     model, _ = FastLanguageModel.from_pretrained(
         config.model.name, max_seq_length=2048, load_in_4bit=config.model.load_in_4bit, dtype=torch.bfloat16

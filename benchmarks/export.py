@@ -23,13 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from helpers.dataset_prep import SAMPLE
-from helpers.export import check_room, convert, merge
-from helpers.export_check import check_file, choose_file, reference
-from helpers.models import lora_targets, skeleton
+from helpers.export.check import check_file, choose_file, reference
+from helpers.export.files import check_room
+from helpers.export.gguf import convert
+from helpers.export.merge import merge
+from helpers.files import read_jsonl, write_json, write_jsonl
+from helpers.machine import GIB, describe_machine
+from helpers.models.loading import lora_targets, skeleton
 from helpers.questions import baseline_questions
-from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json, write_jsonl
-from helpers.setup import GIB, describe_machine
+from helpers.run_dir import Run, open_run, versions
+from helpers.sources.rows import SAMPLE
 
 
 def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> None:

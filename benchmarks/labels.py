@@ -19,10 +19,11 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers.backends import start_backend
 from helpers.config import Config
-from helpers.run_dir import Run, open_run, read_json, read_jsonl, versions, write_json
-from helpers.setup import describe_machine
+from helpers.files import read_json, read_jsonl, write_json
+from helpers.lora_training.backends import start_backend
+from helpers.machine import describe_machine
+from helpers.run_dir import Run, open_run, versions
 
 PROFILES = ("t4", "full")
 STEPS = 20
@@ -69,10 +70,10 @@ def make_weights(folder: Path) -> None:
 def train_and_look(run: Run) -> dict[str, Any]:
     """03 and 04 as the notebooks do them, and what the model was given."""
     start_backend(run)
-    from helpers import lora_training
-    from helpers.dataset_prep import prepare
-    from helpers.models import load_tokenizer
-    from helpers.prompts import build_prompt
+    from helpers.dataset_prep.prepare import prepare
+    from helpers.lora_training import train as lora_training
+    from helpers.models.loading import load_tokenizer
+    from helpers.prompts.encoding import build_prompt
 
     tokenizer = load_tokenizer(run.config.model)
     report = prepare(run, tokenizer)

@@ -31,11 +31,12 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import PROJECT_ROOT
-from helpers.chat_template import chat_template
-from helpers.models import load_tokenizer
-from helpers.prompts import encode_prompt, special_strings
-from helpers.run_dir import Run, open_run, read_jsonl, versions, write_json
-from helpers.setup import describe_machine
+from helpers.files import read_jsonl, write_json
+from helpers.machine import describe_machine
+from helpers.models.loading import load_tokenizer
+from helpers.prompts.chat_template import chat_template
+from helpers.prompts.encoding import encode_prompt, special_strings
+from helpers.run_dir import Run, open_run, versions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SAMPLE = PROJECT_ROOT / "helpers/data/sample.jsonl"

@@ -22,8 +22,9 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.run_dir import open_run, read_json, read_jsonl, versions, write_json, write_jsonl
-from helpers.setup import GIB, describe_machine
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.machine import GIB, describe_machine
+from helpers.run_dir import open_run, versions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 LLAMA_8B = {
@@ -129,7 +130,7 @@ def make_model(folder: Path, tokenizer: str = "tiny") -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from helpers.models import load_tokenizer
+    from helpers.models.loading import load_tokenizer
 
     words = load_tokenizer(Config.resolve("smoke", {"model.name": tokenizer}).model)
     config = LlamaConfig(
@@ -177,8 +178,8 @@ def one(settings: str, out: Path) -> None:
 
 
 def measure(run: Any, options: dict[str, Any]) -> dict[str, Any]:
-    from helpers import backends
-    from helpers.models import model_shape
+    from helpers.lora_training import backends
+    from helpers.models.loading import model_shape
 
     if options.get("limit_gb"):  # then this card is to be treated as a T4 with so little memory
         small = {"compute_capability": (7, 5), "gpu_free_gib": options["limit_gb"] * 1e9 / GIB}
@@ -186,8 +187,8 @@ def measure(run: Any, options: dict[str, Any]) -> dict[str, Any]:
     backends.start_backend(run)
     import torch
 
-    from helpers import lora_training
-    from helpers.budget import matmul_rate
+    from helpers.lora_training import train as lora_training
+    from helpers.lora_training.budget import matmul_rate
 
     rate = matmul_rate()
     torch.cuda.empty_cache()
@@ -299,9 +300,9 @@ def observe(lora_training: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def sample_rows(run: Any, options: dict[str, Any]) -> list[dict[str, str]]:
     """Rows of the packaged sample, again and again; the long ones take in more thoughts while they fit."""
-    from helpers.dataset_prep import SAMPLE
-    from helpers.models import load_tokenizer
-    from helpers.prompts import encode_example
+    from helpers.models.loading import load_tokenizer
+    from helpers.prompts.encoding import encode_example
+    from helpers.sources.rows import SAMPLE
 
     rows, tokenizer = read_jsonl(SAMPLE), load_tokenizer(run.config.model)
     thoughts = [row["Complex_CoT"] for row in rows]

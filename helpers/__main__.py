@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run|score|ask|serve|push|check|notebooks|address`."""
+"""The command line: `python -m helpers run|score|ask|serve|push|check`."""
 
 import os
 import sys
@@ -43,8 +43,8 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 06; finished stages whose inputs did not change are skipped."""
-    from helpers.report import headline
-    from helpers.run_all import choose_stages, run_series
+    from helpers.report.results import headline
+    from helpers.series.runner import choose_stages, run_series
 
     stages = choose_stages(start, only)
     opened = _open(profile, run_dir, settings, force)
@@ -61,8 +61,8 @@ def run(
 @app.command()
 def score(run_dir: MadeRun = "") -> None:
     """Score the replies that a run folder holds once more, without a model: its metrics and index.html anew."""
-    from helpers.evaluation import rescore
-    from helpers.report import headline, write_index
+    from helpers.evaluation.evaluate import rescore
+    from helpers.report.results import headline, write_index
     from helpers.run_dir import alone_in
 
     opened = _open("auto", _made(run_dir), None)
@@ -88,9 +88,9 @@ def ask(
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
-    from helpers.asking import ask_file, endpoint_answerer, local_answerers, read_questions
-    from helpers.chat import Endpoint, check_question, key_for
     from helpers.config import Config, parse_assignment
+    from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
+    from helpers.use.client import Endpoint, check_question, key_for
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
@@ -122,8 +122,8 @@ def ask(
 
 def _print_reply(pieces: Iterator[Any]) -> None:
     """Pieces of text as they come, to be read or piped; what to know about them goes past the pipe."""
-    from helpers.chat import Ended
-    from helpers.prompts import split_reasoning
+    from helpers.prompts.encoding import split_reasoning
+    from helpers.use.client import Ended
 
     reply = ""
     for piece in pieces:
@@ -159,7 +159,7 @@ def serve(
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
-    from helpers.serving import ServerSettings, serve_until_stopped
+    from helpers.use.server import ServerSettings, serve_until_stopped
 
     folder = _made(run_dir)
     opened = find_run(Path.cwd() / Path(folder).expanduser())
@@ -178,7 +178,7 @@ def push(
     run_dir: MadeRun = "",
 ) -> None:
     """Publish a run's model on the Hugging Face hub, with a model card; takes HF_TOKEN or the stored login."""
-    from helpers.publish import push_to_hub
+    from helpers.use.publish import push_to_hub
 
     push_to_hub(_open("auto", _made(run_dir), None), repo_id, what or ["adapter"], not public, dry_run)
 
@@ -187,8 +187,10 @@ def push(
 def check(profile: Profile = "auto", settings: Setting = None) -> None:
     """Say what this machine is, what it can run, and which secrets are set."""
     from helpers.config import Config, parse_assignment
+    from helpers.machine import choose_profile, describe_machine
     from helpers.run_dir import versions
-    from helpers.setup import choose_profile, describe_machine, export_secrets, wandb_mode
+    from helpers.secrets import export_secrets
+    from helpers.tracking import wandb_mode
 
     machine = describe_machine()
     choice = choose_profile(machine)
@@ -208,25 +210,6 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     console.print(table)
-
-
-@app.command()
-def notebooks(run_dir: RunDir = "runs/notebooks") -> None:
-    """Refresh the outputs that are committed in notebooks/ with those of a `laptop` run (for maintainers)."""
-    from helpers.notebooks import refresh
-
-    refresh(Path.cwd() / run_dir)
-
-
-@app.command()
-def address(
-    url: Annotated[str, typer.Argument(help="The repository's new address, https://github.com/OWNER/NAME.")],
-) -> None:
-    """Write the repository's address into pyproject.toml and everything that repeats it."""
-    from helpers.notebooks import change_address
-
-    for path in change_address(url):
-        console.print(f"changed {path}")
 
 
 class _Screen:

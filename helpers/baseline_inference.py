@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from helpers.config import Config
+from helpers.files import write_jsonl
 from helpers.generation import stream, stream_together
-from helpers.prompts import as_markdown, encode_prompt, split_reasoning
+from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.questions import baseline_questions
-from helpers.run_dir import Run, write_jsonl
+from helpers.report.markdown import as_markdown
+from helpers.run_dir import Run
 
 
 def ask(model: Any, tokenizer: Any, question: str, config: Config) -> Iterator[str]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import GenerationSettings
-from helpers.decoding import can_decode, decode, left_padded
-from helpers.families import end_tokens
-from helpers.layers import grouped_attention
-from helpers.losses import causal_model
+from helpers.decoding import can_decode, decode, grouped_attention
+from helpers.files import write_text
+from helpers.losses import causal_model, left_padded
 from helpers.progress import Progress
-from helpers.run_dir import write_text
+from helpers.prompts.families import end_tokens
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from helpers.progress import Progress
 
+POSITIONS = 8192  # tokens that go through the model at a time, padding included
+
 
 def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[float]:
     """Each row's negative log-likelihood in nats a completion token: the mean over its labels that are not -100.
@@ -76,3 +78,58 @@ def _label_nlls(logits: Any, labels: Any) -> list[float]:
 
 def _right(values: list[int], width: int, fill: int) -> list[int]:
     return values + [fill] * (width - len(values))
+
+
+def letter_probabilities(
+    model: Any, tokenizer: Any, asked: Sequence[tuple[list[int], str, Sequence[str]]], what: str = "letters"
+) -> list[dict[str, float] | None]:
+    """Of each (token ids, lead, letters) the probability of each letter after the ids and the lead, `The answer is (`.
+
+    None where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over the
+    letters alone: what the model would say if it had to name one now. The reply itself may state another.
+    """
+    sequences: dict[int, list[int]] = {}
+    tokens: dict[int, list[int]] = {}
+    for i, (ids, lead, letters) in enumerate(asked):
+        if spelled := _spelled(tokenizer, lead, tuple(letters)):
+            before, tokens[i] = spelled
+            sequences[i] = [*ids, *before]
+    found: list[dict[str, float] | None] = [None] * len(asked)
+    if not sequences:
+        return found
+    order = sorted(sequences, key=lambda i: -len(sequences[i]))
+    with Progress(len(order), what) as progress, forward_only(model) as causal:
+        while order:
+            size = max(1, POSITIONS // len(sequences[order[0]]))
+            batch, order = order[:size], order[size:]
+            ids, mask = (x.to(model.device) for x in left_padded([sequences[i] for i in batch], tokenizer.pad_token_id))
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = causal(
+                input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
+            ).logits
+            for i, row in zip(batch, logits[:, -1].float(), strict=True):
+                found[i] = dict(zip(asked[i][2], row[tokens[i]].softmax(-1).tolist(), strict=True))
+            progress.update(len(batch))
+    return found
+
+
+def _spelled(tokenizer: Any, lead: str, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:
+    """The token ids that lead up to the letters, and each letter's next one; None where two letters share it.
+
+    Encoded together, since what stands before a letter may be part of its token.
+    """
+    spelled = [tokenizer(lead + letter, add_special_tokens=False)["input_ids"] for letter in letters]
+    shared = next((i for i, column in enumerate(zip(*spelled, strict=False)) if len(set(column)) > 1), None)
+    if shared is None or len({ids[shared] for ids in spelled}) < len(letters):
+        return None
+    return spelled[0][:shared], [ids[shared] for ids in spelled]
+
+
+def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
+    """Ids and attention mask, (batch, longest), padded on the left: a reply must begin right after its prompt."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids = [[pad] * (width - len(p)) + p for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(ids), torch.tensor(mask)

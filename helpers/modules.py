@@ -11,19 +11,20 @@ PACKAGE = Path(__file__).parent
 # These decide nothing in a file that a stage leaves behind. They are in no stage's key, and what they alone import is
 # not either; so a new plot trains no model. SHOWS are those of them that make 06's model cards.
 SHOWS = {
-    "report": "index.html and the model cards",
-    "model_card": "the model cards' facts",
+    "report/results.py": "index.html and the model cards",
+    "report/model_card.py": "the model cards' facts",
 }
 LEFT_OUT = SHOWS | {
-    "__init__": "errors and the version",
-    "budget": "what a training will take",
-    "folders": "locks, and where earlier results are moved",
-    "modules": "what counts as code",
-    "install": "what Colab and Kaggle lack",
-    "plots": "pictures",
-    "progress": "how far the work is",
-    "source_check": "a look at files before they are read",
-    "tracking": "a copy of the figures for W&B",
+    "__init__.py": "errors and the version",
+    "lora_training/budget.py": "what a training will take",
+    "modules.py": "what counts as code",
+    "report/markdown.py": "text from outside, to be read",
+    "report/plots.py": "pictures",
+    "progress.py": "how far the work is",
+    "secrets.py": "keys and logins",
+    "setup.py": "what Colab and Kaggle lack",
+    "source_check.py": "a look at files before they are read",
+    "tracking.py": "a copy of the figures for W&B",
     "profiles.yaml": "values that count as settings",
     "index.html.j2": "the run's page",
 }
@@ -40,8 +41,9 @@ def code_of(source: str, left_out: Collection[str] = LEFT_OUT, package: Path = P
     waiting = [source]
     while waiting:
         code = read_code(waiting.pop())
-        for name in code.imports - found.keys() - set(left_out):
-            if (path := _module(package, name)).is_file():
+        for path in (_module(package, name) for name in code.imports):
+            name = path.relative_to(package).as_posix()
+            if path.is_file() and name not in {*found, *left_out}:
                 text = path.read_text(encoding="utf-8")
                 found[name] = read_code(text).fingerprint
                 waiting.append(text)
@@ -59,7 +61,7 @@ def fingerprints(names: Sequence[str]) -> list[str]:
 class Code:
     """Python code as it runs, without comments, docstrings and layout.
 
-    `imports` are names in this package, `app.ask` say, which may be of modules or of what is in them.
+    `imports` are names in this package, `evaluation.scoring` say, of modules or of what is in them.
     """
 
     fingerprint: str

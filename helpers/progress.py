@@ -9,7 +9,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from helpers.setup import is_main_process
+from helpers.machine import is_main_process
 
 PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: a file that the kernel keeps up to date
 

@@ -1,17 +1,99 @@
-"""Questions that training must never see: the baseline's open ones and the evaluation's multiple-choice ones."""
+"""Public benchmarks by name: where each lies on the hub, and how its rows become multiple-choice questions."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from helpers import InputError
-from helpers.benchmarks import BENCHMARKS, GROUPS, benchmark_rows
+from helpers import PROJECT_ROOT, InputError
 from helpers.config import nearest
-from helpers.run_dir import project_path, read_jsonl
-from helpers.tables import Numbered, read_table, row_id
+from helpers.files import project_path, read_jsonl
+from helpers.sources.hub import hub_table
+from helpers.sources.tables import Numbered, read_table, row_id
+
+Row = dict[str, Any]
+LETTERS = dict(enumerate("ABCDEFGHIJ"))
+MMLU = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A split on the hub. `question` makes a ChoiceQuestion's fields of a row; `id` is the row's number if not there.
+
+    An answer that is none of the options becomes None, which a ChoiceQuestion refuses: never a guess, never the last.
+    """
+
+    dataset: str
+    config: str | None
+    split: str
+    question: Callable[[Row], Row]
+
+
+def _medqa(row: Row) -> Row:
+    return {"question": row["question"], "options": row["options"], "answer_idx": row["answer_idx"]}
+
+
+def _medmcqa(row: Row) -> Row:
+    options = {letter: row[f"op{letter.lower()}"] for letter in "ABCD"}
+    return {"id": row["id"], "question": row["question"], "options": options, "answer_idx": LETTERS.get(row["cop"])}
+
+
+def _pubmedqa(row: Row) -> Row:
+    verdicts = {"A": "yes", "B": "no", "C": "maybe"}
+    letters = {verdict: letter for letter, verdict in verdicts.items()}
+    return {
+        "id": str(row["pubid"]),
+        "question": row["question"],
+        "options": verdicts,
+        "answer_idx": letters.get(row["final_decision"]),
+        "context": "\n".join(row["context"]["contexts"]),
+    }
+
+
+def _mmlu(row: Row) -> Row:
+    options = {LETTERS[i]: choice for i, choice in enumerate(row["choices"])}
+    return {"question": row["question"], "options": options, "answer_idx": LETTERS.get(row["answer"])}
+
+
+# MedMCQA hides its test labels (`cop` is -1 there), so its validation split is asked, as everybody does. PubMedQA has
+# one split of 1,000 labelled rows; which 500 are its official test is a list of ids that the hub does not carry. All
+# 1,000 are asked, so an accuracy on them is for base against tuned, not for a table of published test figures.
+BENCHMARKS = {
+    "medqa": Benchmark("GBaker/MedQA-USMLE-4-options", None, "test", _medqa),
+    "medmcqa": Benchmark("openlifescienceai/medmcqa", None, "validation", _medmcqa),
+    "pubmedqa": Benchmark("qiaojin/PubMedQA", "pqa_labeled", "train", _pubmedqa),
+    **{f"mmlu_{subject}": Benchmark("cais/mmlu", subject, "test", _mmlu) for subject in MMLU},
+}
+GROUPS = {"mmlu_medical": [f"mmlu_{subject}" for subject in MMLU]}
+
+
+@cache
+def benchmark_rows(name: str) -> tuple[list[Row], str]:
+    """The questions of a benchmark as dicts, and the commit that they were read at.
+
+    Read once a process: base and tuned are asked one set, whatever is pushed to the hub meanwhile. Raises InputError
+    where it cannot be had.
+    """
+    source = BENCHMARKS[name]
+    instead = "a .jsonl file of questions will do"
+    table, commit, _ = hub_table(source.dataset, source.config, source.split, None, instead)
+    try:
+        return [{"id": f"{name}-{number}", **source.question(row)} for number, row in table], commit
+    except KeyError as error:
+        raise InputError(f"{source.dataset} at {commit} has no {error}: its columns have changed") from None
+
 
 LEAD = "The answer is ("  # what stands before the letter in the form that `as_prompt` asks for
 OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
@@ -156,4 +238,4 @@ def _letter(answer: Any, options: dict[str, Any]) -> Any:
 
 
 def _packaged(name: str) -> list[dict[str, Any]]:
-    return read_jsonl(Path(__file__).parent / "data" / name)
+    return read_jsonl(PROJECT_ROOT / "helpers/data" / name)

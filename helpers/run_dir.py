@@ -1,13 +1,11 @@
 """The run folder: the only place where stages meet. Opening one, reading it, and writing to it whole or not at all."""
 
-import hashlib
-import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ import yaml
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
-from helpers.folders import RESULT_FOLDERS, clear_leftovers, locked, set_aside
+from helpers.files import clear_leftovers, locked, project_path, write_text
 
 RECORDED_PACKAGES = [
     "torch",
@@ -62,11 +60,6 @@ class Run:
         return yaml.safe_load((self / "run.yaml").read_text(encoding="utf-8"))
 
 
-def project_path(path: str | Path) -> Path:
-    """A path as given if absolute, else below the project: a notebook's own folder must not matter."""
-    return (PROJECT_ROOT / Path(path).expanduser()).resolve()
-
-
 def open_run(
     profile: str = "auto",
     run_dir: str | Path = "runs/default",
@@ -94,7 +87,7 @@ def open_run(
         wanted = Config.from_flat(stored, overrides)
     else:
         if profile == "auto":
-            from helpers.setup import choose_profile, describe_machine
+            from helpers.machine import choose_profile, describe_machine
 
             profile = choose_profile(describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
@@ -197,14 +190,14 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
     So a folder keeps its settings where another card is in the machine today, and a machine is looked at, for which
     torch has to be imported, only where something is still open.
     """
-    from helpers.setup import card_settings, describe_machine, hardware_table
+    from helpers.machine import describe_machine, gpu_settings, gpu_table
 
-    config = config.settled({key: stored[key] for key in hardware_table()[0] if key in stored})
+    config = config.settled({key: stored[key] for key in gpu_table()[0] if key in stored})
     flat = config.flat()
-    if any(flat.get(key) == "auto" for key in hardware_table()[0]):
+    if any(flat.get(key) == "auto" for key in gpu_table()[0]):
         # Where the 8B model needs 4 bit the small ones do not; SmolLM2's NLL on real rows is 0.30 higher with it.
         small = {"model.load_in_4bit": False} if config.model.name in ("tiny", "embedded") else {}
-        config = config.settled(card_settings(describe_machine()) | small)
+        config = config.settled(gpu_settings(describe_machine()) | small)
     return config
 
 
@@ -228,69 +221,6 @@ def _write_record(run: Run, record: dict[str, Any]) -> None:
     write_text(run / "run.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it: a killed run leaves the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON for people and programs: indented, UTF-8, and refusing NaN, which is not JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    # Not splitlines(): U+2028 and its like are allowed inside JSON strings and are no line ends there.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary.chmod(0o755)
-    try:
-        with locked(temporary):  # so that `clear_leftovers` sees that somebody is at work on it
-            yield temporary
-            retired = temporary.with_name(temporary.name + ".old")
-            if path.exists():
-                path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def fingerprint(*paths: Path) -> str:
-    """SHA-256, shortened to 16 hex digits, of files' contents (a folder's in name order); absent paths count too."""
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-        for file in files:
-            digest.update(file.name.encode())
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a result."""
     found = {"python": platform.python_version()}
@@ -303,7 +233,7 @@ def versions() -> dict[str, str]:
 
 
 def _new_record(config: Config) -> dict[str, Any]:
-    from helpers.setup import describe_machine
+    from helpers.machine import describe_machine
 
     return {
         "profile": config.profile,
@@ -329,3 +259,29 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+# Of a run folder, in the order of the stages: each is made from those before it.
+RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export")
+ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+
+
+def set_aside(run_folder: Path, names: Sequence[str], copied: Sequence[str] = ()) -> str:
+    """Move those of `names` that are there to earlier/TIME in the run folder, with a copy of run.yaml and of `copied`.
+
+    Returns a sentence that says so; "" where there was nothing to move.
+    """
+    there = [name for name in names if (run_folder / name).exists()]
+    if not there:
+        return ""
+    time = datetime.now(UTC).isoformat(timespec="seconds").replace(":", "-").removesuffix("+00-00")
+    taken = len(list(run_folder.glob(f"earlier/{time}*")))
+    aside = run_folder / "earlier" / (f"{time}-{taken + 1}" if taken else time)
+    aside.mkdir(parents=True)
+    shutil.copy2(run_folder / "run.yaml", aside)
+    for name in (name for name in copied if (run_folder / name).exists()):
+        shutil.copytree(run_folder / name, aside / name)
+    for name in there:
+        (aside / name).parent.mkdir(exist_ok=True)
+        (run_folder / name).rename(aside / name)
+    return f"set aside in {aside.relative_to(run_folder)}: {', '.join(there)}"

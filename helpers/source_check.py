@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.run_dir import project_path
+from helpers.files import project_path
 
 
 def check_sources(config: Config, changed: Collection[str]) -> None:
@@ -21,8 +21,8 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
     source = config.data.source
     own = (source, config.data.config) not in (("sample", None), ("hub", None))
     if own and any(key.startswith("data.") for key in changed):
-        from helpers.dataset_prep import read_rows
-        from helpers.hub import hub_dataset
+        from helpers.sources.hub import hub_dataset
+        from helpers.sources.rows import read_rows
 
         if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
             others = "nor a data set's id on the hub (owner/name)"

@@ -10,10 +10,13 @@ from typing import Any
 
 import httpx
 
+from helpers import InputError
 from helpers.config import profile_table
-from helpers.run_dir import Run, fingerprint
-from helpers.setup import is_main_process, wandb_mode
-from helpers.tables import brief
+from helpers.files import fingerprint
+from helpers.machine import is_main_process
+from helpers.run_dir import Run
+from helpers.secrets import export_secrets
+from helpers.sources.tables import brief
 
 # Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
 INIT_TIMEOUT = 20
@@ -107,3 +110,31 @@ def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:
     import wandb
 
     tracker.log({name: wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+
+
+def wandb_mode(setting: str) -> str:
+    """online, offline or disabled: `setting`, or for `auto` what W&B's own variables say.
+
+    Where those are silent too it is online with a key and offline without, so that W&B never stops a run to ask.
+    Raises InputError where online is asked for and there is no key.
+    """
+    asked = (_wandb_variable() if setting == "auto" else None) or setting
+    if asked in ("offline", "disabled"):
+        return asked
+    if export_secrets()["WANDB_API_KEY"] != "not set":
+        return "online"
+    if asked == "online":
+        where = "tracking.wandb" if setting == "online" else "WANDB_MODE"
+        raise InputError(f"{where} = 'online' needs a key: set WANDB_API_KEY, or take offline")
+    return "offline"
+
+
+def _wandb_variable() -> str | None:
+    """The mode that WANDB_DISABLED or WANDB_MODE (old names too) ask for, None where they are not set."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+    if mode not in ("", "online", "offline", "disabled"):
+        raise InputError(f"WANDB_MODE = {mode!r} is none of online, offline, disabled")
+    return mode or None

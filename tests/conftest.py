@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import PROJECT_ROOT, setup
+from helpers import PROJECT_ROOT, secrets
 from helpers.__main__ import main
 from helpers.config import Config, _Section
-from helpers.dataset_prep import SAMPLE
+from helpers.files import read_jsonl, write_jsonl
 from helpers.modules import LEFT_OUT
-from helpers.run_dir import open_run, read_jsonl, write_jsonl
+from helpers.run_dir import open_run
+from helpers.sources.rows import SAMPLE
 
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 
@@ -19,15 +20,15 @@ REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 @pytest.fixture(autouse=True)
 def no_secrets_found_before(monkeypatch):
     """A process remembers where it looked for secrets, and tells those that it starts: no test hears of another."""
-    monkeypatch.setattr(setup, "_silent", set())
-    monkeypatch.setattr(setup, "INHERITED", {})
-    monkeypatch.delenv(setup.FOUND, raising=False)
+    monkeypatch.setattr(secrets, "_silent", set())
+    monkeypatch.setattr(secrets, "INHERITED", {})
+    monkeypatch.delenv(secrets.FOUND, raising=False)
 
 
 @pytest.fixture(scope="session")
 def r1_tokenizer():
     """R1's special tokens and template; the tokenizer of the `tiny` model."""
-    from helpers.models import load_tokenizer
+    from helpers.models.loading import load_tokenizer
 
     return load_tokenizer(Config.resolve("smoke").model)
 
@@ -35,7 +36,7 @@ def r1_tokenizer():
 @pytest.fixture(scope="session")
 def smollm_tokenizer():
     """SmolLM2's, of the `embedded` model: ChatML, no beginning-of-sequence token, no token for the tags."""
-    from helpers.models import load_tokenizer
+    from helpers.models.loading import load_tokenizer
 
     return load_tokenizer(Config.resolve("laptop").model)
 
@@ -71,7 +72,7 @@ def cli(monkeypatch, capfd):
 def settings_read():
     """Collects the dotted settings that are read in the block, but for those that only modules in LEFT_OUT read."""
     names = {field.annotation: f"{name}." for name, field in Config.model_fields.items() if "." not in name}
-    shown, read = {f"helpers.{name}" for name in LEFT_OUT}, set()
+    shown, read = {"helpers." + name.removesuffix(".py").replace("/", ".") for name in LEFT_OUT}, set()
 
     def getting(self, name):
         fields = type(self).model_fields
@@ -99,10 +100,12 @@ def tiny_run(tmp_path_factory, sample_rows):
     from peft import LoraConfig, get_peft_model
 
     from helpers.baseline_inference import ask
-    from helpers.dataset_prep import prepare
-    from helpers.evaluation import evaluate
-    from helpers.export import check_room, merge, write_modelfile
-    from helpers.models import load_base, load_tokenizer
+    from helpers.dataset_prep.prepare import prepare
+    from helpers.evaluation.evaluate import evaluate
+    from helpers.export.files import check_room
+    from helpers.export.gguf import write_modelfile
+    from helpers.export.merge import merge
+    from helpers.models.loading import load_base, load_tokenizer
 
     few = {"max_validation": 2, "max_questions": 2, "strength_questions": 1}
     few = {f"evaluation.{key}": value for key, value in few.items()} | {"generation.max_new_tokens": 8}
@@ -143,8 +146,9 @@ def choice_row(number, letter):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
-    from helpers.metrics import summarise
-    from helpers.run_dir import open_run, write_json
+    from helpers.evaluation.metrics import summarise
+    from helpers.files import write_json
+    from helpers.run_dir import open_run
 
     run = open_run("smoke", tmp_path_factory.mktemp("runs") / "finished")
     base = [unseen_row(i, "It goes on and on", 3.0 + i / 10) for i in range(3)] + [

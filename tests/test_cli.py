@@ -14,17 +14,20 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from helpers import PROJECT_ROOT, InputError, StageError, dataset_prep, models, run_all, run_dir, setup, stages
+from helpers import PROJECT_ROOT, InputError, StageError, machine, run_dir
 from helpers.__main__ import main
-from helpers.folders import set_aside
+from helpers.dataset_prep import prepare as dataset_prep
+from helpers.files import read_json, write_json, write_jsonl, write_text
+from helpers.models import loading as models
 from helpers.progress import PROGRESS_FILE
-from helpers.report import STAGES, write_index
-from helpers.run_all import choose_stages, run_series
-from helpers.run_dir import alone_in, open_run, read_json, write_json, write_jsonl, write_text
-from helpers.stages import LEAVES, stage_inputs
+from helpers.report.results import STAGES, write_index
+from helpers.run_dir import alone_in, open_run, set_aside
+from helpers.series import runner, stages
+from helpers.series.runner import choose_stages, run_series
+from helpers.series.stages import LEAVES, stage_inputs
 
 NAMES = list(STAGES)
-MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 ROWS = [{"Question": f"Question {i}?", "Complex_CoT": f"Thought {i}.", "Response": f"Answer {i}."} for i in range(30)]
 
 
@@ -33,7 +36,7 @@ def alone(monkeypatch):
     """No settings of the caller's, and a machine without a GPU."""
     for name in ("AI_DOCTOR_PROFILE", "AI_DOCTOR_RUN_DIR", "WANDB_API_KEY", "HF_TOKEN", PROGRESS_FILE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
 
 
 def error_line(result) -> str:
@@ -101,9 +104,9 @@ class Pretended:
 @pytest.fixture
 def pretended(monkeypatch):
     stub = Pretended()
-    monkeypatch.setattr(run_all, "execute", stub)
+    monkeypatch.setattr(runner, "execute", stub)
     monkeypatch.setattr(
-        run_all, "write_index", lambda run: write_text(run / "index.html", "no pictures: they take time")
+        runner, "write_index", lambda run: write_text(run / "index.html", "no pictures: they take time")
     )
     return stub
 
@@ -246,7 +249,7 @@ def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(fin
     data, before = contents(finished / "data"), contents(finished / "adapter")
     if why == "code":
         code_of = stages.code_of
-        monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {"batches": "changed"})
+        monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {"lora_training/batches.py": "changed"})
     told = []
     run_series(finished, ["04_lora_training"], force=why == "force", tell=lambda *words: told.append(words))
     assert pretended.since() == ["04_lora_training"]
@@ -254,7 +257,7 @@ def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(fin
     assert contents(aside / "adapter") == before
     assert {path.name for path in aside.iterdir()} == {"run.yaml", *TRAINED}
     assert ("04_lora_training", "moved", f"set aside in earlier/{aside.name}: {', '.join(TRAINED)}") in told
-    assert (("04_lora_training", "running", "changed: helpers/batches.py") in told) == (why == "code")
+    assert (("04_lora_training", "running", "changed: helpers/lora_training/batches.py") in told) == (why == "code")
     assert contents(finished / "data") == data
     run_series(finished, ["04_lora_training"])
     assert pretended.since() == []
@@ -288,7 +291,7 @@ def test_what_a_stage_itself_sets_aside_is_told_also_where_it_fails(finished, mo
         set_aside(run.path, ["adapter"])
         raise StageError(f"{stage} failed: ValueError: no", "in a cell")
 
-    monkeypatch.setattr(run_all, "execute", move_and_fail)
+    monkeypatch.setattr(runner, "execute", move_and_fail)
     write_text(finished / "data/train.jsonl", "{}\n")
     with pytest.raises(StageError):
         run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
@@ -335,7 +338,7 @@ def test_the_inputs_are_those_from_before_the_stage_ran(run, monkeypatch, preten
         if stage == "03_dataset_prep":
             write_jsonl(source, ROWS[: 30 - len(pretended.ran)])
 
-    monkeypatch.setattr(run_all, "execute", meddle)
+    monkeypatch.setattr(runner, "execute", meddle)
     run_series(run, NAMES)
     pretended.since()
     run_series(run, NAMES[:3])
@@ -372,8 +375,8 @@ def test_the_index_is_written_after_every_stage(run, monkeypatch, pretended):
         seen.append((run / "index.html").read_text() if (run / "index.html").is_file() else None)
         pretended(run, stage)
 
-    monkeypatch.setattr(run_all, "execute", look)
-    monkeypatch.setattr(run_all, "write_index", write_index)
+    monkeypatch.setattr(runner, "execute", look)
+    monkeypatch.setattr(runner, "write_index", write_index)
     run_series(run, NAMES)
     seen.append((run / "index.html").read_text())
     assert seen[0] is None
@@ -395,7 +398,7 @@ def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pre
             time.sleep(0.05)
         pretended(run, stage)
 
-    monkeypatch.setattr(run_all, "execute", work)
+    monkeypatch.setattr(runner, "execute", work)
     run_series(run, NAMES[:1], tell=lambda *words: said.append(words))
     assert ("01_setup", "running", "7/9 rows") in said
     assert PROGRESS_FILE not in os.environ
@@ -574,7 +577,7 @@ def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch,
     def fault(*args):
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(run_all, "execute", fault)
+    monkeypatch.setattr(runner, "execute", fault)
     monkeypatch.setattr(sys, "argv", ["helpers", "run", "--profile", "smoke", "--run-dir", str(tmp_path / "run")])
     with pytest.raises(ZeroDivisionError):
         main()
@@ -586,7 +589,7 @@ def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch,
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A project whose 01 is the cells given; `small("1 / 0")` writes it."""
-    monkeypatch.setattr(run_all, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(runner, "PROJECT_ROOT", tmp_path)
 
     def write(*cells):
         parameters = nbformat.v4.new_code_cell(
@@ -751,7 +754,7 @@ def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
 
 def test_a_second_series_in_one_folder_is_refused_and_a_killed_ones_lock_is_gone(tmp_path, cli):
     folder = open_run("smoke", tmp_path / "run").path
-    code = "import sys, time; from helpers.run_all import alone_in; from helpers.run_dir import open_run\n"
+    code = "import sys, time; from helpers.run_dir import alone_in, open_run\n"
     code += "with alone_in(open_run(run_dir=sys.argv[1])): print('in', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "in\n"

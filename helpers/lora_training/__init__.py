@@ -1,0 +1,1 @@
+"""Stage 04: train LoRA adapters on the prepared rows."""

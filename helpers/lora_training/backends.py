@@ -1,0 +1,116 @@
+"""The library that trains: Unsloth on a GPU, transformers with PEFT anywhere, behind the same functions."""
+
+import os
+from importlib import util
+from typing import Any
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.machine import Machine, describe_machine
+from helpers.models.loading import compute_dtype, from_source, load_base, lora_targets
+from helpers.run_dir import Run
+
+
+def choose_backend(config: Config, machine: Machine) -> str:
+    """Which library trains: "unsloth" on a machine with a GPU that has it installed, else "transformers" with PEFT."""
+    wanted, possible = config.training.backend, bool(machine.gpu and util.find_spec("unsloth"))
+    if wanted == "unsloth" and not possible:
+        missing = "is not installed" if machine.gpu else "needs a GPU"
+        raise InputError(f"training.backend = 'unsloth': Unsloth {missing}; auto or transformers trains without it")
+    return "unsloth" if possible and wanted != "transformers" else "transformers"
+
+
+def start_backend(run: Run) -> str:
+    """Import the library that trains this run and return its name; before anything imports transformers.
+
+    Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and writes what it compiles to disk,
+    here into the run folder.
+    """
+    machine = describe_machine()
+    backend = choose_backend(run.config, machine)
+    if backend == "unsloth":
+        os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(run / "unsloth_compiled_cache"))
+        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be out of reach
+        os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(machine.fit["loss_gib"]))
+        import unsloth  # noqa: F401
+
+        if machine.fit["attention"] == "varlen":
+            _lend_torchs_varlen_attention()
+    return backend
+
+
+def load_trainable(config: Config) -> Any:
+    """The base model with fresh LoRA adapters on every linear layer, ready for the trainer.
+
+    With Unsloth if that is the run's backend, else with transformers and PEFT: the same layers, rank and type.
+    """
+    if choose_backend(config, describe_machine()) == "unsloth":
+        return _load_with_unsloth(config)
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    model = load_base(config)
+    checkpointing = config.training.gradient_checkpointing
+    if config.model.load_in_4bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    torch.manual_seed(config.seed)  # the adapters' random A matrices
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora.r,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules=lora_targets(config.model),
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _load_with_unsloth(config: Config) -> Any:
+    import torch
+    from unsloth import FastLanguageModel
+
+    training = config.training
+    model, _ = from_source(
+        FastLanguageModel.from_pretrained,
+        config.model,
+        # Of a micro-batch, not of a row: packs of one micro-batch go through the model as one long row.
+        max_seq_length=config.model.max_length * (training.batch_size if training.packing else 1),
+        dtype=getattr(torch, compute_dtype(config)),
+        load_in_4bit=config.model.load_in_4bit,
+        # Else it takes its own 4-bit copy of a known model, quantised differently from the base that 05 compares with.
+        use_exact_model_name=True,
+        offload_embedding=describe_machine().fit["offload_embedding"],
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=lora_targets(config.model),
+        bias="none",
+        use_gradient_checkpointing="unsloth" if training.gradient_checkpointing else False,
+        random_state=config.seed,
+    )
+
+
+def _lend_torchs_varlen_attention() -> None:
+    """Let Unsloth use torch's attention for packs also in torch 2.11, Colab's, where it would go row by row.
+
+    It asks for an argument, `enable_gqa`, that came with torch 2.12. The kernel of 2.11 shares keys among query
+    heads without being told (`benchmarks/training.py parity` compares packed rows with padded ones on the card). Packed
+    training of the 8B model: 15,380 tokens/s with it, 12,006 without, on one H100.
+    """
+    import inspect
+
+    import torch.nn.attention.varlen as torch_varlen
+    from unsloth.utils import attention_dispatch
+
+    known = inspect.signature(torch_varlen.varlen_attn).parameters
+    if getattr(attention_dispatch, "_TORCH_VARLEN_ATTN", True) or "enable_gqa" in known or "window_size" not in known:
+        return
+
+    def varlen_attention(*args: Any, enable_gqa: bool, **more: Any) -> Any:
+        return torch_varlen.varlen_attn(*args, **more)
+
+    attention_dispatch._TORCH_VARLEN_ATTN = varlen_attention

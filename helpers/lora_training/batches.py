@@ -1,0 +1,85 @@
+"""From rows on disk to what the trainer sees in one step: encoded, packed or padded, and how many steps that makes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.files import read_jsonl
+from helpers.prompts.encoding import encode_example
+from helpers.run_dir import Run
+
+Encoded = dict[str, list[int]]
+
+
+def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
+    """The rows of data/`name`.jsonl as token ids and labels; 03 has left out those that would not fit."""
+    rows = read_jsonl(run.require(f"data/{name}.jsonl", "03_dataset_prep"))[:limit]
+    model = run.config.model
+    encoded = [encode_example(tokenizer, row, model.max_length, model.prompt_style) for row in rows]
+    if not encoded or None in encoded:
+        raise InputError(f"{run.label}/data/{name}.jsonl was prepared for another model: run 03_dataset_prep again")
+    return encoded
+
+
+def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
+    """The rows as the trainer takes them: one by one, or laid end to end into packs of up to `model.max_length`.
+
+    Packs hold whole rows, longest first into the fullest pack that has room (TRL's "bfd"); `seq_lengths` says how long
+    each row of a pack is.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()  # a second of work
+    dataset = Dataset.from_list(list(rows))
+    if not config.training.packing:
+        return dataset
+    from trl import pack_dataset
+
+    return pack_dataset(dataset, config.model.max_length, strategy="bfd")
+
+
+def collator(config: Config, pad: int, unsloth: bool) -> Any:
+    """Make a batch of dataset rows: padded on the right, or, of packs, one long row without any padding.
+
+    In such a row positions start again at 0 with every document, which is how transformers sees where attention has
+    to end; Unsloth is told by `packed_seq_lengths`.
+    """
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    if not config.training.packing:
+        return DataCollatorForLanguageModeling(pad_token_id=pad)
+
+    class PackCollator(DataCollatorForLanguageModeling):
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            import torch
+
+            batch = super().torch_call(examples)
+            if unsloth:
+                lengths = [length for example in examples for length in example["seq_lengths"]]
+                batch["packed_seq_lengths"] = torch.tensor(lengths, dtype=torch.int32)
+            return batch
+
+    return PackCollator(pad_token_id=pad, padding_free=True)
+
+
+def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
+    """Optimizer steps that the trainer will make with so many rows, or packs of rows."""
+    training = config.training
+    if training.max_steps > 0:
+        return training.max_steps
+    a_step = training.batch_size * training.gradient_accumulation * devices
+    return math.ceil(math.ceil(rows / a_step) * training.epochs)
+
+
+def smaller_batch(batch: int, accumulation: int) -> tuple[int, int]:
+    """Half the micro-batch and twice the accumulation, so that a step still sees as many rows; of odd sizes, a third
+    and so on. Raises InputError for a micro-batch of one row."""
+    if batch == 1:
+        raise InputError(
+            "out of GPU memory with one row at a time: lower model.max_length or lora.r, or set model.load_in_4bit or "
+            "training.gradient_checkpointing to true"
+        )
+    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
+    return batch // factor, accumulation * factor

@@ -1,0 +1,78 @@
+"""What a training will take, in time and memory, before it is started."""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from helpers.config import Config
+from helpers.lora_training.batches import Encoded, planned_steps
+from helpers.machine import GIB, describe_machine, world_size
+from helpers.models.loading import compute_dtype, model_shape
+
+# Share of the machine's matrix-product rate that a large enough micro-batch reaches: on an H100 between 0.52 and 0.61
+# in benchmarks/results/training-h100.json, on two CPU cores 130 tokens/s of the embedded model beside 135 GFLOP/s.
+REACHED = 0.58
+# Seconds that a layer of a micro-batch takes a GPU at the least, however few its tokens: Unsloth's two rows of 350
+# tokens took 0.385 s for 32 layers (same file), of which 0.07 s is arithmetic.
+LAYER_SECONDS = 0.01
+
+
+def matmul_rate() -> float:
+    """Floating-point operations a second of a large matrix product in this machine's compute type, measured now."""
+    import torch
+
+    machine = describe_machine()
+    size, device = (8192, "cuda") if machine.gpu else (2048, "cpu")
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, machine.compute_dtype)) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        started = time.monotonic()
+        product = a @ b
+        product[0, 0].item()  # waits for the GPU
+        seconds.append(time.monotonic() - started)
+    return 2 * size**3 / median(seconds[1:])
+
+
+def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: float) -> dict[str, float]:
+    """Steps, tokens, minutes and GiB that training on `rows` should take, at `rate` operations a second.
+
+    `units` is the number of rows or, where they are packed, of packs. A token costs 2 operations a weight forward
+    and 2 backward, since the frozen weights get no gradient of their own, and 2 more where activations are recomputed
+    (Kaplan et al. 2020, section 2.1, without the weight gradients). A GPU's arithmetic hides what a layer takes at the
+    least, except where it waits for activations to be recomputed. Memory is weights, adapters with their gradients
+    and optimizer states, and activations: per token and layer six vectors of the hidden size, two of the keys' and
+    two of the MLP's, or one vector where they are recomputed.
+    """
+    training, shape = config.training, model_shape(config.model)
+    dtype = compute_dtype(config)
+    width = 4 if dtype == "float32" else 2
+    steps = planned_steps(config, units, world_size())
+    batches = steps * training.gradient_accumulation
+    tokens = sum(len(row["input_ids"]) for row in rows) / units * training.batch_size * batches
+    recomputed = training.gradient_checkpointing
+    longest = config.model.max_length if training.packing else max(len(row["input_ids"]) for row in rows)
+    activations = width * (6 * shape["hidden"] + 2 * shape["keys"] + 2 * shape["intermediate"])
+    kept = width * shape["hidden"] * shape["layers"] + activations if recomputed else activations * shape["layers"]
+    linear = shape["linear"] * (0.53 if config.model.load_in_4bit else width)  # NF4 with its doubly quantised scales
+    adapters = config.lora.r * shape["lora_per_rank"] * (4 + 4 + (8 if dtype == "float32" else 2))
+    memory = linear + shape["embeddings"] * width + adapters + training.batch_size * longest * kept
+    operations = (6 if recomputed else 4) * (shape["linear"] + shape["head"])
+    arithmetic = tokens * operations / (rate * REACHED)
+    least = batches * shape["layers"] * LAYER_SECONDS if describe_machine().gpu else 0
+    return {
+        "steps": steps,
+        "tokens": round(tokens),
+        "minutes": (arithmetic + least if recomputed else max(arithmetic, least)) / 60,
+        "memory_gib": memory / GIB,
+    }
+
+
+def budget_table(budget: dict[str, float], metrics: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The plan beside what happened, as text: quantity to (before, after)."""
+    return {
+        "optimizer steps": (f"{budget['steps']:,}", f"{metrics['steps']:,}"),
+        "tokens": (f"{budget['tokens']:,}", f"{metrics['tokens']:,}"),
+        "minutes": (f"{budget['minutes']:.1f}", f"{metrics['seconds'] / 60:.1f}"),
+        "memory, GiB": (f"{budget['memory_gib']:.1f}", f"{metrics['peak_memory_gib']:.1f}"),
+    }

@@ -1,0 +1,346 @@
+"""Stage 04: LoRA fine-tuning with TRL's SFTTrainer on rows that are already encoded, labels and all."""
+
+import gc
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean, median
+from typing import Any
+
+from accelerate import PartialState
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from helpers import InputError
+from helpers.files import atomic_dir, read_jsonl, write_json, write_jsonl
+from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
+from helpers.lora_training.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
+from helpers.lora_training.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
+from helpers.losses import completion_nll
+from helpers.machine import GIB, describe_machine, is_main_process, world_size
+from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
+from helpers.progress import Progress
+from helpers.report.results import write_model_card
+from helpers.run_dir import Run
+from helpers.sources.hub import nameless_base, public_name
+from helpers.tracking import log_table, tracked
+
+LogRows = list[dict[str, Any]]
+# The embedding layers are not trained; without being told, PEFT asks the hub whether they might have been.
+ADAPTER_ONLY = {"save_embedding_layers": False}
+
+
+def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulation: int) -> Any:
+    """The run's settings as TRL's SFTConfig. Rows come encoded, so TRL's own preparation is switched off."""
+    from trl import SFTConfig
+
+    training, machine, dtype = run.config.training, describe_machine(), compute_dtype(run.config)
+    automatic = "adamw_8bit" if machine.gpu else "adamw_torch"
+    arguments = SFTConfig(
+        output_dir=str(run / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        gradient_checkpointing=training.gradient_checkpointing,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        optim=automatic if training.optimizer == "auto" else training.optimizer,
+        # Asked for by name: TRL switches bf16 on by itself, which a T4 only emulates.
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
+        use_cpu=machine.gpu is None,
+        max_length=None,
+        # Both said in the collator; TRL and Unsloth would otherwise arrange them a second time.
+        packing=False,
+        padding_free=False,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=run.config.seed,
+        save_steps=math.ceil(steps / training.checkpoints),
+        save_total_limit=2,
+        logging_steps=1,
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=machine.gpu is not None,
+        disable_tqdm=True,
+        report_to=report_to,
+        ddp_find_unused_parameters=False,  # every adapter is used in every step
+    )
+    # A process has one card. Of several that it sees, transformers would make a DataParallel, which 4-bit weights and
+    # packs do not survive; `accelerate launch train.py` uses them all.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def trainer_class(unsloth: bool) -> type:
+    """TRL's SFTTrainer that also logs throughput; with the loss that its model computes where TRL's own will not do.
+
+    TRL 1.15 computes its loss in a Triton kernel and has no other way: without Triton (a CPU, macOS) it stops at the
+    first step. Unsloth has a fused loss in its model.
+    """
+    from trl import SFTTrainer
+
+    fused = not unsloth and importlib.util.find_spec("triton") and describe_machine().gpu
+
+    class ReasoningTrainer(SFTTrainer):
+        clock: "Clock"
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "loss" in logs:
+                logs |= self.clock.lap(int(self.state.num_input_tokens_seen))
+            super().log(logs, *args, **kwargs)
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(*args, **kwargs) if fused else Trainer.compute_loss(self, *args, **kwargs)
+
+    return ReasoningTrainer
+
+
+class Clock:
+    """Seconds of training, without those that validation takes, and what each step made of them."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.paused, self.tokens = 0.0, 0
+
+    def start(self, tokens: int) -> None:
+        """Begin the first lap, with so many tokens seen by the part of the training that this one goes on from."""
+        self.last, self.tokens = time.monotonic() - self.paused, tokens
+
+    def lap(self, tokens: int) -> dict[str, float]:
+        """Throughput since the last call, given all real tokens so far, and the memory reserved or resident now."""
+        now = time.monotonic() - self.paused
+        rate = (tokens - self.tokens) / (now - self.last)
+        self.last, self.tokens = now, tokens
+        return {"tokens_per_second": rate, "memory_gib": memory_gib()}
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.paused += time.monotonic() - started
+
+
+class Journal(TrainerCallback):
+    """Writes training/log.jsonl as it goes, measures the validation loss, and marks checkpoints as whole."""
+
+    clock: Clock  # the trainer's
+
+    def __init__(
+        self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
+    ) -> None:
+        self.run, self.rows, self.pad, self.watch = run, validation, pad, watch
+        self.validation = validation[: run.config.evaluation.max_validation]
+        self.log: LogRows = []
+        self.progress = Progress(0, "steps")
+
+    def resume(self, step: int) -> None:
+        """Take over an interrupted run's log up to `step`; what came after it is trained again."""
+        self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
+        self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # whatever the settings say by now
+        if self.watch:
+            self.watch(self.log)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **loaded: Any) -> None:
+        follow_schedule(loaded["optimizer"], loaded["lr_scheduler"])
+        if not self.log:
+            self._validate(model, 0)
+        self.clock.start(int(state.num_input_tokens_seen))
+        self.progress = Progress(state.max_steps, "steps", done=state.global_step).__enter__()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "loss" in logs:
+            kept = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
+            row = {name: float(logs[name]) for name in kept if name in logs}
+            self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        loss = [row["loss"] for row in self.log if "loss" in row][-1:]
+        self.progress.update(note=f"loss {loss[0]:.2f}" if loss else "")
+        parts = self.run.config.training.validations
+        if state.global_step in {round(state.max_steps * i / parts) for i in range(1, parts + 1)}:
+            self._validate(model, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process saves its own random state
+        if is_main_process():
+            mark_complete(self.run, self.run / f"checkpoints/checkpoint-{state.global_step}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.__exit__(None, None, None)
+
+    def validations(self) -> LogRows:
+        """The log's validation measurements, first to last."""
+        return [row for row in self.log if "validation_nll" in row]
+
+    def _validate(self, model: Any, step: int) -> None:
+        with self.clock.pause():
+            rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        self._add({"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.log.append(row)
+        if is_main_process():
+            write_jsonl(self.run / "training/log.jsonl", self.log)
+        if self.watch:
+            self.watch(self.log)
+
+
+def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
+    """Fine-tune, from the newest whole checkpoint if there is one; writes adapter/ and training/.
+
+    A training that is finished is left as it is, and one of fewer steps is gone on with. Whatever else an earlier one
+    has left is set aside and named, see `checkpoints.take_over`. `watch` is called with the log whenever it grows. When
+    GPU memory runs out the micro-batch is halved, the accumulation doubled, and training goes on from the last
+    checkpoint. Returns what training/metrics.json holds: losses in nats a completion token; of the whole training, also
+    where it was interrupted, seconds without validation and real (non-padding) tokens a second; peak memory in GiB.
+    """
+    import torch
+
+    if metrics := finished(run):
+        if watch:
+            watch(read_jsonl(run / "training/log.jsonl"))
+        print(
+            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.max_steps goes "
+            "on from here, `python -m helpers run --only 04 --force` starts again."
+        )
+        return metrics
+    start_backend(run)
+    tokenizer = load_tokenizer(run.config.model)
+    rows = load_split(run, "train", tokenizer)
+    validation = load_split(run, "validation", tokenizer)
+    take_over(run)
+    batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
+    with tracked(run, "training") as tracker:
+        # Once, also where memory runs out: what a failed trainer leaves behind would not let a second one fit.
+        model = load_trainable(run.config)
+        state = get_peft_model_state_dict(model, **ADAPTER_ONLY)
+        untrained = {name: weight.to("cpu", copy=True) for name, weight in state.items()}
+        while True:
+            journal = Journal(run, validation, tokenizer.pad_token_id, watch)
+            report_to = ["wandb"] if tracker else []
+            try:
+                metrics = _train_once(run, model, tokenizer, rows, journal, report_to, batch, accumulation)
+                break
+            except torch.OutOfMemoryError:
+                if world_size() > 1:  # the other processes wait for this one's gradients
+                    raise InputError("out of GPU memory on one of several cards: lower training.batch_size") from None
+                batch, accumulation = smaller_batch(batch, accumulation)
+                print(f"out of GPU memory: going on with micro-batches of {batch}, {accumulation} to a step")
+            # Only here are the failed attempt's activations unreachable.
+            model.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+            set_peft_model_state_dict(model, untrained)  # a checkpoint, if there is one, is loaded over it
+        _log_before_after(tracker, journal)
+    return metrics
+
+
+def _train_once(
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    journal: Journal,
+    report_to: list[str],
+    batch: int,
+    accumulation: int,
+) -> dict[str, Any]:
+    checkpoint, done = last_checkpoint(run)
+    unsloth = choose_backend(run.config, describe_machine()) == "unsloth"
+    dataset = as_dataset(run.config, rows)
+    steps = planned_steps(run.config, len(dataset), world_size())
+    if checkpoint:
+        journal.resume(done)
+    trainer = trainer_class(unsloth)(
+        model=model,
+        args=sft_config(run, steps, report_to, batch, accumulation),
+        train_dataset=dataset,
+        data_collator=collator(run.config, tokenizer.pad_token_id, unsloth),
+        processing_class=tokenizer,
+        callbacks=[journal],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.clock = journal.clock = Clock()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if is_main_process():
+        save_adapter(run, model, tokenizer)  # first: nothing that goes wrong with the figures may cost it
+    metrics = _metrics(run, journal, trainer, done, len(rows))
+    if is_main_process():
+        write_json(run / "training/metrics.json", metrics)
+    return metrics
+
+
+def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
+    """Write adapter/: weights, tokenizer and a first model card, whole or not at all."""
+    model.peft_config["default"].base_model_name_or_path = public_name(run.config)
+    if warning := nameless_base(run.config):
+        print(warning)
+    with atomic_dir(run / "adapter") as folder:
+        model.save_pretrained(folder, **ADAPTER_ONLY)
+        save_tokenizer(tokenizer, run.config.model, folder)
+        write_model_card(run, folder / "README.md")
+
+
+def memory_gib() -> float:
+    """Memory taken now: reserved on the GPU where there is one, else the process's resident set."""
+    import psutil
+    import torch
+
+    return (torch.cuda.memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss) / GIB
+
+
+def peak_memory_gib() -> float:
+    """Most memory that was taken: reserved on the GPU where there is one, else the process's resident set."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / GIB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts ru_maxrss in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> dict[str, Any]:
+    first, last = journal.validations()[0], journal.validations()[-1]
+    losses = [row for row in journal.log if "loss" in row]
+    tokens = [row["tokens"] for row in losses]
+    laps = zip(losses, [0, *tokens], strict=False)
+    seconds = sum((row["tokens"] - before) / row["tokens_per_second"] for row, before in laps)
+    trainable, parameters = trainer.model.get_nb_trainable_parameters()  # counts 4-bit weights, which lie two to a byte
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_from": done,
+        "epochs": trainer.state.epoch,
+        "train_rows": rows,
+        "validation_rows": len(journal.validation),
+        "validation_nll": {"before": first["validation_nll"], "after": last["validation_nll"]},
+        "train_loss": {"first": losses[0]["loss"], "last": fmean(row["loss"] for row in losses[-5:])},
+        "seconds": seconds,
+        "tokens": tokens[-1],
+        "tokens_per_second": tokens[-1] / seconds,
+        # Without the first steps, in which kernels are compiled and memory is first taken.
+        "steady_tokens_per_second": median(row["tokens_per_second"] for row in losses[min(5, len(losses) // 2) :]),
+        "peak_memory_gib": peak_memory_gib(),
+        "trainable_parameters": trainable,
+        "parameters": parameters,
+        "compute_dtype": compute_dtype(run.config),
+        "backend": choose_backend(run.config, describe_machine()),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "gradient_accumulation": trainer.args.gradient_accumulation_steps,
+    }
+
+
+def _log_before_after(tracker: Any, journal: Journal) -> None:
+    first, last = journal.validations()[0], journal.validations()[-1]
+    pairs = zip(first["validation_rows"], last["validation_rows"], strict=True)
+    log_table(
+        tracker,
+        "validation_before_after",
+        [{"row": i, "nll_before": a, "nll_after": b, "change": b - a} for i, (a, b) in enumerate(pairs)],
+    )

@@ -1,0 +1,154 @@
+"""What this computer is, and which profile fits it."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+from functools import cache
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+
+from helpers import PROJECT_ROOT
+from helpers.config import table_columns
+
+# Read by torch when it is first imported. Packs of ever new lengths cut GPU memory into pieces that fit nothing: the 8B
+# model came to reserve 78 GiB of an H100 without this, and 43 with it. Windows and WSL do not support it.
+if platform.system() == "Linux" and "microsoft" not in platform.release().lower():
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job, and would
+# make accelerate wait for processes that do not exist, or this one believe that another writes the adapter.
+if "LOCAL_RANK" not in os.environ:
+    for name in ("WORLD_SIZE", "RANK"):
+        os.environ.pop(name, None)
+
+
+GIB = 2**30
+ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_arch_list()
+
+
+class Machine(BaseModel):
+    """Hardware as it matters here; memory and disk in GiB, compute capability as (major, minor)."""
+
+    system: str
+    cpu_cores: int
+    memory_gib: float
+    disk_free_gib: float
+    gpu: str | None = None
+    gpu_count: int = 0
+    gpu_memory_gib: float | None = None
+    gpu_free_gib: float | None = None
+    compute_capability: tuple[int, int] | None = None
+    colab: bool = False
+    unusable_gpu: str | None = None
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type to compute in: what the table of cards says, float32 without one."""
+        return self.fit.get("compute_dtype", "float32")
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The column of the table of cards (helpers/gpus.yaml) that this machine's GPU gets; empty without a GPU."""
+        if self.compute_capability is None:
+            return {}
+        capability = float(f"{self.compute_capability[0]}.{self.compute_capability[1]}")
+        free = self.gpu_memory_gib if self.gpu_free_gib is None else self.gpu_free_gib
+        columns = gpu_table()
+        return next(c for c in columns if capability >= c["capability"] and (free or 0) >= c["free_memory_gib"])
+
+
+class Choice(BaseModel):
+    """A profile and the reason for it."""
+
+    profile: str
+    why: str
+
+
+def describe_machine() -> Machine:
+    """Look at this machine; needs no GPU and no network. A GPU that cannot be used is not described as one."""
+    import torch
+
+    facts: dict[str, Any] = {}
+    card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    if card and (why_not := _unusable((card.major, card.minor), torch.cuda.get_arch_list())):
+        facts = {"unusable_gpu": f"{card.name}, compute capability {card.major}.{card.minor}: {why_not}"}
+    elif card:
+        facts = {
+            "gpu": card.name,
+            "gpu_count": torch.cuda.device_count(),
+            "gpu_memory_gib": round(card.total_memory / GIB, 1),
+            "gpu_free_gib": round(torch.cuda.mem_get_info(0)[0] / GIB, 1),
+            "compute_capability": (card.major, card.minor),
+        }
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        cpu_cores=cpu_cores(),
+        memory_gib=round(psutil.virtual_memory().total / GIB, 1),
+        disk_free_gib=round(shutil.disk_usage(PROJECT_ROOT).free / GIB, 1),
+        colab="google.colab" in sys.modules,
+        **facts,
+    )
+
+
+def cpu_cores() -> int:
+    """How many CPU cores this process may use: a container's or a scheduler's share, where there is one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _unusable(capability: tuple[int, int], compiled_for: list[str]) -> str:
+    """Why a GPU of this compute capability cannot be used by a PyTorch with these architectures; "" if it can.
+
+    Compiled code (sm_75) runs on its own generation from its minor version on, PTX (compute_75) on all later GPUs.
+    """
+    if capability < (7, 0):
+        return "Triton and Unsloth need 7.0"
+    architectures = re.findall(ARCHITECTURE, " ".join(compiled_for))
+    for kind, *digits in architectures:
+        major, minor = map(int, digits)
+        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
+            return ""
+    return "this PyTorch has no code for it" if architectures else ""  # AMD's have other names
+
+
+@cache
+def gpu_table() -> list[dict[str, Any]]:
+    """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
+    return table_columns("gpus.yaml")
+
+
+def gpu_settings(machine: Machine) -> dict[str, Any]:
+    """What the settings that say `auto` become on this machine; without a GPU the most frugal choice."""
+    column = machine.fit or {**gpu_table()[-1], "model.load_in_4bit": False}
+    return {key: value for key, value in column.items() if "." in key}
+
+
+def choose_profile(machine: Machine) -> Choice:
+    """The profile that `auto` stands for on this machine, with the reason said."""
+    if machine.unusable_gpu:
+        return Choice(profile="laptop", why=f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
+    if machine.gpu is None:
+        return Choice(profile="laptop", why="no CUDA GPU: the small embedded model trains on a CPU in minutes")
+    memory, capability = machine.gpu_memory_gib or 0, machine.compute_capability or (0, 0)
+    if memory < 11:
+        return Choice(profile="laptop", why=f"{memory} GiB of GPU memory is too little for an 8B model in 4 bit")
+    if capability < (8, 0) or memory < 20:
+        return Choice(
+            profile="t4",
+            why=f"{machine.gpu} has {memory} GiB and compute capability {capability[0]}.{capability[1]}: "
+            f"the published recipe in 4 bit, computing in {machine.compute_dtype}",
+        )
+    return Choice(profile="full", why=f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
+
+
+def world_size() -> int:
+    """Processes that train together, each on a card of its own: as `accelerate launch` or `torchrun` says, else 1."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """Of processes that train together, the one that writes and speaks."""
+    return int(os.environ.get("RANK", 0)) == 0

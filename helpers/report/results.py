@@ -1,0 +1,199 @@
+"""The run as pages: index.html and the model card, both made from the files in the run folder."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from helpers.files import read_json, read_jsonl, write_text
+from helpers.report import plots
+from helpers.report.markdown import quoted
+from helpers.report.model_card import KINDS, LANGUAGES, card_data, language, licences, prompt_parts, training_data
+from helpers.run_dir import Run
+from helpers.sources.hub import public_name
+from helpers.statistics import nats_apart, points_apart
+
+# Pages show text from anywhere (rows, questions, replies, file names): they run nothing and fetch nothing.
+CONTENT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
+)
+STAGES = {
+    "01_setup": "Set-up",
+    "02_baseline_inference": "Baseline inference",
+    "03_dataset_prep": "Dataset preparation",
+    "04_lora_training": "LoRA training",
+    "05_evaluation": "Evaluation",
+    "06_export": "Export",
+}
+PARTS = {
+    "thinking": "of it, the reasoning and </think> alone",
+    "answer": "of it, the answer alone",
+    "text": "without </think> and the token after it",
+    "delimiter": "what these two add to the first line",
+}
+RESULTS = {
+    "data": "data/report.json",
+    "training": "training/metrics.json",
+    "evaluation": "evaluation/metrics.json",
+    "export": "export/report.json",
+    "stages": "stages.json",
+}
+
+
+def results(run: Run) -> dict[str, Any]:
+    """What the run folder holds so far: name to content, None for what no stage has made yet."""
+    return {name: read_json(run / path) if (run / path).is_file() else None for name, path in RESULTS.items()}
+
+
+def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
+    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
+    write_text(path, model_card(run, kind))
+
+
+def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
+    """The model card of one of KINDS in the hub's format, for a file or for the repository `repo_id`.
+
+    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
+    """
+    facts = _facts(run)
+    title = f"{facts['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data"
+    name = repo_id.split("/")[-1] if repo_id else title
+    return _render(
+        "model_card.md.j2",
+        autoescape=False,
+        kind=kind,
+        title=title,
+        metadata=card_data(run, kind, name, facts, merged_id).to_yaml(),
+        licences=licences(run, facts),
+        training_data=training_data(run),
+        language=LANGUAGES.get(language(run, facts)),
+        prompt=prompt_parts(run),
+        repo_id=repo_id,
+        where=repo_id or KINDS[kind].folder,
+        **facts,
+    )
+
+
+def write_index(run: Run) -> Path:
+    """index.html: what ran, headline figures, pictures and links, in one file that needs nothing else."""
+    facts = _facts(run)
+    pages = [name for name in STAGES if (run / f"notebooks/{name}.html").is_file()]
+    drawn = [(caption, _data_uri(figure)) for caption, figure in figures(run)]
+    write_text(
+        run / "index.html",
+        _render(
+            "index.html.j2",
+            autoescape=True,
+            run=run,
+            pages=pages,
+            figures=drawn,
+            content_policy=CONTENT_POLICY,
+            **facts,
+        ),
+    )
+    return run / "index.html"
+
+
+def headline(run: Run) -> list[tuple[str, str, str, str]]:
+    """Before/after figures as text: what, base, tuned, difference with its 95% interval.
+
+    Of a run folder from before a figure was measured, without it.
+    """
+    metrics = results(run)["evaluation"]
+    if not metrics:
+        return []
+    unseen = metrics["validation"]
+    nll = {**{side: unseen[side]["nll"] for side in ("base", "tuned")}, "delta": unseen["paired"]["nll_delta"]}
+    nll["delta_ci95"] = unseen["paired"]["nll_delta_ci95"]
+    what = f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)"
+    rows = [_nll_row(what, nll)]
+    rows += [_nll_row(PARTS[part], found) for part, found in unseen.get("parts", {}).items()]
+    for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
+        if found := unseen.get("form", {}).get(key):
+            rows.append((what, f"{found['base']:.0%}", f"{found['tuned']:.0%}", points_apart(found)))
+    for name, task in metrics["tasks"].items():
+        rows.append(_accuracy_row(f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})", task))
+        if forced := task.get("made_to_answer"):
+            rows.append(_accuracy_row(f"made to answer after its thought (n={forced['n']})", forced))
+        flagged = task.get("flagged")
+        if flagged and flagged["n"] and flagged["without"]:
+            rest = flagged["without"]
+            rows.append(_accuracy_row(f"without {flagged['n']} flagged as like training rows (n={rest['n']})", rest))
+    return rows
+
+
+def verdicts(run: Run) -> list[str]:
+    """What the evaluation lets one say, a sentence each: of the unseen rows, then task by task."""
+    evaluation = results(run)["evaluation"]
+    if not evaluation:
+        return []
+    sentences = [evaluation["validation"]["verdict"]]
+    for name, task in evaluation["tasks"].items():
+        readings = [task, task.get("made_to_answer")]
+        sentences.append(f"{name}: " + " ".join(reading["verdict"] for reading in readings if reading))
+    return sentences
+
+
+def figures(run: Run) -> list[tuple[str, plots.Picture]]:
+    """Caption and picture of all that the run's files allow to be drawn."""
+    facts, drawn = results(run), []
+    if facts["data"]:
+        drawn.append(("Tokens a row", plots.token_lengths(facts["data"], run.config.model.max_length)))
+    if (run / "training/log.jsonl").is_file():
+        drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
+    if facts["evaluation"]:
+        unseen = facts["evaluation"]["validation"]
+        sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
+        nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
+        drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
+        if unseen.get("parts"):
+            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
+        drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
+        if facts["evaluation"].get("strength"):
+            drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
+    return drawn
+
+
+def _nll_row(what: str, found: dict[str, Any]) -> tuple[str, str, str, str]:
+    return what, f"{found['base']:.3f}", f"{found['tuned']:.3f}", nats_apart(found["delta"], found["delta_ci95"])
+
+
+def _accuracy_row(what: str, task: dict[str, Any]) -> tuple[str, str, str, str]:
+    base, tuned = (f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned"))
+    return what, base, tuned, points_apart(task["paired"])
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        **results(run),
+        "config": run.config,
+        "record": run.record,
+        "base_model": public_name(run.config),
+        "headline": headline(run),
+        "verdicts": verdicts(run),
+        "stage_titles": STAGES,
+    }
+
+
+def _data_uri(figure: plots.Picture) -> str:
+    return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
+
+
+def _code(name: str) -> str:
+    """A name as code in Markdown, where nothing in it would end the code or the table's cell."""
+    return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
+
+
+def _render(template: str, autoescape: bool, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("helpers.report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
+    return environment.get_template(template).render(**values)

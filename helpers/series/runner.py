@@ -1,0 +1,230 @@
+"""The series as one command: each notebook through papermill in a kernel of its own, finished stages skipped."""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import nbformat
+import psutil
+from jupyter_client.manager import AsyncKernelManager
+
+from helpers import PROJECT_ROOT, InputError, StageError
+from helpers.files import read_json, write_json, write_text
+from helpers.lora_training.backends import choose_backend
+from helpers.machine import describe_machine
+from helpers.progress import PROGRESS_FILE
+from helpers.report.results import CONTENT_POLICY, STAGES, write_index
+from helpers.run_dir import RESULT_FOLDERS, Run, alone_in, set_aside
+from helpers.secrets import export_secrets
+from helpers.series.stages import LEAVES, changes, stage_inputs, trained_by_other_code
+
+SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
+
+
+class PrivateKernelManager(AsyncKernelManager):
+    """Kernels reached through files of this user and not through TCP ports that other users could listen in on.
+
+    What a kernel writes past its notebook goes into the file `said`: one that is ended just after an error complains of
+    its closed sockets, which is nothing to read on a terminal.
+    """
+
+    transport = "ipc"
+    said: IO[bytes]
+
+    async def start_kernel(self, **kwargs: Any) -> None:
+        # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
+        # process, whatever launcher's variables there are (see helpers/machine.py).
+        environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+        await super().start_kernel(stderr=self.said, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
+
+    def _ip_default(self) -> str:
+        # A folder of its own: the default is the project's, where a killed run leaves its sockets for others to meet.
+        self._folder = socket_folder()
+        return f"{self._folder.name}/socket"
+
+
+def socket_folder() -> tempfile.TemporaryDirectory:
+    """A temporary folder with a path short enough for a socket's; those of runs that were killed are removed."""
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        prefix = f"ai-doctor-{os.getpid()}-"
+        if len(os.fsencode(f"{parent}/{prefix}12345678/socket-9")) > SOCKET_PATH_BYTES:
+            continue
+        for left_over in Path(parent).glob("ai-doctor-*-*"):
+            maker = left_over.name.split("-")[2]
+            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
+                shutil.rmtree(left_over, ignore_errors=True)
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+    raise InputError(f"TMPDIR is too long a path for a kernel's sockets: {tempfile.gettempdir()}; set a shorter one")
+
+
+def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
+    """The stages to run, from numbers or names such as `03` or `03_dataset_prep`."""
+    names = list(STAGES)
+
+    def index(word: str) -> int:
+        found = [i for i, name in enumerate(names) if name == word or name[:2] == word.zfill(2)]
+        if not found:
+            raise InputError(f"unknown stage {word!r}; valid: {', '.join(name[:2] for name in names)}")
+        return found[0]
+
+    if start and only:
+        raise InputError("--from and --only exclude each other")
+    if only:
+        return [names[index(only)]]
+    return names[index(start) if start else 0 :]
+
+
+def run_series(
+    run: Run,
+    stages: list[str],
+    force: bool = False,
+    tell: Callable[[str, str, str], None] = lambda stage, state, detail: None,
+) -> list[tuple[str, float | None]]:
+    """Execute `stages` in order; returns each with its seconds, None for one that was skipped as finished.
+
+    `tell(stage, state, detail)` hears what happens: state is "running", "finished", "skipped" or "moved". With `force`,
+    and where the code of the training has changed, 04 trains from the start: what an earlier training has left, and
+    what was measured and exported of it, is set aside. Raises StageError.
+    """
+    if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
+        choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
+    export_secrets()  # Colab gives them to the process that its page talks to, and to no kernel that is started here
+    with alone_in(run):
+        return _run_series(run, stages, force, tell)
+
+
+def _run_series(
+    run: Run, stages: list[str], force: bool, tell: Callable[[str, str, str], None]
+) -> list[tuple[str, float | None]]:
+    times: list[tuple[str, float | None]] = []
+    for stage in stages:
+        inputs = stage_inputs(run, stage)
+        records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
+        before = records.get(stage, {}).get("inputs")
+        left_behind = all((run / name).is_file() for name in LEAVES.get(stage, ()))
+        if not force and left_behind and before == inputs:
+            tell(stage, "skipped", "finished earlier, inputs unchanged")
+            times.append((stage, None))
+            continue
+        if changed := changes(before, inputs):
+            tell(stage, "running", f"changed: {', '.join(changed)}")
+        if stage == "04_lora_training" and (force or trained_by_other_code(before, inputs)):
+            moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("checkpoints") :])
+            # Without its record, a training that is stopped now goes on the next time, and does not start once more.
+            records.pop(stage, None)
+            write_json(run / "stages.json", records)
+            if moved:
+                tell(stage, "moved", moved)
+        started = time.monotonic()
+        earlier = set(run.path.glob("earlier/*"))
+        try:
+            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+                execute(run, stage)
+        finally:
+            for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
+                names = sorted(path.name for path in aside.iterdir() if path.is_dir())
+                tell(stage, "moved", f"set aside in earlier/{aside.name}: {', '.join(names)}")
+        seconds = time.monotonic() - started
+        records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
+        write_json(run / "stages.json", records)
+        write_index(run)
+        tell(stage, "finished", f"{seconds:.0f} s")
+        times.append((stage, seconds))
+    write_index(run)
+    return times
+
+
+def execute(run: Run, stage: str) -> None:
+    """One notebook through papermill into notebooks/ of the run folder, and its page beside it."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    target = run / f"notebooks/{stage}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp.ipynb")
+    parameters = {"PROFILE": "auto", "RUN_DIR": run.label, "OVERRIDES": {}}
+    with tempfile.TemporaryFile() as said:
+        try:
+            papermill.execute_notebook(
+                PROJECT_ROOT / f"notebooks/{stage}.ipynb",
+                temporary,
+                parameters=parameters,
+                cwd=PROJECT_ROOT,
+                kernel_name="python3",
+                kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"said": said}),
+                start_timeout=300,
+                progress_bar=False,
+                log_output=False,
+            )
+        except PapermillExecutionError as error:
+            reason, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
+            raise StageError(
+                reason if input_error else f"{stage} failed: {error.ename}: {reason}",
+                f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
+                input_error,
+            ) from None
+        except DeadKernelError:
+            said.seek(0)
+            raise StageError(
+                f"{stage} failed: its kernel died, most often because memory ran out",
+                said.read().decode(errors="replace"),
+            ) from None
+        finally:
+            # Also after a failure: the notebook as far as it came is what one reads to understand it.
+            if temporary.is_file():
+                temporary.replace(target)
+                write_page(target)
+
+
+def write_page(notebook: Path) -> None:
+    """The notebook as a self-contained HTML page, which runs no script and fetches nothing, whatever its cells hold."""
+    from nbconvert import HTMLExporter
+
+    quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
+    quiet.setLevel(logging.ERROR)
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
+            cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
+    body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
+    write_text(notebook.with_suffix(".html"), body.replace("<head>", f"<head>{policy}", 1))
+
+
+@contextmanager
+def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block runs, pass on what the kernel writes into its progress file, twice a second."""
+    path, done = run / ".progress.json", threading.Event()
+
+    def listen() -> None:
+        while not done.wait(0.5):
+            try:
+                tell(read_json(path)["line"])
+            except (OSError, ValueError):
+                tell("")
+
+    before = os.environ.get(PROGRESS_FILE)
+    os.environ[PROGRESS_FILE] = str(path)
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        done.set()
+        listener.join()
+        path.unlink(missing_ok=True)
+        if before is None:
+            del os.environ[PROGRESS_FILE]
+        else:
+            os.environ[PROGRESS_FILE] = before

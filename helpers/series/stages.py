@@ -1,0 +1,86 @@
+"""What each stage is made from and what it leaves: a stage runs again when one of the first has changed."""
+
+from typing import Any
+
+import nbformat
+
+from helpers import PROJECT_ROOT
+from helpers.files import fingerprint, project_path
+from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
+from helpers.run_dir import ADAPTER, Run
+
+# The settings that a stage reads, by key, or by section where it reads all of one. Printing them is not reading, and
+# what 06's model card tells of earlier stages' settings comes with their files.
+SETTINGS = {
+    "01_setup": ("model", "tracking"),
+    "02_baseline_inference": ("seed", "model", "generation"),
+    "03_dataset_prep": ("seed", "model", "data", "evaluation.questions", "evaluation.max_questions"),
+    "04_lora_training": ("seed", "model", "lora", "training", "evaluation.max_validation", "tracking"),
+    "05_evaluation": ("seed", "model", "generation", "evaluation", "tracking"),
+    "06_export": ("seed", "model", "generation", "export"),
+}
+# Paths inside the run folder.
+READS = {
+    "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
+    "05_evaluation": ("data/validation.jsonl", *ADAPTER),
+    "06_export": ("evaluation/metrics.json", *ADAPTER),
+}
+LEAVES = {
+    "02_baseline_inference": ("baseline/predictions.jsonl",),
+    "03_dataset_prep": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/report.json"),
+    "04_lora_training": (*ADAPTER, "training/metrics.json", "training/log.jsonl"),
+    "05_evaluation": (
+        "evaluation/metrics.json",
+        "evaluation/predictions.base.jsonl",
+        "evaluation/predictions.tuned.jsonl",
+    ),
+    "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
+}
+Inputs = dict[str, dict[str, Any]]
+
+
+def stage_inputs(run: Run, stage: str) -> Inputs:
+    """All that a stage's results depend on: the values of its settings, and fingerprints of its files and its code."""
+    read = SETTINGS[stage]
+    settings = {key: value for key, value in run.config.flat().items() if key in read or key.split(".")[0] in read}
+    files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
+    sources = [settings["data.source"]] if "data.source" in settings else []
+    sources += settings.get("evaluation.questions", [])
+    files |= {name: fingerprint(project_path(name)) for name in sources if name not in ("sample", "hub")}
+    source = notebook_code(stage)
+    left_out = LEFT_OUT.keys() - (SHOWS.keys() if stage == "06_export" else ())
+    return {
+        "settings": settings,
+        "files": files,
+        "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
+    }
+
+
+def notebook_code(stage: str) -> str:
+    """The code of a stage's notebook after its parameters; what comes before finds and installs the project."""
+    notebook = nbformat.read(PROJECT_ROOT / f"notebooks/{stage}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    start = next((i for i, cell in enumerate(code, 1) if "parameters" in cell.metadata.get("tags", [])), 0)
+    return "\n".join(cell.source for cell in code[start:])
+
+
+def changes(before: Any, now: Inputs) -> list[str]:
+    """What differs between a stage's inputs when it last finished and today's, by name; of an older record, nothing."""
+    if not isinstance(before, dict):
+        return []
+    missing = object()
+    return [
+        f"helpers/{name}" if name.endswith(".py") else name
+        for part, values in now.items()
+        if part in before
+        for name in {**before[part], **values}
+        if before[part].get(name, missing) != values.get(name, missing)
+    ]
+
+
+def trained_by_other_code(before: Any, now: Inputs) -> bool:
+    """Whether the modules that a training runs have changed since; its notebook may look different."""
+    if not isinstance(before, dict) or "modules" not in before:  # a record from before these were told apart
+        return False
+    old, new = ({k: v for k, v in inputs["modules"].items() if k != "notebook"} for inputs in (before, now))
+    return old != new

@@ -1,0 +1,250 @@
+"""The Hugging Face hub: data sets from it or from its cache, why something cannot be had, and a base's public name."""
+
+import errno
+import mimetypes
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.files import project_path, read_json
+from helpers.sources.tables import ENDINGS, Numbered, brief
+
+HUB_DATASET = "FreedomIntelligence/medical-o1-reasoning-SFT"
+HUB_CONFIG = "en"
+SITE = "https://huggingface.co"
+TOKENS = f"{SITE}/settings/tokens"
+UNREACHED = (httpx.TransportError, ConnectionError, TimeoutError)
+# The hub is there but cannot answer now; the libraries ask again for a minute before they say so.
+OUT_OF_ORDER = (408, 429, 500, 502, 503, 504)
+
+
+class HubTable(NamedTuple):
+    """A split of a data set: its rows numbered from 1, the commit and the configuration that they were read from."""
+
+    rows: Numbered
+    commit: str
+    config: str | None
+
+
+def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> HubTable:
+    """A split of a data set on the hub; where the hub cannot be asked, the one that the cache holds.
+
+    `config` None takes the only configuration that there is. Raises InputError, which ends in `instead`: what to do
+    without this data set.
+    """
+    try:
+        table = _load(dataset, config, split, revision)
+        # The path tells what was read: load_dataset falls back on another commit in the cache without a word.
+        commit = Path(table.cache_files[0]["filename"]).parent.name
+        return HubTable(list(enumerate(table.to_list(), 1)), commit, table.info.config_name)
+    except Exception as error:  # three libraries and the disk, each with errors of its own
+        reason = explain(error, dataset, revision, dataset=True)
+        raise InputError(f"cannot get {dataset}: {reason}; {instead}") from error
+
+
+def _load(dataset: str, config: str | None, split: str, revision: str | None) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
+        commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
+        return load_dataset(dataset, config, split=split, revision=commit)
+    except DatasetNotFoundError:
+        HfApi().auth_check(dataset, repo_type="dataset")  # raises what that error has lost: whether a token was refused
+        raise
+    except Exception as error:
+        chain = _chain(error)
+        if not any(isinstance(one, UNREACHED) or _status(one) in OUT_OF_ORDER for one in chain):
+            raise
+        try:
+            return _load_cached(dataset, config, split, revision)
+        except (ValueError, OSError):
+            raise error from None
+
+
+def _load_cached(dataset: str, config: str | None, split: str, revision: str | None) -> Any:
+    """The newest commit in the cache, or the one asked for; ValueError or OSError where it is not there."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    names = {"repo_id": dataset, "dataset_name": dataset.rpartition("/")[2]}
+    cached = Cache(config_name=config, version="auto", hash="auto", **names)
+    if revision not in (None, constants.DEFAULT_REVISION, cached.hash):
+        cached = Cache(config_name=cached.config.name, version=str(cached.config.version), hash=revision, **names)
+    cached.download_and_prepare()
+    return cached.as_dataset(split=split)
+
+
+def hub_dataset(source: str) -> str | None:
+    """The hub's id of the data set that `data.source` names; None for `sample` and for what looks like a file."""
+    if source == "hub":
+        return HUB_DATASET
+    path = project_path(source)
+    in_a_folder = path.exists() or path.parent.is_dir()
+    is_file = path.suffix.lower() in ENDINGS or mimetypes.guess_type(source)[0]
+    return source if is_hub_id(source) and not in_a_folder and not is_file else None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form organisation/name; a folder may have it too."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def public_name(config: Config) -> str:
+    """The base model's name as an adapter's metadata and a model card should carry it, without a path on this machine.
+
+    Of a folder: `export.base_model`, else what a cache's folder or its config.json tells, else the folder's own name,
+    which holds no slash.
+    """
+    if config.export.base_model or config.model.name == "embedded":
+        return config.export.base_model or "HuggingFaceTB/SmolLM2-135M-Instruct"
+    folder = project_path(config.model.name)
+    if not folder.is_dir():
+        return config.model.name if is_hub_id(config.model.name) else folder.name
+    for part in folder.parts:
+        if match := re.fullmatch(r"models--([^-].*?)--(.+)", part):  # of huggingface_hub's cache
+            return f"{match[1]}/{match[2]}"
+    try:
+        stored = read_json(folder / "config.json").get("_name_or_path") or ""
+    except (OSError, ValueError):
+        stored = ""
+    if is_hub_id(stored) and not project_path(stored).exists():
+        return stored
+    # Kaggle's folders end in a version's number, a snapshot's in a hash.
+    telling = [part for part in folder.parts if not re.fullmatch(r"\d+|[0-9a-f]{40}", part)]
+    return telling[-1]
+
+
+def nameless_base(config: Config) -> str | None:
+    """What to say where the base model's public name is not known, and the adapter names nothing that others have."""
+    name = public_name(config)
+    if "/" in name or config.model.name == "tiny":
+        return None
+    return f"no public name is known of {config.model.name}: set export.base_model to its hub id (organisation/name)"
+
+
+def ask_first(name: str, revision: str | None = None) -> None:
+    """Ask the hub once for a model that is not in the cache, before transformers does.
+
+    Raises where no more asking helps, for which transformers takes a minute: no network, a hub that is out of order,
+    too many requests. All other answers are left to the loading, which sees the files.
+    """
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
+    try:
+        HfApi().model_info(name, revision=revision, timeout=10)
+    except HfHubHTTPError as error:
+        if _status(error) in OUT_OF_ORDER:
+            raise
+
+
+def explain(error: BaseException, name: str, revision: str | None = None, dataset: bool = False) -> str:
+    """Why a model or data set could not be loaded or kept, in one line that says what to do about it.
+
+    The cause is looked for in the whole chain of errors: transformers and datasets wrap those of the hub's library, and
+    that one those of the network and the disk.
+    """
+    chain = _chain(error)
+    page = f"{SITE}/{'datasets/' if dataset else ''}{name}"
+    answers = (
+        _answer(one, page, revision) for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)
+    )
+    return (
+        next(filter(None, map(_disk, chain)), None)
+        or next(answers, None)
+        or _unreached(chain, revision)
+        or brief(error)
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and all those behind it, the nearest first; also behind `from None`."""
+    chain: list[BaseException] = [error]
+    for one in chain:
+        chain += [cause for cause in (one.__cause__, one.__context__) if cause and cause not in chain]
+    return chain
+
+
+def _status(error: BaseException) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError | httpx.HTTPStatusError) else None
+
+
+def _disk(error: BaseException) -> str | None:
+    code, place = getattr(error, "errno", None), getattr(error, "filename", None)
+    full = r"no space left|not enough disk space|disk quota exceeded|os error 28\b"
+    if code in (errno.ENOSPC, errno.EDQUOT) or re.search(full, str(error), re.IGNORECASE):
+        where = f" ({place})" if place else ""
+        return f"the disk is full{where}: free some space, or set HF_HOME ({constants.HF_HOME}) to a folder on another"
+    if isinstance(error, PermissionError) or code == errno.EROFS:
+        place = place or constants.HF_HOME
+        return f"no permission for {place}: make it readable and writable, or set HF_HOME to another folder"
+    return None
+
+
+def _answer(error: Any, page: str, revision: str | None) -> str:
+    """What an answer of the hub means."""
+    status, headers = error.response.status_code, error.response.headers
+    sent_token = "authorization" in error.response.request.headers
+    if isinstance(error, GatedRepoError):
+        return _gated(page, sent_token)
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision or 'main'!r}: take a branch, tag or commit of {page}/commits/main"
+    if status == 401 and sent_token and "X-Error-Code" not in headers:
+        return f"the hub rejected the token (401): set HF_TOKEN to a new one ({TOKENS}), or remove it"
+    if isinstance(error, RepositoryNotFoundError):
+        private = (
+            "the token in use has no access" if sent_token else f"needs HF_TOKEN, a token that may read it ({TOKENS})"
+        )
+        return f"it is not on the hub ({page}), or it is private and {private}"
+    if isinstance(error, DisabledRepoError):
+        return f"the hub has disabled it ({page})"
+    if status == 429:
+        wait = f"in {headers['Retry-After']} s" if headers.get("Retry-After", "").isdecimal() else "in a few minutes"
+        return f"too many requests (429): try again {wait}" + (
+            "" if sent_token else "; with HF_TOKEN set, more are allowed"
+        )
+    if status in OUT_OF_ORDER:
+        return f"the hub is out of order (HTTP {status}): try again later (https://status.huggingface.co)"
+    said = headers.get("X-Error-Message")
+    return f"the hub refused it (HTTP {status}{': ' + said if said else ''})"
+
+
+def _gated(page: str, sent_token: bool) -> str:
+    if not sent_token:
+        return f"it is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({TOKENS})"
+    more = "a fine-grained token also needs the permission to read gated repositories"
+    return (
+        f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; {more}"
+    )
+
+
+def _unreached(chain: list[BaseException], revision: str | None) -> str | None:
+    reasons = [one for one in chain if isinstance(one, UNREACHED)]
+    missing = any(isinstance(one, LocalEntryNotFoundError) for one in chain)
+    if not reasons and not missing:
+        return None
+    uncached = "it is not in the cache" + (f" at revision {revision!r}" if revision else "")
+    if constants.HF_HUB_OFFLINE:
+        return f"offline mode is on (HF_HUB_OFFLINE), and {uncached} ({constants.HF_HUB_CACHE})"
+    why = f" ({brief(reasons[-1])})" if reasons else ""
+    return f"the hub cannot be reached{why}, and {uncached}"

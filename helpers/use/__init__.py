@@ -1,0 +1,1 @@
+"""What comes after the series: asking, serving, publishing, the app."""

@@ -1,0 +1,136 @@
+"""The page that puts a question to base and tuned model, or to one of them, and shows the replies as they come."""
+
+import time
+from collections import deque
+from textwrap import shorten
+
+import streamlit as st
+
+from helpers import InputError
+from helpers.config import Config, GenerationSettings
+from helpers.questions import baseline_questions
+from helpers.run_dir import Run
+from helpers.use.app import engine
+from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
+from helpers.use.app.replies import Reply, Turn, answering
+from helpers.use.client import MAX_QUESTION, check_question
+
+EXAMPLES = 3
+REDRAW_SECONDS = 0.1
+TURNS = 20  # kept in a session
+
+
+def show(run: Run | None, at_once: int) -> None:
+    """The page. A question that was sent is answered in the run of the script after its form's callback."""
+    state = st.session_state
+    question = state.pop("asked", None)
+    turns = state.setdefault("turns", deque(maxlen=TURNS))
+    heading("Ask the models")
+    sides = engine.sides(run)
+    if not sides:
+        st.info(
+            f"Nothing can be asked of {escaped(run.label)} here yet: its model gets a file for llama.cpp in 06_export."
+        )
+        return
+    settings, chosen = _sidebar(run, sides, busy=question is not None)
+    _form(busy=question is not None)
+    if problem := state.pop("problem", None):
+        st.error(escaped(problem))
+    newest = st.container()
+    for number, turn in enumerate(reversed(turns)):
+        _finished(turn, expanded=number == 0 and question is None)
+    if question is not None:
+        turn = Turn(question, settings, {side: Reply() for side in chosen})
+        try:
+            with newest:
+                _answer(run, turn, turns, at_once)
+        except InputError as error:
+            state.problem = _sentence(error)
+        st.rerun()  # what was locked meanwhile is free again
+
+
+def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationSettings, list[str]]:
+    """Sampling, the same for both sides, and which of them to ask. Locked while busy: a change would end the reply."""
+    config = run.config if run else Config.resolve("laptop")
+    usual = config.generation
+    longest = max(config.model.max_length, usual.max_new_tokens)
+    with st.sidebar:
+        st.caption(f"Run folder {escaped(run.label)}" if run else "No finished run yet: the embedded model alone")
+        chosen = sides
+        if len(sides) > 1:
+            options = {"Both, side by side": sides} | {NAMES[side]: [side] for side in sides}
+            chosen = options[st.radio("Ask", options, key="sides", persist_state="session", disabled=busy)]
+        temperature = st.slider(
+            "Temperature", 0.0, 1.5, usual.temperature, 0.05, key="temperature", persist_state="session", disabled=busy,
+            help="0 takes the likeliest token each time. R1's makers advise 0.6.",
+        )  # fmt: skip
+        limit = st.slider(
+            "Tokens, at most", 16, longest, usual.max_new_tokens, 16, key="limit", persist_state="session",
+            disabled=busy,
+            help="Reasoning and answer together. A reply that comes to its limit is cut off.",
+        )  # fmt: skip
+    return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen
+
+
+def _form(busy: bool) -> None:
+    with st.form("box", border=False):
+        st.text_area("Clinical question", key="question", max_chars=MAX_QUESTION, height=110, persist_state="session")
+        st.form_submit_button("Ask", type="primary", on_click=_send, disabled=busy)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption("Examples", width="content")
+        for example in baseline_questions()[:EXAMPLES]:
+            st.button(shorten(example, 29, placeholder=" …"), on_click=_fill, args=[example], disabled=busy)
+
+
+def _send() -> None:
+    try:
+        st.session_state.asked = check_question(st.session_state.question)
+    except InputError as error:
+        st.session_state.problem = _sentence(error)
+
+
+def _sentence(error: InputError) -> str:
+    said = str(error)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _fill(example: str) -> None:
+    st.session_state.question = example
+
+
+def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> None:
+    """Show the replies while they come. However this ends, the servers' work ends with it and the place is free."""
+    with st.container(border=True):
+        st.button("Stop", icon=":material/stop_circle:")  # pressed, like all that starts the script anew, it ends this
+        with engine.place(at_once):
+            endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
+            turns.append(turn)
+            panels = _panels(turn, expanded=True)
+            with answering(turn, endpoints):
+                while not all(reply.over for reply in turn.replies.values()):
+                    _draw(turn, panels)
+                    time.sleep(REDRAW_SECONDS)
+            _draw(turn, panels)
+
+
+def _finished(turn: Turn, expanded: bool) -> None:
+    turn.end()  # Streamlit starts this run beside the one that it ends, which may not have come to saying so
+    with st.container(border=True):
+        _draw(turn, _panels(turn, expanded))
+        limit = turn.settings.max_new_tokens
+        st.caption(f"Temperature {turn.settings.temperature:g}, at most {limit} tokens.")
+
+
+def _panels(turn: Turn, expanded: bool) -> dict[str, Panel]:
+    """The question, and below it empty panels, one a column."""
+    plain(turn.question)
+    panels = {}
+    for side, column in zip(turn.replies, st.columns(len(turn.replies)), strict=True):
+        with column:
+            panels[side] = Panel(side, expanded)
+    return panels
+
+
+def _draw(turn: Turn, panels: dict[str, Panel]) -> None:
+    for side, reply in turn.replies.items():
+        panels[side].draw(reply.thinking, reply.answer, reply.remark(), reply.over)

@@ -1,0 +1,101 @@
+"""Questions and the replies to them, read in threads while they come. Nothing here draws."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from helpers import InputError
+from helpers.config import GenerationSettings
+from helpers.prompts.encoding import split_reasoning
+from helpers.sources.tables import brief
+from helpers.use.client import Ended, Endpoint, Piece
+
+PATIENCE_SECONDS = 10.0
+
+
+@dataclass
+class Reply:
+    """One model's reply, as far as it has come. `over`: no more will; `error`: why it broke off."""
+
+    thinking: str = ""
+    answer: str = ""
+    over: bool = False
+    ended: Ended | None = None
+    error: str = ""
+
+    def remark(self) -> str:
+        """How the reply ended, and how fast it was, in one line."""
+        if self.error:
+            return f"Broke off: {self.error}."
+        if self.ended is None:
+            return "Stopped." if self.over else "Writing …"
+        tokens, seconds = self.ended.tokens, self.ended.seconds
+        speed = f"{tokens / seconds:.0f} tokens a second, {tokens} in all" if seconds else f"{tokens} tokens"
+        end = "." if self.ended.finished else "; stopped at the limit."
+        return f"{speed}, the first after {self.ended.first_token_seconds:.1f} s{end}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, how it was asked, and each side's reply."""
+
+    question: str
+    settings: GenerationSettings
+    replies: dict[str, Reply]
+
+    def end(self) -> None:
+        """No more of any reply will be waited for."""
+        for reply in self.replies.values():
+            reply.over = True
+
+
+@contextmanager
+def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
+    """While the block runs, the turn's replies grow. Leaving it early stops the servers' work on them.
+
+    Waits at its end for the servers to have stopped, but only so long: one that has fallen silent must not keep its
+    reader's place for ever.
+    """
+    left = threading.Event()
+    readers = [
+        threading.Thread(target=_read, args=(reply, endpoints[side], turn, left), daemon=True)
+        for side, reply in turn.replies.items()
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        yield
+    finally:
+        left.set()
+        turn.end()
+        for reader in readers:
+            reader.join(PATIENCE_SECONDS)
+
+
+def _read(reply: Reply, endpoint: Endpoint, turn: Turn, left: threading.Event) -> None:
+    # A piece is a token or more, so that twice the limit means a server that knows none.
+    most = 2 * turn.settings.max_new_tokens + 1
+    try:
+        with closing(endpoint.stream(turn.question, turn.settings)) as stream:
+            for piece in islice(stream, most):
+                _add(reply, piece)
+                if left.is_set():
+                    break
+    except Exception as error:  # whatever it is, the page must show it and not wait on
+        reply.error = brief(error)
+        if not isinstance(error, InputError):
+            raise
+    finally:
+        reply.over = True
+
+
+def _add(reply: Reply, piece: Piece | Ended) -> None:
+    if isinstance(piece, Ended):
+        parts = split_reasoning(piece.text)
+        reply.thinking, reply.answer, reply.ended = parts.thinking, parts.answer, piece
+    elif piece.kind == "thinking":
+        reply.thinking += piece.text
+    else:
+        reply.answer += piece.text

@@ -1,0 +1,166 @@
+"""One question or a file of them, put to a run's models or to a server; a file's replies go on where they were."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from helpers import InputError
+from helpers.config import GenerationSettings
+from helpers.files import fingerprint, write_text
+from helpers.progress import Progress
+from helpers.prompts.encoding import encode_prompt, split_reasoning
+from helpers.prompts.families import END_THINK
+from helpers.run_dir import Run
+from helpers.sources.tables import read_table, row_id
+from helpers.use.client import Ended, Endpoint, Piece, check_question
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
+
+    A server's stream ends with an `Ended`, whose text says which parts the reply has where the pieces do not. `check`
+    raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those of one
+    file are of one kind.
+    """
+
+    made_by: str
+    stream: Callable[[str], Iterator[str | Ended]]
+    rows: Callable[[list[str]], Iterator[Row]]
+    check: Callable[[str], object] = str
+
+
+def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
+    """A run's "base" and "tuned" model by transformers, as 05 asks them; one model is loaded for both."""
+    from helpers.generation import generate, stream
+    from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
+
+    config, tokenizer = run.config, load_tokenizer(run.config.model)
+    adapter = run.require("adapter", "04_lora_training (or ask with --base)") if "tuned" in sides else None
+    model = load_with_adapter(config, adapter) if adapter else load_base(config)
+    made_by = f"{fingerprint(run / 'run.yaml', run / 'adapter')} {config.generation.model_dump_json()}"
+
+    def encoded(question: str) -> list[int]:
+        return encode_prompt(tokenizer, question, config.model.prompt_style)
+
+    def answerer(side: str) -> Answerer:
+        def as_it_is_asked() -> AbstractContextManager[Any]:
+            return model.disable_adapter() if adapter and side == "base" else nullcontext()
+
+        def pieces(question: str) -> Iterator[str]:
+            with as_it_is_asked():
+                yield from stream(model, tokenizer, encoded(question), config.generation, config.seed)
+
+        def rows(questions: list[str]) -> Iterator[Row]:
+            with as_it_is_asked():
+                replies = generate(model, tokenizer, list(map(encoded, questions)), config.generation, config.seed)
+            for reply in replies:
+                yield _row(reply.text, reply.finished, reply.tokens)
+
+        return Answerer(made_by, pieces, rows, encoded)
+
+    return {side: answerer(side) for side in sides}
+
+
+def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
+    """The model behind an address, under its name there; questions are asked one after the other."""
+
+    def pieces(question: str) -> Iterator[str | Ended]:
+        thinking = True
+        for piece in endpoint.stream(question, settings):
+            if isinstance(piece, Piece):
+                if thinking and piece.kind == "answer":
+                    yield f"{END_THINK}\n\n"
+                    thinking = False
+                yield piece.text
+            else:
+                yield piece
+
+    def rows(questions: list[str]) -> Iterator[Row]:
+        for question in questions:
+            *_, end = endpoint.stream(question, settings)
+            yield _row(end.text, end.finished, end.tokens)
+
+    made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
+    return {endpoint.model: Answerer(made_by, pieces, rows)}
+
+
+def read_questions(path: Path) -> list[Row]:
+    """`id` and `question` of each row of a table (see `read_table`), or of each line of a .txt file.
+
+    A row has its question under `question` or `Question`, and may have an `id`, else its line. InputError names a row
+    that is no question.
+    """
+    found = []
+    for line, row in read_table(path, text_column="question"):
+        try:
+            text = row.get("question", row.get("Question"))
+            if not isinstance(text, str):
+                raise ValueError(f"needs a `question` that is text; it has: {shorten(', '.join(row), 200)}")
+            found.append({"id": row_id(row, line), "question": check_question(text)})
+        except ValueError as error:
+            raise InputError(f"{path}, line {line}: {error}") from None
+    if not found:
+        raise InputError(f"{path} holds no question")
+    return found
+
+
+def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Answerer], batch: int) -> int:
+    """Append to `target` a row for each question and side, `batch` questions at a time; returns how many it made.
+
+    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`. Rows that `target` has
+    already are not made again; InputError where they were made by something else.
+    """
+    done, made = _read_done(target, answerers), 0
+    for row in questions:  # all of them before the first is asked
+        try:
+            for answerer in answerers.values():
+                answerer.check(row["question"])
+        except InputError as error:
+            raise InputError(f"question {row['id']}: {error}") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open(target, "a", encoding="utf-8") as file,
+        Progress(len(questions) * len(answerers), "replies", done=len(done)) as progress,
+    ):
+        for side, answerer in answerers.items():
+            left = [row for row in questions if (row["id"], row["question"], side) not in done]
+            for start in range(0, len(left), batch):
+                some = left[start : start + batch]
+                for row, reply in zip(some, answerer.rows([each["question"] for each in some]), strict=True):
+                    whole = {**row, "side": side, "made_by": answerer.made_by, **reply}
+                    file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+                    file.flush()
+                    made += 1
+                    progress.update()
+    return made
+
+
+def _read_done(target: Path, answerers: Mapping[str, Answerer]) -> set[tuple[str, str, str]]:
+    """What `target` has of these sides; a last line that was torn by a kill is taken out of the file."""
+    if not target.is_file():
+        return set()
+    text = target.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        # Not splitlines(): U+2028 and its like, which replies may hold, are no line ends in JSON.
+        rows = [row for row in map(json.loads, whole.split("\n")[:-1]) if row["side"] in answerers]
+        same = all(row["made_by"] == answerers[row["side"]].made_by for row in rows)
+        done = {(row["id"], row["question"], row["side"]) for row in rows}
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise InputError(f"{target} holds something else already: choose another --out") from None
+    if not same:
+        raise InputError(f"{target} holds replies of another model or other settings: choose another --out")
+    if whole != text:
+        write_text(target, whole)
+    return done
+
+
+def _row(text: str, finished: bool, tokens: int) -> Row:
+    return {"reply": text, **asdict(split_reasoning(text)), "finished": finished, "tokens": tokens}

@@ -1,0 +1,853 @@
+"""Training and generation on the tiny model: what a run leaves, how it resumes, and what the numbers mean."""
+
+import copy
+import json
+import shutil
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from conftest import settings_read
+from peft import PeftModel
+from safetensors.torch import load_file
+from scipy.stats import chisquare
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.models.llama import modeling_llama
+
+from helpers import InputError, decoding, generation
+from helpers.config import Config, GenerationSettings, ModelSettings
+from helpers.decoding import can_decode
+from helpers.evaluation.evaluate import adapter_switched
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.generation import generate, stream
+from helpers.lora_training import checkpoints
+from helpers.lora_training import train as lora_training
+from helpers.lora_training.batches import load_split, planned_steps
+from helpers.lora_training.checkpoints import last_checkpoint, take_over
+from helpers.lora_training.train import sft_config, train
+from helpers.losses import completion_nll, left_padded
+from helpers.machine import Machine
+from helpers.models import loading as models
+from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
+from helpers.models.packaged import tiny_folder
+from helpers.prompts.encoding import encode_example
+from helpers.run_dir import Run, open_run
+from helpers.series.stages import SETTINGS
+
+STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
+GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
+WARM = GREEDY.model_copy(update={"temperature": 1.0, "batch_size": 4})
+
+
+@pytest.fixture(scope="session")
+def short_rows(sample_rows):
+    return sorted(sample_rows, key=lambda row: sum(map(len, row.values())))[:12]
+
+
+def make_run(folder, rows, **overrides):
+    """A run folder as 03 leaves it, as far as 04 looks: eight rows to train on and four to validate."""
+    run = open_run("smoke", folder, {key.replace("__", "."): value for key, value in overrides.items()})
+    write_jsonl(run / "data/train.jsonl", rows[:8])
+    write_jsonl(run / "data/validation.jsonl", rows[8:])
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(short_rows, tmp_path_factory):
+    """One whole training: the run, what `train` returned, and how long the log was whenever it grew."""
+    run = make_run(tmp_path_factory.mktemp("trained") / "run", short_rows)
+    grown = []
+    with settings_read() as read:
+        metrics = train(run, watch=lambda log: grown.append(len(log)))
+    log = read_jsonl(run / "training/log.jsonl")
+    return SimpleNamespace(run=run, metrics=metrics, grown=grown, log=log, read=read)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of that run, finished."""
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    return open_run("auto", tmp_path / "run")
+
+
+@pytest.fixture
+def interrupted(trained, tmp_path):
+    """A copy of that run as it was before its adapter was written."""
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    run = open_run("smoke", tmp_path / "run")
+    shutil.rmtree(run / "adapter")
+    (run / "training/metrics.json").unlink()
+    return run
+
+
+def losses(log):
+    return {row["step"]: row["loss"] for row in log if "loss" in row}
+
+
+def validations(log):
+    return {row["step"]: row["validation_nll"] for row in log if "validation_nll" in row}
+
+
+def adapter_weights(run):
+    return load_file(run / "adapter/adapter_model.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "asked", "bf16", "fp16"),
+    [
+        ("Tesla T4", (7, 5), "auto", False, True),
+        ("A100-SXM4-40GB", (8, 0), "auto", True, False),
+        ("L4", (8, 9), "auto", True, False),
+        ("H100", (9, 0), "auto", True, False),
+        ("H100", (9, 0), "float16", False, True),
+        ("H100", (9, 0), "float32", False, False),
+        (None, None, "auto", False, False),
+    ],
+)
+def test_the_machine_decides_on_half_precision(monkeypatch, trained, gpu, capability, asked, bf16, fp16):
+    """A T4 emulates bfloat16 and says that it supports it, and TRL would switch it on by itself."""
+    machine = Machine(
+        system="Linux x86_64",
+        cpu_cores=2,
+        memory_gib=12,
+        disk_free_gib=50,
+        gpu=gpu,
+        gpu_count=int(gpu is not None),
+        compute_capability=capability,
+    )
+    for module in (lora_training, models):
+        monkeypatch.setattr(module, "describe_machine", lambda: machine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr("transformers.training_args.TrainingArguments._setup_devices", torch.device("cpu"))
+    monkeypatch.setattr("transformers.training_args.TrainingArguments.n_gpu", 2 if gpu else 0)
+    run = Run(trained.run.path, Config.resolve("smoke", {"model.compute_dtype": asked}))
+    arguments = sft_config(run, 4, [], 2, 1)
+    assert (arguments.bf16, arguments.fp16, arguments.use_cpu) == (bf16, fp16, gpu is None)
+    assert arguments.optim == ("adamw_8bit" if gpu else "adamw_torch")
+    assert arguments._n_gpu == (1 if gpu else 0)  # also where the process sees two
+
+
+def test_trl_neither_cuts_nor_reports_by_itself(trained):
+    arguments = sft_config(trained.run, 7, [], 2, 1)
+    assert arguments.max_length is None  # its default, 1024, cuts without a word
+    assert arguments.report_to == []
+    assert (arguments.packing, arguments.padding_free) == (False, False)
+    assert arguments.max_steps == 7
+    assert arguments.save_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "epochs", "batch", "accumulation", "rows", "devices", "steps"),
+    [
+        (60, 1, 2, 4, 500, 1, 60),
+        (60, 9, 2, 4, 1, 8, 60),
+        (-1, 1, 2, 4, 500, 1, 63),
+        (-1, 1, 2, 4, 504, 1, 63),
+        (-1, 1, 8, 1, 19_310, 1, 2414),
+        (-1, 3, 2, 1, 5, 1, 9),
+        (-1, 1.5, 2, 2, 10, 1, 5),
+        (-1, 1, 8, 1, 100, 4, 4),
+        (-1, 1, 8, 4, 1, 1, 1),
+        (-1, 0.1, 2, 1, 8, 1, 1),
+    ],
+)
+def test_planned_steps(max_steps, epochs, batch, accumulation, rows, devices, steps):
+    overrides = {"max_steps": max_steps, "epochs": epochs, "batch_size": batch, "gradient_accumulation": accumulation}
+    config = Config.resolve("smoke", {f"training.{key}": value for key, value in overrides.items()})
+    assert planned_steps(config, rows, devices) == steps
+
+
+def test_padding_is_not_the_end_of_a_reply(r1_tokenizer, smollm_tokenizer):
+    for tokenizer in (r1_tokenizer, smollm_tokenizer):
+        assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("pad", [None, "<｜end▁of▁sentence｜>"])
+def test_a_tokenizer_that_pads_with_its_end_is_given_another_token(r1_tokenizer, tmp_path, pad):
+    def saved(name, tokenizer):
+        tokenizer.pad_token = pad
+        tokenizer.save_pretrained(tmp_path / name)
+        shutil.copy(tiny_folder() / "config.json", tmp_path / name)
+        settings = Config.resolve("smoke").model.model_dump()
+        return ModelSettings(**{**settings, "name": str(tmp_path / name)})
+
+    assert load_tokenizer(saved("llama", copy.deepcopy(r1_tokenizer))).pad_token == "<|finetune_right_pad_id|>"
+
+
+def test_rows_of_another_model_are_refused(trained, tmp_path, short_rows, r1_tokenizer):
+    assert len(load_split(trained.run, "train", r1_tokenizer)) == 8
+    assert len(load_split(trained.run, "train", r1_tokenizer, 3)) == 3
+    narrow = make_run(tmp_path / "narrow", short_rows, model__max_length=64)
+    with pytest.raises(InputError, match=r"data/train\.jsonl was prepared for another model: run 03_dataset_prep"):
+        load_split(narrow, "train", r1_tokenizer)
+    (narrow / "data/train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no data/train\.jsonl yet: run 03_dataset_prep first"):
+        load_split(narrow, "train", r1_tokenizer)
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def test_a_training_leaves_its_adapter_its_metrics_and_its_log(trained):
+    run, metrics, log = trained.run, trained.metrics, trained.log
+    assert read_json(run / "training/metrics.json") == json.loads(json.dumps(metrics))
+    assert (metrics["steps"], metrics["resumed_from"], metrics["train_rows"], metrics["validation_rows"]) == (
+        4,
+        0,
+        8,
+        4,
+    )
+    assert 0 < metrics["trainable_parameters"] < metrics["parameters"]
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
+
+    assert list(losses(log)) == [1, 2, 3, 4]
+    assert list(validations(log)) == [0, 2, 4]
+    assert validations(log)[0] == metrics["validation_nll"]["before"] > 0
+    assert validations(log)[4] == metrics["validation_nll"]["after"] != metrics["validation_nll"]["before"]
+    assert [len(row["validation_rows"]) for row in log if "validation_nll" in row] == [4, 4, 4]
+    assert trained.grown == list(range(1, len(log) + 1))
+
+    assert {path.name for path in run.path.iterdir()} == {"run.yaml", "data", "checkpoints", "training", "adapter"}
+    assert {"adapter_config.json", "tokenizer.json", "README.md"} <= {path.name for path in (run / "adapter").iterdir()}
+    assert read_json(run / "adapter/adapter_config.json")["base_model_name_or_path"] == "tiny"
+
+
+def test_training_reads_the_settings_that_the_table_says(trained):
+    """But for a name that it puts into the adapter, and the cards and `push` take anew."""
+    listed = SETTINGS["04_lora_training"]
+    read = trained.read - {"profile", "export.base_model"}
+    assert {key for key in read if key not in listed and key.split(".")[0] not in listed} == set()
+    assert trained.read >= {"seed", "lora.r", "training.learning_rate", "evaluation.max_validation", "model.max_length"}
+
+
+def test_every_adapter_has_learnt_something(trained):
+    """LoRA's B begins at zero, so an adapter with a zero B is the base model."""
+    weights = adapter_weights(trained.run)
+    b = {name: weight for name, weight in weights.items() if "lora_B" in name}
+    assert len(b) == 2 * 7  # layers, linear layers of each
+    assert all(weight.any() for weight in b.values())
+    assert {weight.shape[1] for weight in b.values()} == {trained.run.config.lora.r}
+
+
+def test_an_epoch_counts_every_real_token_once(short_rows, tmp_path, r1_tokenizer):
+    run = make_run(
+        tmp_path / "run", [*short_rows[:5], *short_rows[8:]], training__max_steps=-1, training__gradient_accumulation=2
+    )
+    write_jsonl(run / "data/train.jsonl", short_rows[:5])
+    metrics = train(run)
+    assert metrics["steps"] == planned_steps(run.config, 5) == 2
+    assert metrics["epochs"] == 1
+    assert metrics["tokens"] == sum(len(encode_example(r1_tokenizer, row, 512)["input_ids"]) for row in short_rows[:5])
+
+
+def test_the_seed_decides(trained, short_rows, tmp_path):
+    again = make_run(tmp_path / "again", short_rows)
+    train(again)
+    log = read_jsonl(again / "training/log.jsonl")
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-6)
+    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-6)
+    other = make_run(tmp_path / "other", short_rows, seed=1, training__max_steps=1)
+    train(other)
+    assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------ resume
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_rows, tmp_path):
+    run = make_run(tmp_path / "run", short_rows)
+
+    def kill(log):
+        if 3 in losses(log):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(run, watch=kill)
+    assert 3 in losses(read_jsonl(run / "training/log.jsonl"))
+    assert not (run / "adapter").exists()
+    assert not (run / "training/metrics.json").exists()
+    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-2", 2)
+
+    metrics = train(run)
+    log = read_jsonl(run / "training/log.jsonl")
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    assert [(row["step"], "loss" in row) for row in log] == [(row["step"], "loss" in row) for row in trained.log]
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-5)
+    assert metrics["validation_nll"] == pytest.approx(trained.metrics["validation_nll"], rel=1e-5)
+    assert metrics["tokens"] == trained.metrics["tokens"]  # and seconds: of the whole training
+    assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
+    for name, weight in adapter_weights(trained.run).items():
+        torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_that_was_not_finished_is_no_checkpoint(trained, interrupted):
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)
+    (interrupted / "checkpoints/checkpoint-4/complete").unlink()
+    (interrupted / "checkpoints/checkpoint-4/optimizer.pt").unlink()
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    log = read_jsonl(interrupted / "training/log.jsonl")
+    assert list(losses(log)) == [1, 2, 3, 4]
+    assert len(log) == len(trained.log)
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert (interrupted / "adapter/adapter_model.safetensors").is_file()
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "is not as it was saved"),
+        ("adapter_model.safetensors", halve, "is not as it was saved"),
+        ("adapter_model.safetensors", Path.unlink, "is missing"),
+        ("optimizer.pt", halve, "is not as it was saved"),
+        ("trainer_state.json", lambda path: path.write_text(""), "is not as it was saved"),
+    ],
+    ids=["empty weights", "half of the weights", "no weights", "half of the optimizer", "empty state"],
+)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, interrupted, name, damage, said, capsys):
+    damage(interrupted / f"checkpoints/checkpoint-4/{name}")
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
+    assert [line for line in capsys.readouterr().out.splitlines() if "damaged" in line] == [
+        f"checkpoint-4 is damaged ({name} {said}), and now damaged-checkpoint-4: training goes on from step 2"
+    ]
+    assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
+    assert losses(read_jsonl(interrupted / "training/log.jsonl")) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)  # a new one
+
+
+def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(interrupted, capsys):
+    for step in (2, 4):
+        (interrupted / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("")
+    assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out.count(": training goes on from step 0\n") == 2
+    assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"training": "another", "files": {}}'])
+def test_a_checkpoint_with_another_marker_is_no_checkpoint(interrupted, marker):
+    (interrupted / "checkpoints/checkpoint-4/complete").write_text(marker)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+
+
+def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, interrupted):
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, STEPS)
+    for name in ("tokens", "seconds", "tokens_per_second", "validation_nll", "train_loss"):
+        assert metrics[name] == pytest.approx(trained.metrics[name])
+    assert read_jsonl(interrupted / "training/log.jsonl") == trained.log
+    for name, weight in adapter_weights(trained.run).items():
+        assert torch.equal(adapter_weights(interrupted)[name], weight)
+
+
+@pytest.mark.parametrize("change", [{"training.learning_rate": 1e-3}, {"seed": 1}, {"lora.r": 8}, "rows"], ids=str)
+def test_what_a_training_of_other_settings_or_rows_left_is_set_aside(copied, short_rows, change, capsys):
+    before = contents(copied.path)
+    if change == "rows":
+        write_jsonl(copied / "data/train.jsonl", short_rows[1:8])
+        take_over(copied)
+        run = copied
+    else:
+        run = Run(copied.path, Config.from_flat(copied.config.flat(), change))
+        take_over(run)
+    assert last_checkpoint(run) == (None, 0)
+    assert checkpoints.finished(run) is None
+    [aside] = (run / "earlier").iterdir()
+    assert capsys.readouterr().out == f"set aside in earlier/{aside.name}: checkpoints, training, adapter\n"
+    moved = {name: content for name, content in before.items() if not name.startswith(("data", "run.yaml"))}
+    assert contents(aside).items() >= moved.items()
+    assert {path.name for path in run.path.iterdir()} == {"run.yaml", "data", "training", "earlier"}
+    take_over(run)
+    assert len(list((run / "earlier").iterdir())) == 1
+
+
+def test_a_checkpoint_of_other_settings_among_its_own_is_set_aside(interrupted):
+    marker = interrupted / "checkpoints/checkpoint-4/complete"
+    made = read_json(marker)
+    made["training"]["settings"]["seed"] = 1
+    write_json(marker, made)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    assert len(list(interrupted.path.glob("earlier/*/checkpoints/checkpoint-4/complete"))) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- second uses
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def old_note(run):
+    """The folder as version 0.1.0 left it."""
+    (run / "training/made_from.json").unlink()
+    for marker in run.path.glob("checkpoints/*/complete"):
+        made = read_json(marker)
+        write_json(marker, made | {"training": json.dumps(list(made["training"].values()), sort_keys=True)})
+
+
+@pytest.mark.parametrize("age", ["new", "old", "old, without checkpoints"])
+def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monkeypatch, capsys, age):
+    if age != "new":
+        old_note(copied)
+    if age == "old, without checkpoints":
+        shutil.rmtree(copied / "checkpoints")
+    before, shown = contents(copied.path), []
+    monkeypatch.setattr(lora_training, "load_trainable", lambda config: pytest.fail("a model was loaded"))
+    assert train(copied, watch=shown.append) == read_json(copied / "training/metrics.json")
+    assert shown == [trained.log]
+    said = capsys.readouterr().out
+    assert said.startswith("finished already, after 4 steps: nothing is trained.")
+    assert "training.max_steps" in said
+    assert "--only 04 --force" in said
+    assert contents(copied.path) == before
+    assert read_json(copied / "training/metrics.json")["tokens"] > 0
+
+
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys, age):
+    """Whatever the number of validation rows in the settings is by now: those of the log are measured again."""
+    if age == "old":
+        old_note(copied)
+    for name in ("evaluation/metrics.json", "export/report.json"):
+        write_json(copied / name, {"of": "the shorter training"})
+    adapter, metrics = contents(copied / "adapter"), (copied / "training/metrics.json").read_bytes()
+    run = open_run("auto", copied.path, {"training.max_steps": 6, "evaluation.max_validation": 3})
+    longer = train(run)
+    assert (longer["steps"], longer["resumed_from"]) == (6, 4)
+    assert longer["tokens"] > trained.metrics["tokens"]
+    log = read_jsonl(run / "training/log.jsonl")
+    assert log[: len(trained.log)] == trained.log
+    assert list(losses(log)) == [1, 2, 3, 4, 5, 6]
+    assert {len(row["validation_rows"]) for row in log if "validation_nll" in row} == {4}
+    rates = {row["step"]: row["learning_rate"] for row in log if "loss" in row}
+    peak, warmup = run.config.training.learning_rate, run.config.training.warmup_steps
+    planned = {step: peak * (6 - (step - 1)) / (6 - warmup) for step in (5, 6)}
+    assert {step: rates[step] for step in (5, 6)} == pytest.approx(planned)
+    [aside] = (run / "earlier").iterdir()
+    assert f"set aside in earlier/{aside.name}: adapter, evaluation, export" in capsys.readouterr().out
+    assert contents(aside / "adapter") == adapter
+    assert (aside / "training/metrics.json").read_bytes() == metrics
+    assert not (run / "evaluation").exists()
+    assert any(
+        not torch.equal(weight, adapter_weights(trained.run)[name]) for name, weight in adapter_weights(run).items()
+    )
+    assert checkpoints.finished(run) == json.loads(json.dumps(longer))
+
+
+def test_without_its_checkpoints_a_longer_training_sets_the_shorter_one_aside_and_starts(copied):
+    old_note(copied)
+    shutil.rmtree(copied / "checkpoints")
+    run = open_run("auto", copied.path, {"training.max_steps": 6})
+    assert checkpoints.finished(run) is None
+    take_over(run)
+    assert len(list(copied.path.glob("earlier/*/adapter/adapter_model.safetensors"))) == 1
+    assert not (copied / "training/metrics.json").exists()
+
+
+def test_settings_that_training_does_not_see_keep_the_checkpoints(interrupted):
+    run = open_run("smoke", interrupted.path, {"generation.max_new_tokens": 7}, force=True)
+    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-4", 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- nll
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(Config.resolve("smoke"))
+
+
+@pytest.fixture(scope="module")
+def encoded(short_rows, r1_tokenizer):
+    """Seven rows of many lengths, in no order: several batches of completion_nll, one of them a single long row."""
+    long = {**short_rows[0], "Complex_CoT": " ".join(row["Complex_CoT"] for row in short_rows[:7])}
+    rows = [*short_rows[6:10], {"Question": "?", "Complex_CoT": "", "Response": ""}, long, short_rows[0]]
+    encoded = [encode_example(r1_tokenizer, row, 2048) for row in rows]
+    assert len(encoded[5]["input_ids"]) > 1024
+    return encoded
+
+
+def nll_by_hand(model, row):
+    with torch.no_grad():
+        logits = model(torch.tensor([row["input_ids"]])).logits[0].double()
+    logs = torch.log_softmax(logits, dim=-1)
+    # The logits at one place are about the token at the next.
+    terms = [-logs[i - 1, label].item() for i, label in enumerate(row["labels"]) if label != -100]
+    return sum(terms) / len(terms)
+
+
+def test_completion_nll_is_the_mean_over_a_rows_own_completion(base, encoded, r1_tokenizer):
+    rows = completion_nll(base, encoded, r1_tokenizer.pad_token_id)
+    assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=1e-5)
+    assert len({round(nll, 4) for nll in rows}) == len(rows)
+    assert completion_nll(base, [], r1_tokenizer.pad_token_id) == []
+
+
+def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
+    model = copy.deepcopy(base)
+    for training in (True, False):
+        model.train(training)
+        completion_nll(model, encoded[:1], r1_tokenizer.pad_token_id)
+        assert model.training is training
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, r1_tokenizer, trained, dtype):
+    """accelerate wraps the model that trains, and the wrapper makes float32 of 2,048 times 128,256 logits."""
+    seen = []
+    model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
+    model.forward = convert_outputs_to_fp32(model.forward)
+    model.get_base_model().lm_head.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    wide = model(torch.tensor([encoded[0]["input_ids"]])).logits.dtype
+    rows = completion_nll(model, encoded, r1_tokenizer.pad_token_id)
+    assert (wide, {output.dtype for output in seen[1:]}) == (torch.float32, {dtype})
+    assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=0.01)
+
+
+@pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])
+def test_the_adapter_is_added_only_into_weights_that_can_hold_it(base, trained, dtype, merged):
+    model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    with adapter_switched(model, "tuned"):
+        assert (layer.merged, layer.disable_adapters) == (merged, False)
+    assert not layer.merged
+    with adapter_switched(model, "base"):
+        assert (layer.merged, layer.disable_adapters) == (False, True)
+
+
+def test_the_adapter_switched_off_is_the_base_model(trained, base, r1_tokenizer):
+    rows = load_split(trained.run, "validation", r1_tokenizer)
+    model = load_with_adapter(trained.run.config, trained.run / "adapter")
+    on = completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    with model.disable_adapter():
+        off = completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    assert off == completion_nll(base, rows, r1_tokenizer.pad_token_id)
+    assert all(a != b for a, b in zip(on, off, strict=True))
+    # The adapter that was saved is the one that the last validation saw, and the first saw the base model.
+    measured = [row["validation_rows"] for row in trained.log if "validation_nll" in row]
+    assert off == pytest.approx(measured[0], abs=2e-5)
+    assert on == pytest.approx(measured[-1], abs=2e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- generation
+
+
+@pytest.fixture(scope="module")
+def chatty(r1_tokenizer):
+    """A random model that is sure of itself: unlike the tiny one it does not repeat the prompt's last token."""
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(r1_tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.5,
+            eos_token_id=r1_tokenizer.eos_token_id,
+            pad_token_id=r1_tokenizer.pad_token_id,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(sample_rows, r1_tokenizer):
+    """Seven prompts, short and long mixed."""
+    questions = [row["Question"][:length] for row, length in zip(sample_rows, [40, 7, 90, 3, 60, 20, 75], strict=False)]
+    return [r1_tokenizer(question, add_special_tokens=False)["input_ids"] for question in questions]
+
+
+@pytest.fixture(scope="module")
+def ending(chatty, prompts, r1_tokenizer):
+    """The same model, but where its reply to prompts[0] had a sixth token it says that the reply ends."""
+    model = copy.deepcopy(chatty)
+    with torch.no_grad():
+        output = model.generate(torch.tensor([prompts[0]]), do_sample=False, max_new_tokens=6)
+        sixth = output[0, -1].item()
+        assert sixth not in output[0, len(prompts[0]) : -1]
+        head, eos = model.lm_head.weight, r1_tokenizer.eos_token_id
+        head[[sixth, eos]] = head[[eos, sixth]].clone()
+    return model
+
+
+def test_replies_come_in_the_order_of_the_prompts(chatty, prompts, r1_tokenizer):
+    alone = generate(chatty, r1_tokenizer, prompts, GREEDY, seed=1)
+    assert len({reply.text for reply in alone}) == len(prompts)
+    for size in (2, 4, 16):
+        together = generate(chatty, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": size}), seed=1)
+        assert together == alone
+    ids = torch.tensor([prompts[3]])
+    output = chatty.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
+    assert alone[3].text == r1_tokenizer.decode(output[0, len(prompts[3]) :])
+    assert generate(chatty, r1_tokenizer, [], GREEDY, seed=1) == []
+
+
+def test_the_faster_decoding_chooses_the_tokens_of_the_plain_one(chatty, prompts, r1_tokenizer):
+    """Prompts padded together, of which the shortest has most positions to be kept from looking at."""
+    ids, mask = left_padded(prompts, r1_tokenizer.pad_token_id)
+    plain = chatty.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=16)[:, ids.shape[1] :]
+    replies = generate(chatty, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": len(prompts)}), seed=1)
+    assert [reply.text for reply in replies] == [r1_tokenizer.decode(row) for row in plain]
+    assert chatty.config._attn_implementation == "sdpa"
+
+
+def test_a_gpus_kernels_go_when_decoding_is_over(chatty, monkeypatch):
+    """With a stand-in for Liger, which needs a GPU: it replaces the same names and methods."""
+    norm, before = chatty.model.norm, vars(modeling_llama).copy()
+    applied = []
+
+    def apply_liger_kernel_to_llama(model, fused_linear_cross_entropy):
+        assert not fused_linear_cross_entropy
+        applied.append(model)
+        modeling_llama.apply_rotary_pos_emb = modeling_llama.LlamaRMSNorm = None
+        model.model.norm.forward = None
+
+    stand_in = ModuleType("liger_kernel.transformers")
+    stand_in.apply_liger_kernel_to_llama = apply_liger_kernel_to_llama
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    monkeypatch.setattr(decoding.util, "find_spec", lambda name: name == "liger_kernel")
+    with decoding.quick_layers(chatty):
+        assert not applied  # on a CPU
+    monkeypatch.setattr(type(chatty), "device", torch.device("cuda"))
+    with decoding.quick_layers(chatty):
+        assert norm.forward is None
+    assert applied == [chatty]
+    assert vars(modeling_llama) == before
+    assert not any("forward" in vars(part) for part in chatty.modules())
+    monkeypatch.setattr(decoding.util, "find_spec", lambda name: None)
+    with decoding.quick_layers(chatty):
+        assert len(applied) == 1
+
+
+@pytest.mark.parametrize(("rows", "length"), [(3, 1), (16, 1), (20, 1), (16, 4)])
+def test_a_cpus_products_are_those_of_the_plain_layers(chatty, rows, length):
+    head = chatty.lm_head
+    x = torch.randn(rows, length, head.in_features)
+    plain = head(x)
+    with decoding.quick_layers(chatty):
+        assert "forward" in vars(head)
+        thin = head(x)
+    assert thin.is_contiguous()
+    torch.testing.assert_close(thin, plain)
+    assert not any("forward" in vars(part) for part in chatty.modules())
+
+
+def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts, r1_tokenizer, monkeypatch):
+    """Replies of many lengths, so that rows are filled again, moved along the cache, and left out at the end."""
+
+    def plainly(model, prompt):
+        ids = torch.tensor([prompt])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=160)
+        return output[0, len(prompt) :].tolist()
+
+    replies = [plainly(chatty, prompt) for prompt in prompts]
+    ends = {token: {reply.index(token) for reply in replies if token in reply} for token in set().union(*replies)}
+    last = max(ends, key=lambda token: len(ends[token]))
+    assert len(ends[last]) >= 3
+    model, eos = copy.deepcopy(chatty), r1_tokenizer.eos_token_id
+    with torch.no_grad():
+        model.lm_head.weight[[last, eos]] = model.lm_head.weight[[eos, last]].clone()
+    moves = {"make_room": 0, "shrink": 0}
+
+    def counted(name, usual):
+        def method(self):
+            before = (self.at, len(self.tokens))
+            usual(self)
+            moves[name] += (self.at, len(self.tokens)) != before
+
+        return method
+
+    for name in moves:
+        monkeypatch.setattr(decoding.Batch, name, counted(name, getattr(decoding.Batch, name)))
+    settings = GREEDY.model_copy(update={"batch_size": 5, "max_new_tokens": 160})
+    expected = [plainly(model, prompt) for prompt in prompts * 3]
+    together = generate(model, r1_tokenizer, prompts * 3, settings, seed=1)
+    assert [r.text for r in together] == [r1_tokenizer.decode([t for t in reply if t != eos]) for reply in expected]
+    assert [r.finished for r in together] == [eos in reply for reply in expected]
+    assert min(moves.values()) > 0
+
+
+def test_what_all_prompts_begin_with_is_read_once(chatty, prompts, r1_tokenizer):
+    widths = []
+    handle = chatty.register_forward_pre_hook(
+        lambda _, __, named: widths.append(named["input_ids"].shape), with_kwargs=True
+    )
+    shared = prompts[2]
+    try:
+        together = generate(chatty, r1_tokenizer, [shared + p for p in prompts], GREEDY, seed=1)
+    finally:
+        handle.remove()
+    assert widths[0][0] == 1
+    assert widths[0][1] >= len(shared)
+    assert sum(rows * width for rows, width in widths[1:] if width > 1) < len(prompts) * len(shared)
+    for prompt, reply in zip(prompts, together, strict=True):
+        assert generate(chatty, r1_tokenizer, [shared + prompt], GREEDY, seed=1) == [reply]
+    same = generate(chatty, r1_tokenizer, [shared, shared], GREEDY, seed=1)
+    assert same == generate(chatty, r1_tokenizer, [shared], GREEDY, seed=1) * 2
+
+
+def test_a_model_that_does_not_see_everything_goes_through_transformers(r1_tokenizer, prompts):
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    near = MistralConfig(
+        vocab_size=len(r1_tokenizer), num_key_value_heads=2, sliding_window=8, initializer_range=0.5, **sizes
+    )
+    model = MistralForCausalLM(near).eval()
+    assert not can_decode(model)
+    [reply] = generate(model, r1_tokenizer, prompts[2:3], GREEDY, seed=1)
+    ids = torch.tensor([prompts[2]])
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
+    assert reply.text == r1_tokenizer.decode(output[0, len(prompts[2]) :])
+
+
+def test_prompts_are_padded_on_the_left():
+    ids, mask = left_padded([[5, 6, 7], [8]], pad=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_reply_ends_at_the_end_of_sequence_token_and_says_so(chatty, ending, prompts, r1_tokenizer):
+    whole = generate(chatty, r1_tokenizer, prompts[:1], GREEDY, seed=1)[0]
+    assert (whole.tokens, whole.finished) == (16, False)
+    for size in (1, 4):
+        replies = generate(ending, r1_tokenizer, prompts, GREEDY.model_copy(update={"batch_size": size}), seed=1)
+        assert (replies[0].tokens, replies[0].finished) == (6, True)
+        assert replies[0].text
+        assert whole.text.startswith(replies[0].text)
+        assert r1_tokenizer.eos_token not in replies[0].text
+        assert r1_tokenizer.pad_token not in replies[0].text
+        assert not all(reply.finished for reply in replies)
+        assert all(reply.tokens == 16 for reply in replies if not reply.finished)
+    for limit, finished in ((5, False), (6, True)):
+        cut = GREEDY.model_copy(update={"max_new_tokens": limit})
+        [reply] = generate(ending, r1_tokenizer, prompts[:1], cut, seed=1)
+        assert (reply.text, reply.tokens, reply.finished) == (replies[0].text, limit, finished)
+
+
+def test_sampling_hangs_on_the_seed_and_the_place_and_not_on_the_company(base, prompts, r1_tokenizer):
+    first, again, other = (generate(base, r1_tokenizer, prompts, WARM, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    for size in (1, 7):
+        assert generate(base, r1_tokenizer, prompts, WARM.model_copy(update={"batch_size": size}), seed=1) == first
+    twice = generate(base, r1_tokenizer, prompts[:1] * 2, WARM, seed=1)
+    assert twice[0] == first[0]
+    assert twice[0] != twice[1]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)])
+def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temperature, top_p):
+    logits, draws = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0]), 20_000
+    settings = GREEDY.model_copy(update={"temperature": temperature, "top_p": top_p})
+    depth, key = torch.arange(draws)[:, None], torch.full((draws, 1), 12345)
+    drawn = decoding._chooser(settings)(logits.expand(draws, -1), key, depth)
+    expected = (logits / temperature).softmax(0)
+    order = expected.sort(descending=True)
+    kept = order.indices[: int((order.values.cumsum(0) < top_p).sum()) + 1]  # the fewest that make up top_p
+    expected = torch.zeros(5).index_copy(0, kept, expected[kept])
+    counts = torch.bincount(drawn, minlength=5)
+    assert counts[expected == 0].sum() == 0
+    seen = expected > 0
+    share = expected[seen] / expected.sum()
+    assert chisquare(counts[seen], share.double() / share.double().sum() * draws).pvalue > 0.001
+    other = decoding._chooser(settings)(logits.expand(draws, -1), key + 1, depth.flip(0))
+    assert (drawn == other).double().mean() == pytest.approx((share**2).sum().item(), abs=0.02)  # as if independent
+
+
+def test_the_order_that_prompts_are_named_in_changes_no_reply(base, prompts, r1_tokenizer):
+    """Shortest first too, where a longer prompt joins shorter ones that are being replied to."""
+    settings, found = GREEDY.model_copy(update={"batch_size": 2}), []
+    for order in (sorted(range(len(prompts)), key=lambda i: len(prompts[i])), range(len(prompts))):
+        replies = {}
+        decoding.decode(base, r1_tokenizer, prompts, settings, 0, order, replies.__setitem__)
+        found.append(replies)
+    assert found[0] == found[1]
+
+
+def test_transformers_leaves_no_token_out_that_the_settings_leave_in(base, r1_tokenizer):
+    """Of a model that knows nothing all tokens are as likely: its own default would draw from 50 of them."""
+    drawn, settings = {}, WARM.model_copy(update={"temperature": 1.0, "max_new_tokens": 1, "batch_size": 200})
+    generation.generate_in_batches(base, r1_tokenizer, [[5]] * 200, settings, 0, range(200), drawn.__setitem__)
+    assert len({tokens[0] for tokens in drawn.values()}) > 100
+
+
+@pytest.mark.parametrize("settings", [GREEDY, WARM], ids=["greedy", "sampled"])
+def test_replies_that_were_kept_are_not_made_again(chatty, prompts, r1_tokenizer, tmp_path, settings, monkeypatch):
+    kept = tmp_path / "kept.jsonl"
+    whole = generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a")
+    lines = kept.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + len(prompts)
+    kept.write_text("".join(lines[:4]) + lines[4][:7])  # killed in the middle of writing the fourth
+    asked = []
+    usual = generation.decode
+
+    def noted(model, tokenizer, prompts, settings, seed, order, *told):
+        asked.extend(order)
+        usual(model, tokenizer, prompts, settings, seed, order, *told)
+
+    monkeypatch.setattr(generation, "decode", noted)
+    assert generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a") == whole
+    assert sorted(asked) == sorted(set(range(len(prompts))) - {json.loads(line)[0] for line in lines[1:4]})
+    asked.clear()
+    assert generate(chatty, r1_tokenizer, prompts, settings, 1, kept=kept, identity="a") == whole
+    assert asked == []
+    for change in ({"identity": "b"}, {"seed": 2}, {"prompts": prompts[:3]}):
+        generate(**{"model": chatty, "tokenizer": r1_tokenizer, "prompts": prompts, "settings": settings, "seed": 1,
+                    "kept": kept, "identity": "a"} | change)  # fmt: skip
+        assert len(asked) == len(change.get("prompts", prompts))
+        asked.clear()
+
+
+def test_a_stream_is_the_reply_in_pieces(chatty, ending, prompts, r1_tokenizer):
+    for model in (chatty, ending):
+        for prompt in prompts[:3]:
+            pieces = list(stream(model, r1_tokenizer, prompt, GREEDY, seed=1))
+            [reply] = generate(model, r1_tokenizer, [prompt], GREEDY, seed=1)
+            assert "".join(pieces) == reply.text
+            assert len(pieces) > 1
+            assert all(pieces)
+
+
+def test_leaving_a_stream_stops_the_model(chatty, prompts, r1_tokenizer):
+    steps = []
+    handle = chatty.register_forward_hook(lambda *_: steps.append(1))
+    before = threading.active_count()
+    try:
+        for _piece in stream(chatty, r1_tokenizer, prompts[0], GREEDY.model_copy(update={"max_new_tokens": 1900}), 1):
+            break
+    finally:
+        handle.remove()
+    assert threading.active_count() == before
+    assert 0 < len(steps) < 1000
+
+
+def test_a_failure_inside_a_stream_reaches_the_reader(r1_tokenizer):
+    def generate(**_):
+        raise RuntimeError("out of memory")
+
+    ends = SimpleNamespace(eos_token_id=None)
+    model = SimpleNamespace(device=torch.device("meta"), generate=generate, generation_config=ends)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(stream(model, r1_tokenizer, [1, 2], GREEDY, seed=1))

@@ -1,0 +1,320 @@
+"""The laws that hold for every supported family, on the chat templates that TRL carries and on real tokenizers."""
+
+import copy
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import trl
+from outsides import REAL, put_behind, real_outside
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.generation import generate
+from helpers.lora_training.batches import collator
+from helpers.losses import completion_nll
+from helpers.models.converter import check_conversion
+from helpers.models.loading import PROBE, check_model, load_base, load_tokenizer, lora_targets, model_source, probe
+from helpers.models.packaged import tiny_folder
+from helpers.prompts.encoding import TASK, build_prompt, encode_example, encode_prompt, split_reasoning
+from helpers.prompts.families import OPENING, check_template, end_of_turn, end_tokens, family, render, separator
+
+TEMPLATES = {
+    file.stem: file.read_text(encoding="utf-8")
+    for file in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
+}
+# Family, the token that ends a reply, what its makers write between thought and answer.
+SUPPORTED = {
+    "deepseek_r1_distill": ("DeepSeek-R1", "<｜end▁of▁sentence｜>", "\n</think>\n\n"),
+    "qwen3": ("with <think> tags", "<|im_end|>", "\n</think>\n\n"),
+    "qwen3_5_nothink": ("with <think> tags", "<|im_end|>", "\n</think>\n\n"),
+    "qwen3_5_think": ("with <think> tags", "<|im_end|>", "\n</think>\n\n"),
+    "qwen3_6": ("with <think> tags", "<|im_end|>", "\n</think>\n\n"),
+    "nemotron_3_nano": ("with <think> tags", "<|im_end|>", "\n</think>\n"),
+    "qwen2_5": ("without a thought of its own", "<|im_end|>", "</think>"),
+    "qwen3_instruct_2507": ("without a thought of its own", "<|im_end|>", "</think>"),
+    "llama3": ("without a thought of its own", "<|eot_id|>", "</think>"),
+    "llama3_1": ("without a thought of its own", "<|eot_id|>", "</think>"),
+    "llama3_2": ("without a thought of its own", "<|eot_id|>", "</think>"),
+    "gemma": ("without a thought of its own", "<end_of_turn>", "</think>"),
+    "gemma3": ("without a thought of its own", "<end_of_turn>", "</think>"),
+    "phi3": ("without a thought of its own", "<|end|>", "</think>"),
+    "phi3_5": ("without a thought of its own", "<|end|>", "</think>"),
+}
+REFUSED = {
+    "gptoss": "of the family gpt-oss, which is not supported: its thought is a message of its own",
+    "gemma4": "of the family Gemma 4, which is not supported: it encloses its thought in <|channel>thought",
+    "gemma4_v5": "of the family Gemma 4, which is not supported",
+    "muse_glimmer": "its chat template writes ' to=user<|message|>' between prompt and answer",
+    "smolvlm": "its chat template leaves out the text of a message",
+    "llava_next": "chat template cannot render this conversation",
+}
+MINISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}"
+    "{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}{{ m.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+ROWS = [
+    {"Question": "Why?", "Complex_CoT": "Okay, let us think.\n\nA fever of 39.5 °C.", "Response": "**Because** of it."},
+    {"Question": "What do </think>, <|im_end|> and <｜User｜> do? ", "Complex_CoT": PROBE, "Response": "1.\tα → ω"},
+    {"Question": "\n  Fe\u0301ver {{ x }} {% y %}?", "Complex_CoT": " Fe\u0301ver\n", "Response": "  日本語 🩺"},
+]
+
+
+@pytest.fixture(scope="session")
+def every_token():
+    """The tiny model's tokenizer with the special tokens of all families added: one for every template."""
+    tokenizer = copy.deepcopy(load_tokenizer(Config.resolve("smoke").model))
+    turns = {end for _, end, _ in SUPPORTED.values()} | {"<|im_start|>", "<start_of_turn>", "<|start_header_id|>"}
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted(turns - {tokenizer.eos_token})})
+    return tokenizer
+
+
+def of_family(every_token, template):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=every_token.backend_tokenizer, **every_token.special_tokens_map
+    )
+    tokenizer.chat_template = template
+    tokenizer.eos_token = end_of_turn(tokenizer)
+    return tokenizer
+
+
+@pytest.fixture(params=SUPPORTED)
+def supported(request, every_token):
+    return request.param, of_family(every_token, TEMPLATES[request.param])
+
+
+@pytest.fixture(scope="session", params=REAL)
+def real(request, tmp_path_factory):
+    """Settings of a tiny model behind a real outside, and its tokenizer."""
+    folder = put_behind(real_outside(request.param), tmp_path_factory.mktemp("real") / request.param)
+    settings = Config.resolve("smoke", {"model.name": str(folder)}).model
+    return settings, load_tokenizer(settings)
+
+
+# --------------------------------------------------------------------------------------------------------------- laws
+
+
+def check_laws(tokenizer):
+    """Of a prompt and the rows that are trained behind it, whatever the family."""
+    for row in ROWS:
+        question, thought, answer = row.values()
+        prompt, encoded = build_prompt(tokenizer, question), encode_example(tokenizer, row, 9999)
+        ids, labels = encoded["input_ids"], [label for label in encoded["labels"] if label != -100]
+        # The prompt is the template's own generation prompt and at most an opening.
+        generated = render(tokenizer, [{"role": "user", "content": f"{TASK}\n\nQUESTION"}])
+        before, _, after = generated.partition("QUESTION")
+        bos = tokenizer.bos_token or ""
+        assert prompt.startswith((before if before.startswith(bos) else bos + before) + question)
+        ending = prompt[prompt.rindex(question) + len(question) :]
+        assert ending in (after, after + OPENING)
+        assert ending.endswith(OPENING)
+        # It is a prefix of the row, and the rest decodes to the text and the end.
+        asked = encode_prompt(tokenizer, question)
+        assert ids[: len(asked)] == asked
+        assert encoded["labels"][: len(asked)] == [-100] * len(asked)
+        assert ids[len(asked) :] == labels
+        assert tokenizer.decode(labels) == thought + "</think>" + answer + tokenizer.eos_token
+        assert labels[-1] == tokenizer.eos_token_id
+        assert labels.count(tokenizer.eos_token_id) == 1
+        if tokenizer.bos_token_id not in (None, tokenizer.convert_tokens_to_ids("<|im_start|>")):
+            assert ids.count(tokenizer.bos_token_id) == 1
+            assert ids[0] == tokenizer.bos_token_id
+        # Splitting takes apart what rendering put together.
+        read = split_reasoning(tokenizer.decode(labels[:-1]))
+        assert (read.thinking, read.answer, read.closed) == (thought.strip(), answer.strip(), True)
+    # Special tokens in a user's text stay text.
+    plain, marked = (encode_prompt(tokenizer, question) for question in ("x", f"x {tokenizer.eos_token} </think>"))
+    special = set(tokenizer.get_added_vocab().values())
+    assert [i for i in plain if i in special] == [i for i in marked if i in special]
+
+
+def test_every_law_holds_for_every_template(supported):
+    _, tokenizer = supported
+    check_template(tokenizer, "it")
+    check_laws(tokenizer)
+
+
+def test_every_law_holds_for_real_tokenizers(real):
+    check_laws(real[1])
+
+
+def test_a_family_is_known_by_what_its_template_writes(supported):
+    name, tokenizer = supported
+    assert (family(tokenizer).name, tokenizer.eos_token, separator(tokenizer)) == SUPPORTED[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_is_not_supported_is_refused_in_one_line(every_token, name):
+    tokenizer = of_family(every_token, None)
+    tokenizer.chat_template = TEMPLATES[name]
+    with pytest.raises(InputError) as caught:
+        check_template(tokenizer, "this model")
+    assert REFUSED[name] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_marks_of_its_own_are_refused_by_name(every_token):
+    tokenizer = of_family(every_token, MINISTRAL)
+    with pytest.raises(InputError, match=r"family Ministral 3, Magistral.*\[THINK\] and \[/THINK\] instead of <think>"):
+        check_template(tokenizer, "this model")
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "qwen3", "deepseek_r1_distill"])
+def test_a_prompt_is_the_same_on_every_day(every_token, monkeypatch, name):
+    first = build_prompt(of_family(every_token, TEMPLATES[name]), "Why?")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 5, 17)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    assert build_prompt(of_family(every_token, TEMPLATES[name]), "Why?") == first
+    assert "2031" not in first
+
+
+# ---------------------------------------------------------------------------------------------------- one door, proved
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizerFast", "LlamaTokenizer", "Qwen2Tokenizer", "NoSuchTokenizer"])
+def test_a_class_that_does_not_fit_its_files_does_no_harm(tmp_path, r1_tokenizer, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_folder().glob("*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    declared = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) | {"tokenizer_class": name}
+    (folder / "tokenizer_config.json").write_text(json.dumps(declared), encoding="utf-8")
+    tokenizer = load_tokenizer(Config.resolve("smoke", {"model.name": str(folder)}).model)
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == PROBE
+    assert ids == r1_tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+
+
+def test_the_tiny_model_walks_through_the_trap():
+    from transformers import AutoTokenizer
+
+    declared = AutoTokenizer.from_pretrained(tiny_folder())
+    fault = probe(declared, Config.resolve("smoke").model)
+    assert "comes back as" in fault
+    assert "Afeverof39.5" in fault
+
+
+def test_a_tokenizer_that_loses_text_in_every_way_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_folder().glob("*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    broken = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"normalizer": {"type": "Lowercase"}}
+    (folder / "tokenizer.json").write_text(json.dumps(broken), encoding="utf-8")
+    with pytest.raises(InputError, match=r"cannot be used: .* comes back as .a fever") as caught:
+        load_tokenizer(Config.resolve("smoke", {"model.name": str(folder)}).model)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_real_tokenizers_come_through_unchanged(real):
+    from tokenizers import Tokenizer
+
+    settings, tokenizer = real
+    ids = (
+        Tokenizer.from_file(f"{model_source(settings.name)}/tokenizer.json").encode(PROBE, add_special_tokens=False).ids
+    )
+    assert tokenizer(PROBE, add_special_tokens=False)["input_ids"] == ids
+    assert tokenizer.decode(ids) == PROBE
+
+
+# -------------------------------------------------------------------------------- what is told before hours are spent
+
+
+def settings_of(tmp_path, **config):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_folder().glob("*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
+    return Config.resolve("smoke", {"model.name": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "is quantised already"),
+        ({"model_type": "novelty"}, "its architecture 'novelty' is not known to transformers"),
+        ({"model_type": "t5"}, "'t5' is no language model that writes text"),
+        ({"model_type": "gemma3", "vision_config": {}}, "it reads images too"),
+        ({"model_type": "qwen3_moe", "num_experts": 8}, "mixture of experts"),
+        ({"max_position_embeddings": 256}, "model.max_length = 512: .* has room for 256 tokens"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_told_first(tmp_path, config, words):
+    with pytest.raises(InputError, match=words) as caught:
+        check_model(settings_of(tmp_path, **config))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_4_bit_copy_names_its_16_bit_sibling(tmp_path):
+    config = settings_of(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    folder = tmp_path / "R1-unsloth-bnb-4bit"
+    (tmp_path / "model").rename(folder)
+    named = config.model.model_copy(update={"name": str(folder)})
+    with pytest.raises(InputError, match=rf"set model\.name={tmp_path}/R1 and model\.load_in_4bit=true"):
+        check_model(config.model_copy(update={"model": named}))
+
+
+def test_a_model_that_can_be_used_is_let_through():
+    assert check_model(Config.resolve("smoke")) == "LlamaForCausalLM"
+
+
+def test_every_linear_layer_but_the_head_gets_an_adapter(tmp_path):
+    llama = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert lora_targets(Config.resolve("smoke").model) == llama
+
+
+def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
+    """Labels and masks go by position: the end of every row is trained, and no loss depends on the padding token."""
+    config = Config.resolve("smoke")
+    rows = [encode_example(r1_tokenizer, row, 999) for row in ROWS]
+    end, model = r1_tokenizer.eos_token_id, load_base(config)
+    batch = collator(config, end, unsloth=False)(rows)
+    for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        length = len(row["input_ids"])
+        assert ids[:length].tolist() == row["input_ids"]
+        assert (labels == end).nonzero().flatten().tolist() == [length - 1]
+        assert mask.tolist() == [1] * length + [0] * (len(ids) - length)
+    assert completion_nll(model, rows, end) == completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    prompts = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
+    same = copy.deepcopy(r1_tokenizer)  # a shallow copy shares its special tokens
+    same.pad_token = same.eos_token
+    settings = config.generation
+    assert generate(model, same, prompts, settings, 1) == generate(model, r1_tokenizer, prompts, settings, 1)
+
+
+def test_a_reply_may_end_with_any_of_several_tokens(r1_tokenizer):
+    from types import SimpleNamespace
+
+    def named(tokens):
+        return SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokens))
+
+    own = r1_tokenizer.eos_token_id
+    assert end_tokens(named(None), r1_tokenizer) == {own}
+    assert end_tokens(named(7), r1_tokenizer) == {own, 7}
+    assert end_tokens(named([7, own, 9]), r1_tokenizer) == {own, 7, 9}
+
+
+def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
+    config = settings_of(tmp_path)
+    check_conversion(config)
+    path = tmp_path / "model/tokenizer.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    split = {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False}
+    written["pre_tokenizer"]["pretokenizers"].insert(0, split)  # as in no tokenizer that it knows
+    path.write_text(json.dumps(written), encoding="utf-8")
+    assert probe(load_tokenizer(config.model), config.model) == ""
+    with pytest.raises(InputError, match=r"cannot be exported as GGUF: .* pre-tokenizer was not recognized") as caught:
+        check_conversion(config)
+    assert "\n" not in str(caught.value)

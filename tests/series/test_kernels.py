@@ -1,0 +1,169 @@
+"""The kernels that the runner starts: what they inherit, what they must not, and where their sockets are."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import PROJECT_ROOT, InputError, StageError
+from helpers.run_dir import open_run
+from helpers.series import runner
+from helpers.series.runner import execute, run_series, socket_folder
+
+SHOWN = """
+import json, locale, os, pathlib, sys
+names = ["WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "WANDB_API_KEY"]
+import helpers.machine
+facts = {name: os.environ.get(name) for name in names}
+facts |= {"encoding": locale.getpreferredencoding(), "project": os.getcwd()}
+pathlib.Path(os.environ["SHOWN"]).write_text(json.dumps(facts))
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose 01 only writes down what its kernel is like."""
+    opened = open_run("smoke", tmp_path / "run")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SHOWN)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "notebooks/01_setup.ipynb")
+    monkeypatch.setattr(runner, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(runner, "write_index", lambda run: None)
+    monkeypatch.setenv("SHOWN", str(tmp_path / "shown.json"))
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
+    return opened
+
+
+def kernel(run) -> dict:
+    execute(run, "01_setup")
+    return json.loads(Path(os.environ["SHOWN"]).read_text())
+
+
+def test_a_kernel_reads_and_writes_utf8_whatever_the_locale(run, monkeypatch):
+    for name, value in {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}.items():
+        monkeypatch.setenv(name, value)
+    assert kernel(run)["encoding"].lower() == "utf-8"
+
+
+@pytest.mark.parametrize("left_over", [["WORLD_SIZE"], ["RANK"], ["WORLD_SIZE", "RANK", "LOCAL_RANK"]])
+def test_a_kernel_is_one_process_whatever_a_cluster_left_behind(run, monkeypatch, left_over):
+    for name in left_over:
+        monkeypatch.setenv(name, "1")
+    facts = kernel(run)
+    assert [facts[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, (1, True)),
+        ({"WORLD_SIZE": "2"}, (1, True)),
+        ({"RANK": "1"}, (1, True)),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}, (1, True)),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, (2, False)),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, (2, True)),
+    ],
+)
+def test_several_processes_are_believed_of_a_launcher_alone(variables, told):
+    code = "from helpers.machine import is_main_process, world_size; print((world_size(), is_main_process()))"
+    clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
+    assert done.stdout.strip() == str(told)
+
+
+def test_colabs_secrets_reach_the_stages_that_00_starts(run, tmp_path, monkeypatch):
+    """Colab answers the process that its page talks to; any other waits for ten seconds, in vain."""
+    (tmp_path / "colab/google/colab").mkdir(parents=True)
+    (tmp_path / "colab/google/colab/userdata.py").write_text(
+        "import os\n"
+        "def get(name):\n"
+        "    if os.getpid() == int(os.environ['PAGE']):\n"
+        "        return 'the ' + name\n"
+        "    raise TimeoutError(name)\n"
+    )
+    monkeypatch.setenv("PAGE", str(os.getpid()))
+    monkeypatch.syspath_prepend(str(tmp_path / "colab"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'colab'}:{PROJECT_ROOT}")
+    for name in ("google.colab", "google.colab.userdata"):  # what the test imports is gone afterwards
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+    import google
+
+    monkeypatch.setattr(google, "__path__", [str(tmp_path / "colab/google"), *google.__path__])
+    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    run_series(run, ["01_setup"])
+    facts = json.loads(Path(os.environ["SHOWN"]).read_text())
+    assert (facts["HF_TOKEN"], facts["WANDB_API_KEY"]) == ("the HF_TOKEN", "the WANDB_API_KEY")
+
+
+# Sockets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """`temporary(folder)`: what TMPDIR=folder comes to."""
+
+    def use(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        return folder
+
+    return use
+
+
+@pytest.mark.parametrize("length", [30, 65, 70, 75, 80, 95, 200])
+def test_a_long_tmpdir_does_not_make_a_socket_too_long(temporary, tmp_path, length):
+    folder = temporary(Path("/tmp", "a" * (length - len("/tmp/"))))
+    try:
+        with socket_folder() as made:
+            assert len(f"{made}/socket-9") <= 103
+            assert Path(made).parent in (folder, Path("/tmp"))
+            assert Path(made).stat().st_mode & 0o077 == 0
+        assert not Path(made).exists()
+    finally:
+        folder.rmdir()
+
+
+def test_a_kernel_starts_below_a_long_tmpdir(run, temporary, tmp_path):
+    temporary(tmp_path / ("b" * 120))
+    assert kernel(run)["encoding"]
+
+
+def test_where_no_temporary_folder_is_short_enough_one_line_names_tmpdir(temporary, tmp_path, monkeypatch):
+    temporary(tmp_path / "somewhere")
+    monkeypatch.setattr(runner, "SOCKET_PATH_BYTES", 10)
+    with pytest.raises(InputError, match=r"^TMPDIR .*somewhere"):
+        socket_folder()
+
+
+def test_the_sockets_of_killed_runs_are_removed_and_no_others(temporary, tmp_path):
+    folder = temporary(Path(tempfile.mkdtemp(dir="/tmp")))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left_over = folder / f"ai-doctor-{dead.pid}-abcdefgh"
+    others = [folder / f"ai-doctor-{os.getppid()}-abcdefgh", folder / "ai-doctor-runs-of-mine"]
+    for each in (left_over, *others):
+        each.mkdir()
+        (each / "socket-1").touch()
+    with socket_folder() as made:
+        assert Path(made).parent == folder
+        assert not left_over.exists()
+        assert all((each / "socket-1").exists() for each in others)
+
+
+def test_a_stage_that_fails_leaves_no_sockets(run, temporary, tmp_path, monkeypatch):
+    folder = temporary(Path(tempfile.mkdtemp(dir="/tmp")))
+    monkeypatch.delenv("SHOWN")
+    with pytest.raises(StageError, match="KeyError"):
+        execute(run, "01_setup")
+    gc.collect()  # the error's frames hold the kernel's manager
+    assert list(folder.iterdir()) == []

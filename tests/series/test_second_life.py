@@ -1,0 +1,164 @@
+"""A finished folder used again: other questions, other scoring, and each notebook's "Change one thing"."""
+
+import ast
+import re
+import shutil
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from helpers import PROJECT_ROOT, InputError
+from helpers.dataset_prep.prepare import prepare
+from helpers.evaluation import evaluate as evaluation
+from helpers.evaluation.evaluate import evaluate, rescore
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.models.loading import load_tokenizer
+from helpers.report.results import STAGES
+from helpers.run_dir import open_run
+from helpers.series.stages import stage_inputs
+
+MINE = [{"id": "mine-1", "question": "Which drug stops torsades?", "answer_idx": "B",
+         "options": {"A": "Digoxin", "B": "Magnesium sulfate"}}]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tiny_run, tmp_path):
+    """A copy of the tiny run that may be changed."""
+    return shutil.copytree(tiny_run.run.path, tmp_path / "run")
+
+
+def stale(before, after):
+    return [name[:2] for name in STAGES if stage_inputs(before, name) != stage_inputs(after, name)]
+
+
+# The notebooks' exercises ----------------------------------------------------------------------------------------
+
+
+def exercise(stage):
+    """The text of a notebook's "Change one thing", and the overrides that it tells to set."""
+    cells = nbformat.read(PROJECT_ROOT / f"notebooks/{stage}.ipynb", as_version=4).cells
+    _, _, text = "\n".join(cell.source for cell in cells).partition("## Change one thing")
+    text = text.split("Next: [")[0]
+    return text, [ast.literal_eval(found) for found in re.findall(r"\{\"[\w.]+\": [^}]*\}", text)]
+
+
+def test_every_notebook_has_an_exercise_and_this_file_carries_out_all_of_them():
+    overrides = {stage[:2]: exercise(stage)[1] for stage in STAGES}
+    assert overrides == {
+        "01": [{"training.max_stepz": 20}],
+        "02": [{"model.prompt_style": "plain"}],
+        "03": [{"data.near_duplicate": 0.3}],
+        "04": [{"training.max_steps": 120}],
+        "05": [{"evaluation.questions": "my_questions.jsonl"}],
+        "06": [],  # a cell of its own, which runs with the notebook
+    }
+
+
+def test_01_a_misspelt_setting_names_the_right_one(folder):
+    with pytest.raises(InputError, match=r"unknown key 'training\.max_stepz'; did you mean 'training\.max_steps'\?"):
+        open_run("auto", folder, {"training.max_stepz": 20})
+
+
+@pytest.mark.parametrize("stage", ["02_baseline_inference", "03_dataset_prep"])
+def test_02_and_03_take_another_folder_as_they_say(folder, tmp_path, stage):
+    text, [overrides] = exercise(stage)
+    assert "another `RUN_DIR`" in text
+    with pytest.raises(InputError, match="choose another run folder"):
+        open_run("auto", folder, overrides)
+    other = open_run("smoke", tmp_path / "other", overrides)
+    report = prepare(other, load_tokenizer(other.config.model))
+    assert report["splits"]["train"] > 0
+
+
+def test_04_trains_longer_in_the_same_folder(folder):
+    """That the training then goes on from its last checkpoint is seen in test_training."""
+    text, [overrides] = exercise("04_lora_training")
+    assert "another `RUN_DIR`" not in text
+    before = open_run("auto", folder)
+    after = open_run("auto", folder, overrides)
+    assert stale(before, after) == ["04"]
+    assert open_run("auto", folder).config.training.max_steps == 120
+
+
+def test_05_asks_my_questions_in_the_same_folder(folder, tmp_path):
+    write_jsonl(tmp_path / "my_questions.jsonl", MINE)
+    _, [overrides] = exercise("05_evaluation")
+    before, adapter = open_run("auto", folder), (folder / "adapter/adapter_model.safetensors").read_bytes()
+    after = open_run("auto", folder, {key: str(tmp_path / value) for key, value in overrides.items()})
+    assert stale(before, after) == ["03", "05"]
+    metrics = evaluate(after)
+    assert {name: task["n"] for name, task in metrics["tasks"].items()} == {"my_questions": 1}
+    assert (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter
+
+
+# Scored again ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    for name in ("load_tokenizer", "load_with_adapter", "generate"):
+        monkeypatch.setattr(evaluation, name, lambda *_: pytest.fail("a model was asked for"))
+
+
+def test_scoring_again_by_the_same_rules_changes_nothing(folder, no_model):
+    names = ("metrics.json", "predictions.base.jsonl", "predictions.tuned.jsonl", "predictions.strength.jsonl")
+    files = [folder / "evaluation" / name for name in names]
+    before = [file.read_bytes() for file in files]
+    assert rescore(open_run("auto", folder)) == read_json(folder / "evaluation/metrics.json")
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_scoring_again_reads_the_replies_by_todays_rules(folder, no_model, monkeypatch):
+    monkeypatch.setattr(evaluation, "extract_choice", lambda reply, options: "A")
+    monkeypatch.setattr(evaluation, "split_reasoning", lambda reply: SimpleNamespace(closed=True))
+    path = folder / "evaluation/predictions.base.jsonl"
+    rows = [{**row, "finished": True} for row in read_jsonl(path)]
+    write_jsonl(path, rows)
+    metrics = rescore(open_run("auto", folder))
+    again = read_jsonl(path)
+    read = [(row["choice"], row["correct"], row["answer_idx"]) for row in again if "options" in row]
+    assert read
+    assert all((choice, correct) == ("A", right == "A") for choice, correct, right in read)
+    assert all(row["closed"] for row in again)
+    kept = ("nll", "tokens", "thinking_tokens", "letters", "reply")
+    assert [[row.get(key) for key in kept] for row in again] == [[row.get(key) for key in kept] for row in rows]
+    assert metrics == read_json(folder / "evaluation/metrics.json")
+    assert metrics["validation"]["base"]["closed"] == 1
+
+
+def test_a_folder_from_before_strengths_were_measured_is_scored_too(folder, no_model):
+    (folder / "evaluation/predictions.strength.jsonl").unlink()
+    assert rescore(open_run("auto", folder))["strength"] == []
+    assert not (folder / "evaluation/predictions.strength.jsonl").exists()
+
+
+def test_score_on_the_command_line_prints_the_headline_and_refreshes_the_page(folder, no_model, cli):
+    write_json(folder / "evaluation/metrics.json", {})
+    result = cli("score", "--run-dir", folder)
+    assert (result.status, result.err) == (0, "")
+    assert "Completion NLL" in result.out
+    assert "difference (95% interval)" in result.out
+    assert "Completion NLL, 2 unseen rows" in (folder / "index.html").read_text(encoding="utf-8")
+    assert read_json(folder / "evaluation/metrics.json")["validation"]["n"] == 2
+
+
+def test_score_without_replies_names_the_stage_that_makes_them(tmp_path, cli):
+    open_run("smoke", tmp_path / "run")
+    result = cli("score", "--run-dir", tmp_path / "run")
+    assert result.status == 2
+    assert "has no evaluation/predictions.base.jsonl yet: run 05_evaluation first" in result.err
+
+
+def test_evaluating_again_asks_nothing_again(folder, monkeypatch):
+    monkeypatch.setattr("helpers.generation.decode", lambda *_: pytest.fail("a question was asked again"))
+    before = (folder / "evaluation/predictions.tuned.jsonl").read_bytes()
+    evaluate(open_run("auto", folder))
+    assert (folder / "evaluation/predictions.tuned.jsonl").read_bytes() == before
+
+
+def test_replies_of_other_code_are_others(tiny_run, monkeypatch):
+    before = evaluation._identity(tiny_run.run, "base")
+    assert evaluation._identity(tiny_run.run, "base") == before
+    monkeypatch.setattr(evaluation, "fingerprints", lambda names: [f"other {name}" for name in names])
+    assert evaluation._identity(tiny_run.run, "base") != before

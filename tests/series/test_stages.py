@@ -1,0 +1,205 @@
+"""What makes a stage run again: each setting, file and module by name, and that the tables say what is true."""
+
+import json
+import shutil
+
+import pytest
+
+from helpers import PROJECT_ROOT
+from helpers.config import Config
+from helpers.files import write_text
+from helpers.modules import LEFT_OUT, SHOWS, code_of
+from helpers.report.results import STAGES
+from helpers.run_dir import Run
+from helpers.series import stages
+from helpers.series.stages import SETTINGS, changes, notebook_code, stage_inputs, trained_by_other_code
+
+NAMES = list(STAGES)
+ALL = "01 02 03 04 05 06"
+# Every module and packaged file, with the stages that a change of it runs again.
+RUNS = {
+    "__init__.py": "", "__main__.py": "", "baseline_inference.py": "02", "baseline_questions.jsonl": "02 03 05 06",
+    "chat_template.gotmpl": ALL, "chat_template.jinja": ALL, "config.py": ALL, "dataset_prep/__init__.py": "",
+    "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03", "dataset_prep/similarity.py": "03",
+    "decoding.py": "02 05 06", "evaluation/__init__.py": "", "evaluation/calibration.py": "05",
+    "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05", "evaluation/metrics.py": "05",
+    "evaluation/scoring.py": "05", "export/__init__.py": "", "export/check.py": "06", "export/files.py": "06",
+    "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06", "files.py": ALL,
+    "generation.py": "02 05 06", "gpus.yaml": ALL, "index.html.j2": "", "lora_training/__init__.py": "",
+    "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
+    "lora_training/checkpoints.py": "04", "lora_training/train.py": "04", "losses.py": "02 04 05 06",
+    "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "", "models/converter.py": "01 06",
+    "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL, "modules.py": "",
+    "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "", "prompts/chat_template.py": ALL,
+    "prompts/encoding.py": ALL, "prompts/families.py": ALL, "questions.py": "02 03 05 06",
+    "r1_style_template.jinja": ALL, "report/__init__.py": "06", "report/markdown.py": "",
+    "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "run_dir.py": ALL,
+    "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06", "secrets.py": "", "series/__init__.py": "",
+    "series/runner.py": "", "series/stages.py": "", "setup.py": "", "source_check.py": "", "sources/__init__.py": "",
+    "sources/hub.py": ALL, "sources/rows.py": "03", "sources/tables.py": ALL, "statistics.py": "05 06",
+    "tracking.py": "", "use/__init__.py": "", "use/ask.py": "", "use/client.py": "", "use/publish.py": "",
+    "use/server.py": "", "vllm_reasoning_parser.py": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the helpers that may be changed."""
+    folder = tmp_path_factory.mktemp("package") / "helpers"
+    shutil.copytree(PROJECT_ROOT / "helpers", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def keys(package):
+    """By stage the fingerprints of its code."""
+    shown = {"06_export": LEFT_OUT.keys() - SHOWS.keys()}
+    return {name[:2]: code_of(notebook_code(name), shown.get(name, LEFT_OUT), package) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def before(package):
+    return keys(package)
+
+
+def packaged():
+    """By name, as in the keys, every module and file but those of the app, which no stage imports."""
+    paths = [path for path in (PROJECT_ROOT / "helpers").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    apart = [path for path in paths if path.parent.name != "app"]
+    package = PROJECT_ROOT / "helpers"
+    data = (".yaml", ".j2")
+    return {
+        path.name if path.parent.name == "data" or path.suffix in data else path.relative_to(package).as_posix(): path
+        for path in apart
+    }
+
+
+def test_the_table_below_names_every_module_and_file():
+    assert sorted(packaged()) == sorted(RUNS)
+    assert LEFT_OUT.keys() <= packaged().keys()
+    assert all(not RUNS[name] for name in LEFT_OUT.keys() - SHOWS.keys())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_changed_module_runs_the_stages_that_it_decides_on(package, before, name):
+    path = package / packaged()[name].relative_to(PROJECT_ROOT / "helpers")
+    content = path.read_bytes()
+    path.write_bytes(content + b"\nCHANGED = 1\n")
+    try:
+        now = keys(package)
+    finally:
+        path.write_bytes(content)
+    assert " ".join(stage for stage in now if now[stage] != before[stage]) == RUNS[name]
+
+
+def test_comments_docstrings_and_layout_do_not_count(package, before):
+    path = package / "evaluation/scoring.py"
+    content = path.read_text(encoding="utf-8")
+    path.write_text('"""Another docstring."""\n# A comment.\n\n\n' + content.partition('"""\n')[2], encoding="utf-8")
+    try:
+        assert keys(package) == before
+    finally:
+        path.write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import helpers.inner",
+        "from helpers import inner",
+        "from helpers.inner import x",
+        "def f():\n    from helpers.inner import x",
+        "if True:\n    import helpers.inner as y",
+    ],
+)
+def test_an_import_counts_wherever_it_stands(tmp_path, source):
+    write_text(tmp_path / "outer.py", source)
+    write_text(tmp_path / "inner.py", "x = open('table.yaml')")
+    write_text(tmp_path / "data/table.yaml", "a: 1")
+    assert code_of("from helpers.outer import f", (), tmp_path).keys() == {"outer.py", "inner.py", "table.yaml"}
+    assert code_of("from helpers.outer import f", ("inner.py",), tmp_path).keys() == {
+        "outer.py"
+    }  # nor what it alone reads
+
+
+def test_the_cells_that_find_the_project_and_name_the_version_do_not_count():
+    for name in NAMES:
+        assert "VERSION" not in notebook_code(name)
+        assert "PROFILE =" not in notebook_code(name)
+        assert "open_run(" in notebook_code(name)
+
+
+# Settings --------------------------------------------------------------------------------------------------------
+
+READERS = {
+    "seed": "02 03 04 05 06", "model": "01 02 03 04 05 06", "data": "03", "lora": "04", "training": "04",
+    "generation": "02 05 06", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05",
+    "evaluation.max_questions": "03 05", "evaluation.strengths": "05", "evaluation.strength_questions": "05",
+    "export": "06", "tracking": "01 04 05", "profile": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", Config.resolve("smoke").flat())
+def test_a_changed_setting_runs_the_stages_that_read_it(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(stages, "code_of", lambda *_: {})
+    flat = Config.resolve("smoke").flat()
+    other = {"profile": "t4", "data.source": "hub", "evaluation.questions": ["medqa"]}.get(key, "another")
+    before, now = (
+        {name[:2]: stage_inputs(Run(tmp_path, Values(values)), name) for name in NAMES}
+        for values in (flat, {**flat, key: other})
+    )
+    changed = " ".join(stage for stage in now if now[stage] != before[stage])
+    assert changed == READERS.get(key, READERS.get(key.split(".")[0]))
+
+
+def listed(stage):
+    keys = Config.resolve("smoke").flat()
+    return {key for key in keys if key in SETTINGS[stage] or key.split(".")[0] in SETTINGS[stage]}
+
+
+def test_the_table_of_settings_is_what_the_stages_read(tiny_run):
+    """04 is looked at in test_training, where there is a training."""
+    for stage, read in tiny_run.read.items():
+        assert read - listed(stage) - {"profile"} == set(), stage
+    assert tiny_run.read["03_dataset_prep"] >= {"data.near_duplicate", "evaluation.questions", "seed"}
+    assert tiny_run.read["05_evaluation"] >= {"evaluation.strengths", "generation.temperature", "model.max_length"}
+
+
+class Values:
+    """Stands in for a Config whose values need not be valid."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def flat(self):
+        return self.values
+
+
+# What has changed ------------------------------------------------------------------------------------------------
+
+
+def inputs(code=(), settings=(), files=()):
+    return {"settings": dict(settings), "files": dict(files), "modules": {"notebook": "n", **dict(code)}}
+
+
+def test_what_has_changed_is_named():
+    old = inputs({"scoring.py": "a", "sample.jsonl": "b"}, {"lora.r": 4, "seed": None}, {"data/train.jsonl": "c"})
+    new = inputs({"scoring.py": "A", "new.py": "d"}, {"lora.r": 8, "seed": None}, {"data/train.jsonl": "C"})
+    assert changes(old, new) == ["lora.r", "data/train.jsonl", "helpers/scoring.py", "sample.jsonl", "helpers/new.py"]
+    assert changes(old, old) == []
+    assert changes(json.loads(json.dumps(old)), old) == []
+    assert changes({**new, "modules": {**new["modules"], "notebook": "N"}}, new) == ["notebook"]
+    assert changes("b1946ac92492d234", new) == []  # as version 0.1.0 recorded it
+    assert (
+        changes({**{k: new[k] for k in ("settings", "files")}, "code": {"scoring": "a"}}, new) == []
+    )  # and later ones
+
+
+def test_a_training_is_of_other_code_where_a_module_is_and_not_where_its_notebook_is():
+    old = inputs({"batches": "a"})
+    assert trained_by_other_code(old, inputs({"batches": "A"}))
+    assert trained_by_other_code(old, inputs({"batches": "a", "new": "b"}))
+    assert not trained_by_other_code(old, {**inputs({"batches": "a"}), "files": {"data/train.jsonl": "other"}})
+    assert not trained_by_other_code({**old, "modules": {**old["modules"], "notebook": "N"}}, old)
+    assert not trained_by_other_code("b1946ac92492d234", old)
+    assert not trained_by_other_code({**{k: old[k] for k in ("settings", "files")}, "code": {"batches": "b"}}, old)
+    assert not trained_by_other_code(None, old)

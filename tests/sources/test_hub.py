@@ -1,0 +1,333 @@
+"""The hub as it answers: the real libraries against a stand-in over HTTP, in processes that have that for their hub."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fake_hub import COMMIT, FakeHub
+from safetensors.torch import save_file
+
+from helpers import PROJECT_ROOT
+from helpers.config import Config
+from helpers.files import write_json
+from helpers.questions import BENCHMARKS
+from helpers.sources.hub import HUB_DATASET, explain, hub_dataset, nameless_base, public_name
+
+DISTILLED = "FreedomIntelligence/Medical-R1-Distill-Data"
+MEDQA = BENCHMARKS["medqa"].dataset
+COLUMNS = ("Question", "Complex_CoT", "Response")
+TERMS, TOKENS = "accept its terms at https://huggingface.co/", "(https://huggingface.co/settings/tokens)"
+
+# Run in a process of its own: one JSON line for each call, what was loaded or what was said, and the seconds.
+CHILD = """
+import json, os, sys, time
+from transformers import AutoConfig, AutoTokenizer
+from helpers import InputError
+from helpers.questions import benchmark_rows
+from helpers.config import Config
+from helpers.sources.rows import read_rows
+from helpers.sources.hub import ask_first, explain
+
+def model(load, name, revision=None):
+    try:
+        ask_first(name, revision)
+        return type(load(name, revision=revision or "main")).__name__
+    except Exception as error:
+        return explain(error, name, revision)
+
+def rows(**changes):
+    read, provenance = read_rows(Config.resolve("t4", {f"data.{k}": v for k, v in changes.items()}).data, 1)
+    return [[row["Question"] for row in read], provenance]
+
+CALLS = {
+    "config": lambda *words: model(AutoConfig.from_pretrained, *words),
+    "tokenizer": lambda *words: model(AutoTokenizer.from_pretrained, *words),
+    "rows": lambda changes: rows(**changes),
+    "benchmark": benchmark_rows,
+    "token": lambda token: os.environ.update(HF_TOKEN=token) or "",
+}
+for call, *words in json.loads(sys.argv[1]):
+    started = time.monotonic()
+    try:
+        found = CALLS[call](*words)
+    except InputError as error:
+        found = str(error)
+    print("FOUND", json.dumps([found, time.monotonic() - started]))
+"""
+
+
+def made(count, prefix, columns=COLUMNS):
+    rows = [dict(zip(columns, (f"{prefix} {i}", "thought", "answer"), strict=True)) for i in range(count)]
+    return json.dumps(rows, ensure_ascii=False).encode()
+
+
+def card(**configs):
+    listed = [f"- config_name: {name}\n  data_files: {file}" for name, file in configs.items()]
+    return "\n".join(["---", "configs:", *listed, "---", ""]).encode()
+
+
+MEDQA_ROW = {"question": "Next?", "options": {"A": "x", "B": "y"}, "answer_idx": "B"}
+REPOSITORIES = {
+    f"datasets/{HUB_DATASET}": {
+        "README.md": card(en="en.json", zh="zh.json", en_mix="mix.json", zh_mix="zh_mix.json"),
+        "en.json": made(3, "English"),
+        "zh.json": made(3, "中文"),
+        "mix.json": made(4, "mixed"),
+        "zh_mix.json": made(4, "混合"),
+    },
+    f"datasets/{DISTILLED}": {
+        "README.md": card(en="r1.json"),
+        "r1.json": made(2, "distilled", ("question", "reasoning (reasoning_content)", "response (content)")),
+    },
+    f"datasets/{MEDQA}": {"test.jsonl": json.dumps(MEDQA_ROW).encode()},
+    "models/me/model": {"config.json": b'{"model_type": "llama"}'},
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    hub = FakeHub(REPOSITORIES)
+    hub.home = tmp_path_factory.mktemp("hub") / "home"
+    yield hub
+    hub.close()
+
+
+def ask(hub, calls, **environment):
+    """The calls' answers and seconds, in a process that has the stand-in for its hub, and no login of the caller's."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    told = {"HF_ENDPOINT": hub.url, "HF_HOME": str(hub.home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(calls)],
+        env={**kept, **told, **environment},
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    found = [json.loads(line.removeprefix("FOUND")) for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert len(found) == len(calls), done.stderr
+    return [SimpleNamespace(said=said, seconds=seconds) for said, seconds in found]
+
+
+REFUSED = {
+    ("gated/x", None): f"it is gated: {TERMS}gated/x, then set HF_TOKEN to a token of that account {TOKENS}",
+    ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and needs HF_TOKEN",
+    (
+        "me/model",
+        "v9",
+    ): "it has no revision 'v9': take a branch, tag or commit of https://huggingface.co/me/model/commits",
+    ("disabled/x", None): "the hub has disabled it (https://huggingface.co/disabled/x)",
+    ("forbidden/x", None): "the hub refused it (HTTP 403: not today)",
+    ("broken/x", None): "the hub is out of order (HTTP 500): try again later",
+    ("away/x", None): "the hub is out of order (HTTP 503): try again later",
+    ("busy/x", None): "too many requests (429): try again in 77 s; with HF_TOKEN set",
+}
+REFUSED_WITH_A_TOKEN = {
+    ("denied/x", None): f"it is gated, and the token in use has no access: {TERMS}denied/x with the token's account",
+    (
+        "gone/x",
+        None,
+    ): "it is not on the hub (https://huggingface.co/gone/x), or it is private and the token in use has no",
+    ("unauthorized/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
+    ("busy/x", None): "too many requests (429): try again in 77 s",
+}
+
+
+def refusals(refused):
+    """(call, beginning of what is said) of each loader."""
+    for (name, revision), says in refused.items():
+        yield ["config", name, revision], says
+        yield ["tokenizer", name, revision], says
+        if name != "me/model":
+            says = says.replace(f"huggingface.co/{name}", f"huggingface.co/datasets/{name}")
+            yield ["rows", {"source": name, "revision": revision}], f"cannot get {name}: {says}"
+
+
+def test_each_refusal_is_told_apart_and_at_once_for_models_and_data_sets(hub):
+    unknown = f"cannot get {HUB_DATASET}: BuilderConfig 'de' not found. Available: ['en', 'zh', 'en_mix', 'zh_mix']"
+    expected = [(["rows", {"source": "hub", "config": "de"}], unknown), *refusals(REFUSED)]
+    expected += [(["token", "hf_x"], ""), *refusals(REFUSED_WITH_A_TOKEN)]
+    answers = ask(hub, [call for call, _ in expected])
+    for (call, says), answer in zip(expected, answers, strict=True):
+        assert answer.said.startswith(says), call
+        assert answer.said.endswith("; data.source may also be sample or a file") == (call[0] == "rows")
+        assert "\n" not in answer.said
+        assert answer.seconds < 15
+
+
+READ = [
+    ["rows", {"source": "hub"}],
+    ["rows", {"source": "hub", "config": "zh"}],
+    ["rows", {"source": "hub", "config": "en_mix", "revision": COMMIT}],
+    ["rows", {"source": DISTILLED}],
+    ["benchmark", "medqa"],
+    ["config", "me/model"],
+]
+
+
+def assert_read(answers):
+    english, chinese, mixed, distilled, medqa, model = (answer.said for answer in answers)
+    for (questions, provenance), first, count, name, config in (
+        (english, "English 0", 3, HUB_DATASET, "en"),
+        (chinese, "中文 0", 3, HUB_DATASET, "zh"),
+        (mixed, "mixed 0", 4, HUB_DATASET, "en_mix"),
+        (distilled, "distilled 0", 2, DISTILLED, "en"),
+    ):
+        assert (questions[0], len(questions)) == (first, count)
+        assert (provenance["source"], provenance["config"], provenance["revision"]) == (name, config, COMMIT)
+    assert distilled[1]["columns"]["Complex_CoT"] == "reasoning (reasoning_content)"
+    assert medqa == [[{"id": "medqa-1", **MEDQA_ROW}], COMMIT]
+    assert model == "LlamaConfig"
+
+
+def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub):
+    assert_read(ask(hub, READ))
+    asked = len(hub.asked)
+    again = [
+        ["rows", {"source": "hub", "config": "en", "revision": "d" * 40}],
+        ["rows", {"source": "a/new"}],
+        ["config", "a/new", "v1"],
+    ]
+    for environment in ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
+        *answers, other_commit, other_set, other_model = ask(hub, READ + again, **environment)
+        assert_read(answers)
+        offline = "HF_HUB_OFFLINE" in environment
+        why = "offline mode is on" if offline else "the hub cannot be reached ([Errno 111] Connection refused)"
+        assert other_commit.said.startswith(f"cannot get {HUB_DATASET}: {why}")
+        assert f"it is not in the cache at revision '{'d' * 40}'" in other_commit.said
+        assert other_set.said.startswith(f"cannot get a/new: {why}")
+        assert other_model.said.startswith(why)
+        assert max(a.seconds for a in (other_commit, other_set, other_model)) < 15
+    assert len(hub.asked) == asked
+
+
+# The disk ----------------------------------------------------------------------------------------------------------
+
+
+def raised(function, *words):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function(*words)
+    return caught.value
+
+
+def wrapped(error, cause):
+    """`error`, as a library raises it from `cause`."""
+    try:
+        raise error from cause
+    except type(error) as caught:
+        return caught
+
+
+def fill(path):
+    with open(path, "w") as file:
+        file.write("x" * 100_000)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full is Linux's")
+def test_a_full_disk_is_told_wherever_in_the_chain_it_stands():
+    full = raised(fill, "/dev/full")
+    assert full.errno == errno.ENOSPC
+    for error in (full, wrapped(OSError("Can't load the model"), full), wrapped(ValueError("generating"), full)):
+        assert explain(error, "me/model").startswith("the disk is full")
+
+
+def test_a_full_disk_in_the_words_of_safetensors_and_datasets():
+    """What they say is taken from them, on a disk that was full; the errors bear no number."""
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    kind = type(raised(save_file, {"a": torch.zeros(1)}, "/no/such/folder/a.safetensors"))
+    assert kind.__name__ == "SafetensorError"
+    assert explain(kind(said), "me/model").startswith("the disk is full")
+    assert explain(OSError("Not enough disk space. Needed: 2 GiB"), "me/model").startswith("the disk is full")
+    assert explain(OSError(errno.EDQUOT, "Disk quota exceeded", "/home/me/x"), "a/b").startswith(
+        "the disk is full (/home"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_may_not_be_written_to_is_named(number):
+    denied = OSError(number, "Permission denied", "/root/.cache/x")
+    error = wrapped(OSError("PermissionError when downloading me/model"), denied)
+    assert explain(error, "me/model").startswith("no permission for /root/.cache/x: make it")
+
+
+def test_another_error_is_its_own_first_line():
+    assert explain(ValueError("Unrecognized model in a/b.\nShould have"), "a/b") == "Unrecognized model in a/b."
+
+
+# Names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset"),
+    [
+        ("hub", HUB_DATASET),
+        (DISTILLED, DISTILLED),
+        ("teknium/OpenHermes-2.5", "teknium/OpenHermes-2.5"),
+        *(
+            (file, None)
+            for file in ("sample", "rows.jsonl", "data/rows.jsonl", "mine/rows.xlsx", "a/b/c", "/a/b", "./a")
+        ),
+        ("tests/no_rows", None),  # a folder of this project
+    ],
+)
+def test_a_data_set_is_told_from_a_file(source, dataset):
+    assert hub_dataset(source) == dataset
+
+
+def named(name, **more):
+    return Config.resolve("smoke", {"model.name": str(name), **more})
+
+
+SNAPSHOT = f"hub/models--deepseek-ai--DeepSeek-R1-Distill-Llama-8B/snapshots/{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "stored", "public"),
+    [
+        (SNAPSHOT, {}, "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"),
+        ("deepseek-r1/transformers/deepseek-r1-distill-llama-8b/2", {}, "deepseek-r1-distill-llama-8b"),
+        ("kaggle/2", {"_name_or_path": "unsloth/Llama-3.2-1B"}, "unsloth/Llama-3.2-1B"),
+        ("mine", {"_name_or_path": "/home/me/base"}, "mine"),
+        ("mine", {"_name_or_path": "./base"}, "mine"),
+        ("mine", {"_name_or_path": None}, "mine"),
+    ],
+)
+def test_the_public_name_of_a_base_in_a_folder(tmp_path, folder, stored, public):
+    write_json(tmp_path / folder / "config.json", stored)
+    config = named(tmp_path / folder)
+    assert public_name(config) == public
+    assert (nameless_base(config) is None) == ("/" in public)
+    config = named(tmp_path / folder, **{"export.base_model": "me/base"})
+    assert (public_name(config), nameless_base(config)) == ("me/base", None)
+
+
+def test_a_base_without_a_public_name_says_what_to_set(tmp_path):
+    write_json(tmp_path / "mine/config.json", {})
+    assert "set export.base_model to its hub id" in nameless_base(named(tmp_path / "mine"))
+    assert nameless_base(named("tiny")) is nameless_base(named("embedded")) is nameless_base(named("a/b")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("tiny", "tiny"),
+        ("embedded", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("unsloth/DeepSeek-R1-Distill-Llama-8B", "unsloth/DeepSeek-R1-Distill-Llama-8B"),
+        *((folder, "llama") for folder in ("/home/me/llama", "~/x/llama", "models/x/llama")),
+    ],
+)
+def test_a_public_name_holds_no_folders(name, public):
+    assert public_name(named(name)) == public
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path, monkeypatch):
+    write_json(tmp_path / "models/llama/config.json", {})
+    monkeypatch.setattr("helpers.files.PROJECT_ROOT", tmp_path)
+    assert public_name(named("models/llama")) == "llama"
+    assert public_name(named("others/llama")) == "others/llama"

@@ -1,0 +1,296 @@
+"""Asking one question or a file of them, on the command line too, where it is to pipe well."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+from fake_server import Server
+from pyarrow import parquet
+
+from helpers import PROJECT_ROOT, InputError
+from helpers.config import Config
+from helpers.files import read_jsonl
+from helpers.models.loading import load_base
+from helpers.run_dir import Run
+from helpers.use import ask, client
+from helpers.use.ask import Answerer, ask_file, endpoint_answerer, local_answerers, read_questions
+from helpers.use.client import Ended, Piece
+
+SETTINGS = Config.resolve("smoke").generation
+
+
+def written(path, *lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n", "utf-8")
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------- the questions
+
+
+def test_questions_are_json_or_one_a_line(tmp_path):
+    jsonl = written(tmp_path / "q.jsonl", {"question": " Why? "}, "", {"id": 7, "question": "How?", "options": {}})
+    assert read_questions(jsonl) == [{"id": "1", "question": "Why?"}, {"id": "7", "question": "How?"}]
+    text = written(tmp_path / "q.txt", "Why?", "", '{"question": 1}')
+    assert [row["question"] for row in read_questions(text)] == ["Why?", '{"question": 1}']
+    assert [row["id"] for row in read_questions(text)] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"text": "x"}', "line 2: needs a `question` that is text; it has: text"),
+        ("not JSON", "line 2: not JSON"),
+        ("[1]", "line 2: list instead of an object"),
+        ('{"question": 5}', "line 2: needs a `question` that is text"),
+        ('{"question": "Why?", "id": []}', "line 2: id: list instead of text or a number"),
+        ('{"question": "  "}', "line 2: the question is empty"),
+        (json.dumps({"question": "x" * 9000}), "line 2: the question has 9,000 characters"),
+    ],
+)
+def test_a_line_that_is_no_question_is_named(tmp_path, line, told):
+    with pytest.raises(InputError, match=told):
+        read_questions(written(tmp_path / "q.jsonl", {"question": "Why?"}, line))
+
+
+QUESTION_FILES = {
+    "q.jsonl": b'\xef\xbb\xbf{"question": "Why?"}\r\n{"question": "How,\\nthen?"}\r\n',
+    "q.JSONL": b'{"question": "Why?"}\n{"Question": "How,\\nthen?"}\n',
+    "q.json": b'[\n {"question": "Why?"},\n {"question": "How,\\nthen?"}\n]',
+    "q.csv": b'\xef\xbb\xbfnote,question\n,Why?\n,"How,\nthen?"\n',
+    "semicolons.CSV": b'note;question\n;Why?\n;"How,\nthen?"\n',
+}
+
+
+@pytest.mark.parametrize("name", QUESTION_FILES)
+def test_question_files_are_read_as_rows_are(tmp_path, name):
+    (tmp_path / name).write_bytes(QUESTION_FILES[name])
+    assert [row["question"] for row in read_questions(tmp_path / name)] == ["Why?", "How,\nthen?"]
+
+
+def test_a_parquet_file_of_questions(tmp_path):
+    parquet.write_table(pa.table({"id": [7, None], "question": ["Why?", "How?"]}), tmp_path / "q.parquet")
+    assert read_questions(tmp_path / "q.parquet") == [{"id": "7", "question": "Why?"}, {"id": "2", "question": "How?"}]
+
+
+def test_a_text_file_has_no_byte_order_mark_or_windows_line_ends_in_its_questions(tmp_path):
+    (tmp_path / "q.TXT").write_bytes("\ufeffWhy?\r\nA man of 54.\u2028What next?\r\n".encode())
+    assert [row["question"] for row in read_questions(tmp_path / "q.TXT")] == ["Why?", "A man of 54.\u2028What next?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("q.txt", "Où?".encode("latin-1"), "q.txt is not UTF-8 \\(byte 1\\)"),
+        ("q.md", b"Why?", "unknown ending '.md'; valid: .json, .jsonl, .csv, .parquet, .txt"),
+        ("q.csv", b"Why?\nHow?\n", "line 2: needs a `question` that is text; it has: Why?"),
+        ("q.json", b'{"question": ["Why?", "How?"]}', "is one object, not rows"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told) as caught:
+        read_questions(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_questions_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="holds no question"):
+        read_questions(written(tmp_path / "q.txt", "", " "))
+    with pytest.raises(InputError, match="cannot read"):
+        read_questions(tmp_path / "none.txt")
+
+
+# --------------------------------------------------------------------------------------------------------- the replies
+
+
+QUESTIONS = [{"id": str(i), "question": f"Question {i}?"} for i in range(5)]
+
+
+def repeating(asked, made_by="m", stop_at=None):
+    """Says each question back, and notes what it was asked."""
+
+    def rows(questions):
+        asked.append(questions)
+        for question in questions:
+            if question == stop_at:
+                raise KeyboardInterrupt
+            yield {"reply": f"{question}</think>x", "closed": True}
+
+    return Answerer(made_by, iter, rows)
+
+
+def test_each_question_and_side_is_a_row(tmp_path):
+    asked = []
+    target = tmp_path / "new/replies.jsonl"
+    assert ask_file(QUESTIONS, target, {"base": repeating(asked), "tuned": repeating(asked)}, batch=2) == 10
+    rows = read_jsonl(target)
+    assert [(row["side"], row["id"]) for row in rows] == [(s, str(i)) for s in ("base", "tuned") for i in range(5)]
+    assert rows[3]["reply"] == "Question 3?</think>x"
+    assert [len(batch) for batch in asked] == [2, 2, 1, 2, 2, 1]
+
+
+def test_what_was_killed_goes_on_where_it_was(tmp_path):
+    target, asked = tmp_path / "replies.jsonl", []
+    with pytest.raises(KeyboardInterrupt):
+        ask_file(QUESTIONS, target, {"tuned": repeating(asked, stop_at="Question 3?")}, batch=4)
+    assert len(read_jsonl(target)) == 3
+    with open(target, "a", encoding="utf-8") as file:
+        file.write('{"id": "3", "question": "Question 3?", "si')  # torn by the kill
+    asked.clear()
+    assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 2
+    assert asked == [["Question 3?", "Question 4?"]]
+    assert [row["id"] for row in read_jsonl(target)] == list("01234")
+    assert ask_file(QUESTIONS, target, {"tuned": repeating(asked)}, batch=4) == 0
+
+
+def test_a_question_that_cannot_be_asked_is_said_before_the_first_is(tmp_path):
+    def check(question):
+        if "3" in question:
+            raise InputError("no")
+
+    asked, target = [], tmp_path / "replies.jsonl"
+    answerer = Answerer("m", iter, repeating(asked).rows, check)
+    with pytest.raises(InputError, match=r"^question 3: no$"):
+        ask_file(QUESTIONS, target, {"base": answerer}, batch=2)
+    assert (asked, target.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r"])
+def test_a_line_end_that_is_none_in_json_does_not_hide_what_is_done(tmp_path, mark):
+    target, asked = tmp_path / "replies.jsonl", []
+    questions = [{"id": f"a{mark}b", "question": f"A man of 54.{mark}What next?"}]
+    assert ask_file(questions, target, {"tuned": repeating(asked)}, batch=4) == 1
+    assert ask_file(questions, target, {"tuned": repeating(asked)}, batch=4) == 0
+
+
+def test_replies_of_different_models_do_not_mix(tmp_path):
+    target = tmp_path / "replies.jsonl"
+    ask_file(QUESTIONS, target, {"tuned": repeating([])}, batch=4)
+    before = target.read_bytes()
+    with pytest.raises(InputError, match="another model or other settings"):
+        ask_file(QUESTIONS, target, {"tuned": repeating([], made_by="other")}, batch=4)
+    other = written(tmp_path / "other.jsonl", {"question": "Why?"})
+    with pytest.raises(InputError, match="holds something else"):
+        ask_file(QUESTIONS, other, {"tuned": repeating([])}, batch=4)
+    assert target.read_bytes() == before
+
+
+class Endpoint:
+    model, base_url = "m", "http://there/v1"
+
+    def __init__(self, *pieces, text):
+        self.pieces, self.text = pieces, text
+
+    def stream(self, question, settings):
+        yield from self.pieces
+        yield Ended(self.text, True, 9, 1.0, 0.1)
+
+
+def test_a_servers_reply_reads_like_a_models_own():
+    settings = SETTINGS
+    pieces = [Piece("thinking", "Hm"), Piece("thinking", "."), Piece("answer", "B"), Piece("answer", "!")]
+    [(name, answerer)] = endpoint_answerer(Endpoint(*pieces, text="Hm.</think>\n\nB!"), settings).items()
+    assert name == "m"
+    assert streamed(answerer) == "Hm.</think>\n\nB!"
+    [row] = answerer.rows(["Why?"])
+    assert row == {
+        "reply": "Hm.</think>\n\nB!", "thinking": "Hm.", "answer": "B!", "closed": True, "finished": True, "tokens": 9,
+    }  # fmt: skip
+    open_end = endpoint_answerer(Endpoint(pieces[0], text="Hm"), settings)["m"]
+    assert streamed(open_end) == "Hm"
+    assert not next(open_end.rows(["Why?"]))["closed"]
+
+
+def streamed(answerer):
+    *pieces, end = answerer.stream("Why?")
+    assert isinstance(end, Ended)
+    return "".join(pieces)
+
+
+def test_a_model_that_does_not_think_has_an_answer():
+    answerer = endpoint_answerer(client.Endpoint(Server([{"content": "The median nerve."}]).url), SETTINGS)["the-model"]
+    assert streamed(answerer) == "The median nerve."
+    [row] = answerer.rows(["Why?"])
+    assert (row["thinking"], row["answer"], row["closed"]) == ("", "The median nerve.", True)
+
+
+def test_both_sides_are_one_model_with_and_without_its_adapter(tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = Config.resolve("smoke", {"generation.temperature": 0, "generation.max_new_tokens": 8})
+    run = Run(tmp_path, config)
+    (run / "run.yaml").write_text("config: {}\n")
+    with pytest.raises(InputError, match="has no adapter yet: run 04_lora_training"):
+        local_answerers(run, ["tuned"])
+    adapted = get_peft_model(load_base(config), LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted.save_pretrained(str(run / "adapter"))
+    answerers = local_answerers(run, ["base", "tuned"])
+    replies = {side: next(each.rows(["Why?"]))["reply"] for side, each in answerers.items()}
+    assert replies["base"] != replies["tuned"]
+    [alone] = local_answerers(run, ["base"]).values()
+    assert next(alone.rows(["Why?"]))["reply"] == replies["base"]
+    for side, each in answerers.items():
+        assert "".join(each.stream("Why?")) == replies[side]
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def infer(*words, stdin=""):
+    command = [sys.executable, "infer.py", *words, "--endpoint", "http://127.0.0.1:9/v1"]
+    return subprocess.run(
+        command, input=stdin, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--compare", "Why?"], "a server has one model"),
+        (["--file", "q.txt"], "--file and --out go together"),
+        (["--out", "r.jsonl", "Why?"], "--file and --out go together"),
+        ([], "the question is empty"),
+        (["  "], "the question is empty"),
+        (["Why?"], "at http://127.0.0.1:9/v1 cannot be reached"),
+    ],
+)
+def test_a_wrong_wish_is_one_line_on_standard_error(words, told):
+    done = infer(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert told in line
+
+
+def test_only_the_reply_goes_down_the_pipe(monkeypatch, capsys):
+    from helpers.__main__ import main
+
+    monkeypatch.setattr(
+        ask, "endpoint_answerer", lambda *_: {"m": Answerer("m", lambda q: iter([q, "</think>B"]), iter)}
+    )
+    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", "http://there/v1"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    told = capsys.readouterr()
+    assert told.out == "Why?</think>B\n"
+    assert "not medical advice" in told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [("The nerve.", False), ("<think>Hm", True), ("a</think>b", False), ("a</think>b <think> c", True)],
+)
+def test_a_reply_without_an_answer_is_noted_and_no_other(monkeypatch, capsys, text, note):
+    from helpers.__main__ import main
+
+    url = Server([{"content": text}]).url
+    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", url])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert ("the thought was never closed" in capsys.readouterr().err) == note

@@ -1,0 +1,204 @@
+"""Asking OpenAI-compatible servers: this project's, and those of others."""
+
+import pytest
+from fake_server import Server
+
+from helpers import InputError
+from helpers.config import Config
+from helpers.prompts.encoding import Reasoning, split_reasoning
+from helpers.use.client import MAX_QUESTION, Ended, Endpoint, Piece, check_question, key_for
+
+SETTINGS = Config.resolve("smoke").generation
+
+
+# ------------------------------------------------------------------------------------------------------ the question
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("  Which nerve?\n", "Which nerve?"),
+        ("a\x00b\x1b[31mc\x7f", "ab[31mc"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("half a character: \ud800", "half a character:"),
+        ("naïve 39 °C β₂ 腹痛 👩‍⚕️", "naïve 39 °C β₂ 腹痛 👩‍⚕️"),
+        ("<b>bold</b>", "<b>bold</b>"),
+        ("x" * MAX_QUESTION, "x" * MAX_QUESTION),
+    ],
+)
+def test_a_question_loses_control_characters_and_nothing_else(text, question):
+    assert check_question(text) == question
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\x00\x01\x1b", "\ud800"])
+def test_an_empty_question_is_refused(text):
+    with pytest.raises(InputError, match="empty"):
+        check_question(text)
+
+
+def test_a_question_that_is_too_long_is_refused():
+    with pytest.raises(InputError, match=r"8,001 characters, and at most 8,000"):
+        check_question("x" * (MAX_QUESTION + 1))
+
+
+# ------------------------------------------------------------------------------------------------------- the endpoint
+
+
+def asked(deltas, **how):
+    server = Server(deltas, **how)
+    return server, list(Endpoint(server.url, "secret").stream("Why?", SETTINGS))
+
+
+def joined(pieces, kind):
+    return "".join(piece.text for piece in pieces if isinstance(piece, Piece) and piece.kind == kind)
+
+
+def test_the_request_is_the_users_turn_and_the_settings():
+    server, _ = asked([{"content": "x"}])
+    [(key, body)] = server.requests
+    assert key == "Bearer secret"
+    assert body["messages"] == [{"role": "user", "content": "Why?"}]
+    assert body["model"] == "the-model"
+    settings = SETTINGS.max_new_tokens, SETTINGS.temperature, SETTINGS.top_p
+    assert (body["max_tokens"], body["temperature"], body["top_p"], body["stream"]) == (*settings, True)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_that_the_server_took_apart_stays_apart(field):
+    _, pieces = asked([{"role": "assistant", "content": None}, {field: "Hm."}, {"content": "It is </think> B."}])
+    assert pieces[:-1] == [Piece("thinking", "Hm."), Piece("answer", "It is </think> B.")]
+    assert isinstance(pieces[-1], Ended)
+    assert (pieces[-1].finished, pieces[-1].tokens) == (True, 7)
+    assert 0 <= pieces[-1].first_token_seconds <= pieces[-1].seconds
+
+
+@pytest.mark.parametrize("opening", ["", "<think>", "<think>\n", "\n<think>\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_raw_text_is_taken_apart_wherever_it_is_cut(opening, size):
+    reply = f"{opening}One < two, a </b> and </thin air.</think>\n\nThe <answer>."
+    _, pieces = asked([{"content": reply[i : i + size]} for i in range(0, len(reply), size)])
+    assert joined(pieces, "thinking") == "One < two, a </b> and </thin air."
+    assert joined(pieces, "answer") == "The <answer>."
+
+
+def test_a_thought_that_is_never_closed_is_all_there_is():
+    for deltas in ([{"content": c} for c in "<think>Never closed </th"], [{"reasoning_content": "Never closed </th"}]):
+        _, pieces = asked(deltas, finish="length")
+        assert joined(pieces, "thinking") == "Never closed </th"
+        assert joined(pieces, "answer") == ""
+        assert split_reasoning(pieces[-1].text) == Reasoning("Never closed </th", "", closed=False)
+        assert not pieces[-1].finished
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "a</think>b</think>c",
+        "<think>a</think>b",
+        "thought</think>The model writes <think> first.",
+        "a</think>",
+        "</think>b",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_a_stream_ends_with_what_split_reasoning_says(reply, size):
+    """Whoever takes the reply apart: nobody, or the server, at its first `</think>`."""
+    parts = [{"content": reply[i : i + size]} for i in range(0, len(reply), size)]
+    assert split_reasoning(asked(parts)[1][-1].text) == split_reasoning(reply)
+    thinking, _, answer = reply.removeprefix("<think>").partition("</think>")
+    parts = [{field: text} for field, text in (("reasoning_content", thinking), ("content", answer)) if text]
+    if answer:  # else the server does not say whether the thought was closed
+        found, want = split_reasoning(asked(parts)[1][-1].text), split_reasoning(reply)
+        assert (found.answer, found.closed) == (want.answer, want.closed)
+        assert "".join(found.thinking.split()) == "".join(want.thinking.split())  # it drops the blank line
+
+
+@pytest.mark.parametrize("reply", ["Carpal tunnel syndrome.", "<thi", "p < 0.05"])
+def test_text_without_any_tag_is_the_answer_of_a_model_that_does_not_think(reply):
+    _, pieces = asked([{"content": c} for c in reply])
+    assert split_reasoning(pieces[-1].text) == Reasoning("", reply, closed=True)
+
+
+def test_a_reply_of_nothing_has_no_answer():
+    assert not split_reasoning(asked([])[1][-1].text).closed
+
+
+# ---------------------------------------------------------------------------------------------- servers of other makers
+
+
+def test_what_a_server_refuses_is_sent_under_its_other_name_or_not_at_all(capsys):
+    refused = ["max_tokens", "stream_options", "temperature", "top_p"]
+    server = Server([{"content": "x"}], refuses=refused)
+    endpoint = Endpoint(server.url)
+    for _ in range(2):
+        assert isinstance(list(endpoint.stream("Why?", SETTINGS))[-1], Ended)
+    bodies = [body for _, body in server.requests]
+    assert len(bodies) == len(refused) + 2  # the second question is not refused again
+    assert bodies[-1].keys() == {"model", "messages", "max_completion_tokens", "stream"}
+    assert bodies[-1]["max_completion_tokens"] == SETTINGS.max_new_tokens
+    told = capsys.readouterr().err
+    assert "does not take max_tokens: asking with max_completion_tokens" in told
+    assert told.count("does not take temperature") == 1
+
+
+def test_a_server_that_goes_on_refusing_is_left():
+    with pytest.raises(InputError, match="refused: Unsupported parameter: 'model'"):
+        list(Endpoint(Server([], refuses=["model", "max_tokens"]).url).stream("Why?", SETTINGS))
+
+
+def test_of_several_models_one_that_answers_is_taken_and_named(capsys):
+    names = ["nomic-embed-text:latest", "text-embedding-3-small", "bge-m3", "llama3.2", "qwen3"]
+    server = Server([{"content": "x"}], models=names)
+    list(Endpoint(server.url).stream("Why?", SETTINGS))
+    assert server.requests[0][1]["model"] == "llama3.2"
+    assert "lists 5 models; asking llama3.2, another with --model" in capsys.readouterr().err
+    assert Endpoint(server.url, model="qwen3").model == "qwen3"
+    assert Endpoint(Server([]).url).model == "the-model"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_without_a_model_that_answers_says_what_it_has():
+    with pytest.raises(InputError, match=r"lists no model to ask \(nomic-embed-text\): name one with --model"):
+        _ = Endpoint(Server([], models=["nomic-embed-text"]).url).model
+    with pytest.raises(InputError, match=r"lists no model$"):
+        _ = Endpoint(Server([], models=[]).url).model
+
+
+def test_text_comes_as_it_arrives():
+    server = Server([{"content": f"word {i} "} for i in range(50)], pause=0.1)
+    stream = Endpoint(server.url).stream("Why?", SETTINGS)
+    assert next(stream) == Piece("thinking", "word 0 ")
+    assert server.sent < 10
+    stream.close()
+    assert server.broken.wait(5), "the server went on for nobody"
+    assert server.sent < 50
+
+
+@pytest.mark.parametrize(
+    ("status", "line"), [(401, "wants another API key"), (503, "refused: .*no room$"), (400, "refused")]
+)
+def test_a_refusal_is_one_line(status, line):
+    with pytest.raises(InputError, match=line) as error:
+        asked([], status=status)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dead_server_is_one_line():
+    server = Server([])
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(InputError, match=r"at http://127\.0\.0\.1:\d+/v1 cannot be reached"):
+        list(Endpoint(server.url).stream("Why?", SETTINGS))
+
+
+def test_our_servers_key_goes_to_no_stranger(monkeypatch):
+    monkeypatch.setenv("AI_DOCTOR_API_KEY", "ours")
+    monkeypatch.delenv("AI_DOCTOR_ENDPOINT_KEY", raising=False)
+    assert [key_for(f"http://{host}:8000/v1") for host in ("127.0.0.1", "localhost", "[::1]")] == ["ours"] * 3
+    assert key_for("https://api.example/v1") == ""
+    monkeypatch.setenv("AI_DOCTOR_ENDPOINT_KEY", "theirs")
+    assert key_for("https://api.example/v1") == key_for("http://127.0.0.1:8000/v1") == "theirs"
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-mine")
+    headers = Endpoint("https://api.example/v1", "theirs")._client.default_headers
+    assert not {"org-mine", "project-mine"} & set(map(str, headers.values()))

@@ -1,0 +1,570 @@
+"""Publishing: what reaches a stand-in of the hub's HTTP API is the run's files and a card that says what they are."""
+
+import base64
+import json
+import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from helpers import InputError, machine
+from helpers.config import Config
+from helpers.export.gguf import write_modelfile
+from helpers.export.merge import merge
+from helpers.files import read_json, write_json, write_text
+from helpers.models.loading import load_tokenizer
+from helpers.models.packaged import tiny_folder
+from helpers.prompts.encoding import build_prompt
+from helpers.questions import BENCHMARKS
+from helpers.report.model_card import KINDS, LICENCES, UNKNOWN, prompt_parts
+from helpers.report.results import model_card, write_model_card
+from helpers.run_dir import Run, note_in_record, open_run
+from helpers.sources.hub import hub_dataset, public_name
+from helpers.use.publish import push_to_hub
+
+MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+TOKEN = "hf_of_the_test"
+ALL = ("adapter", "merged", "gguf")
+R1 = "unsloth/DeepSeek-R1-Distill-Llama-8B"
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The part of the hub's API that pushing goes through; every request is noted before it is answered."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        hub = self.server.hub
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path.partition("?")[0]
+        hub.requests.append(SimpleNamespace(method=self.command, path=path, headers=self.headers, body=body))
+        refused = next((answer for part, answer in hub.refusals.items() if part in path), None)
+        status, answer = refused or hub.answer(self.command, path, body)
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_PUT = do_GET  # noqa: N815
+
+
+class Hub:
+    """Repositories and their commits; `refusals` maps a part of a path to the status and answer to give there."""
+
+    def __init__(self):
+        self.requests, self.refusals, self.private, self.commits, self.blobs = [], {}, {}, {}, {}
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.hub = self
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, method, path, body):
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            known = name in self.private
+            self.private.setdefault(name, asked["visibility"] == "private")
+            return 409 if known else 200, {"url": f"{self.address}/{name}"}
+        if path == "/api/validate-yaml":
+            return 200, {"errors": [], "warnings": []}
+        if match := re.fullmatch("/api/models/([^/]+/[^/]+)", path):
+            return 200, {"id": match[1], "private": self.private[match[1]]}
+        if path.endswith("/preupload/main"):
+            large = (".safetensors", ".gguf", "tokenizer.json")
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith(large) else "regular" for name in files}
+            return 200, {"files": [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            upload = {"upload": {"href": f"{self.address}/blobs"}}
+            objects = [{**thing, "actions": upload} for thing in json.loads(body)["objects"]]
+            for thing in objects:
+                thing["actions"] = {"upload": {"href": f"{self.address}/blobs/{thing['oid']}"}}
+            return 200, {"transfer": "basic", "objects": objects}
+        if method == "PUT" and path.startswith("/blobs/"):
+            self.blobs[path.removeprefix("/blobs/")] = body
+            return 200, {}
+        if match := re.fullmatch("/api/models/(.+)/commit/main", path):
+            lines = [json.loads(line) for line in body.splitlines()]
+            self.commits.setdefault(match[1], []).append(self.files(lines))
+            return 200, {"commitUrl": f"{self.address}/{match[1]}/commit/0", "commitOid": "0"}
+        return 404, {"error": f"the stand-in knows no {method} {path}"}
+
+    def files(self, lines):
+        """Name to content of a commit's files, those of large ones from what was uploaded before."""
+        files = {}
+        for line in lines:
+            if line["key"] == "file":
+                assert line["value"]["encoding"] == "base64"
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "lfsFile":
+                files[line["value"]["path"]] = self.blobs[line["value"]["oid"]]
+        return files
+
+    def sent(self, name):
+        """The files of the only commit that a repository has."""
+        [files] = self.commits[name]
+        return files
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No login of the caller's, no hub but the stand-in, and a machine without a GPU."""
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # whose uploads no Python server reads
+    # `make test` says so to keep tests away from the hub; these have one of their own.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("HF_OIDC")]:
+        monkeypatch.delenv(name)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in of the hub, and a token for it."""
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield hub
+    hub.close()
+
+
+def make(folder, tokenizer, settings=None, profile="smoke"):
+    """A run with all three forms of a model, small files of random bytes where it does not matter what is in them."""
+    run = open_run(profile, folder, settings)
+    tokenizer.save_pretrained(run / "adapter")
+    write_json(run / "adapter/adapter_config.json", {"base_model_name_or_path": public_name(run.config)})
+    write_json(run / "export/merged/config.json", {"model_type": "llama"})
+    tokenizer.save_pretrained(run / "export/merged")
+    for name in (ADAPTER, "export/merged/model.safetensors", "export/model-f16.gguf", "export/model-q4_k_m.gguf"):
+        (run / name).write_bytes(os.urandom(2000))
+    write_modelfile(run, tokenizer, run / "export/model-q4_k_m.gguf")
+    return run
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One that loads in no time, for cards whose prompt does not matter."""
+    letters = Tokenizer(BPE({letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>", eos_token="</s>")
+    made.chat_template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    return made
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer):
+    return make(tmp_path / "run", tokenizer)
+
+
+def measured(run):
+    """Figures as 03 and 05 would leave them: a packaged task and MedQA, read from the hub."""
+    provenance = {"source": "FreedomIntelligence/medical-o1-reasoning-SFT", "revision": "0a1b2c"}
+    splits = {"train": 90, "validation": 9, "test": 1}
+    write_json(run / "data/report.json", {"provenance": provenance, "splits": splits})
+    nll = {"nll_delta": -0.5, "nll_delta_ci95": [-0.6, -0.4]}
+    side = {"nll": 2.5, "closed": 0.5, "finished": 0.75}
+    unseen = {"n": 9, "base": {**side, "nll": 3.0}, "tuned": side, "paired": nll, "verdict": "Better."}
+    paired = {"delta": 0.125, "delta_ci95": [0.0, 0.25]}
+    task = {"n": 8, "chance": 0.25, "paired": paired, "verdict": "No difference.", "base": {"accuracy": 0.25}}
+    tasks = {
+        "sample": {**task, "tuned": {"accuracy": 0.375, "ci95": [0.1, 0.7]}},
+        "medqa": {**task, "tuned": {"accuracy": 1 / 3, "ci95": [0.2, 0.5]}},
+    }
+    write_json(run / "evaluation/metrics.json", {"validation": unseen, "tasks": tasks})
+    note_in_record(run, questions={"medqa": "c0ffee"})
+    return {"loss": 2.5, "sample": 0.375, "medqa": 1 / 3}
+
+
+def data_of(card):
+    return ModelCard(card if isinstance(card, str) else card.decode("utf-8")).data
+
+
+def one_line(run, *more, **options):
+    with pytest.raises(InputError) as caught:
+        push_to_hub(run, *(more or ("me/model",)), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------ what is sent
+
+
+def test_the_hub_gets_the_runs_files_in_one_private_commit(run, hub):
+    push_to_hub(run, "me/model")
+    sent = hub.sent("me/model")
+    card = sent.pop("README.md")
+    assert sent.keys() > {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "chat_template.jinja"}
+    assert sent == {name: (run / "adapter" / name).read_bytes() for name in sent}
+    assert data_of(card).library_name == "peft"
+    assert hub.private == {"me/model": True}
+    posts = [request for request in hub.requests if request.method == "POST"]
+    assert {request.headers["Authorization"] for request in posts} == {f"Bearer {TOKEN}"}
+
+
+def test_each_form_has_a_repository_of_its_own(run, hub):
+    said = []
+    push_to_hub(run, "me/model", ALL, private=False, tell=said.append)
+    assert hub.private == {"me/model": False, "me/model-merged": False, "me/model-GGUF": False}
+    gguf, merged = hub.sent("me/model-GGUF"), hub.sent("me/model-merged")
+    assert gguf.keys() == {"README.md", "Modelfile", "model-f16.gguf", "model-q4_k_m.gguf"}
+    for name in gguf.keys() - {"README.md"}:
+        assert gguf[name] == (run / "export" / name).read_bytes()
+    assert merged["model.safetensors"] == (run / "export/merged/model.safetensors").read_bytes()
+    assert merged["config.json"] == (run / "export/merged/config.json").read_bytes()
+    assert [line.split()[-2:] for line in said] == [[f"{hub.address}/{name}", "(public)"] for name in hub.private]
+
+
+def test_nothing_else_in_the_folders_is_sent(run, hub):
+    strays = (
+        "adapter/notes.txt",
+        "adapter/train.jsonl",
+        "export/merged/.model.safetensors.7.tmp",
+        "export/notes.json",
+        "export/.model-q4_k_m.gguf.tmp",
+        "data/train.jsonl",
+        "evaluation/predictions.tuned.jsonl",
+    )
+    for name in strays:
+        write_text(run / name, "private")
+    push_to_hub(run, "me/model", ALL)
+    for [files] in hub.commits.values():
+        assert b"private" not in files.values()
+
+
+def test_paths_on_this_machine_are_not_sent(tmp_path, hub, tokenizer):
+    secret = tmp_path / "secret"
+    write_json(secret / "base-model/config.json", {})
+    write_text(secret / "rows.jsonl", json.dumps({"Question": "Q", "Complex_CoT": "C", "Response": "A"}) + "\n")
+    settings = {"model.name": str(secret / "base-model"), "data.source": str(secret / "rows.jsonl")}
+    run = make(tmp_path / "run", tokenizer, settings)
+    measured(run)
+    adapter = {"base_model_name_or_path": str(secret / "base-model"), "r": 4}
+    write_json(run / "adapter/adapter_config.json", adapter)
+    write_json(run / "export/merged/config.json", {"_name_or_path": str(secret / "base-model"), "model_type": "llama"})
+    push_to_hub(run, "me/model", ALL)
+    for [files] in hub.commits.values():
+        for name, content in files.items():
+            assert str(tmp_path).encode() not in content, name
+    sent = json.loads(hub.sent("me/model")["adapter_config.json"])
+    assert sent == {**adapter, "base_model_name_or_path": "base-model"}
+    assert json.loads(hub.sent("me/model-merged")["config.json"])["_name_or_path"] == "base-model"
+    card = data_of(hub.sent("me/model")["README.md"])
+    assert (card.license, card.base_model, card.get("base_model_relation")) == ("other", None, None)
+    assert read_json(run / "adapter/adapter_config.json") == adapter
+
+
+def test_a_dry_run_shows_everything_and_sends_nothing(run, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    said = []
+    planned = push_to_hub(run, "me/model", ALL, dry_run=True, tell=said.append)
+    assert hub.requests == []
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push_to_hub(run, "me/model", ALL)
+    assert [repository.id for repository in planned] == list(hub.commits)
+    for text, name in zip(said, hub.commits, strict=True):
+        assert text.startswith(f"{name} (private)\n")
+        files = hub.sent(name)
+        listed = dict(reversed(line.split()) for line in text.partition("README.md:")[0].splitlines()[1:-2])
+        assert listed == {file: f"{len(content):,}" for file, content in files.items()}
+        assert text.endswith(files["README.md"].decode("utf-8"))
+
+
+def test_a_second_push_goes_to_the_same_repository(run, hub):
+    push_to_hub(run, "me/model")
+    push_to_hub(run, "me/model")
+    assert len(hub.commits["me/model"]) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+def test_a_public_repository_gets_nothing_that_was_meant_to_be_private(run, hub):
+    hub.private["me/model"] = False
+    assert "is there already and is public" in one_line(run)
+    assert hub.commits == {}
+    push_to_hub(run, "me/model", private=False)
+    assert len(hub.commits["me/model"]) == 1
+
+
+def test_without_a_token_it_says_how_to_get_one(run, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    line = one_line(run)
+    assert "https://huggingface.co/settings/tokens" in line
+    assert "hf auth login" in line
+    assert "HF_TOKEN" in line
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "/objects/batch", "/blobs/", "/commit/"])
+def test_what_the_hub_refuses_is_one_line(run, hub, where):
+    hub.refusals = {where: (403, {"error": "Forbidden: pass a\nwrite token"}), "/api/models/me/model": (404, {})}
+    if where != "/api/repos/create":
+        del hub.refusals["/api/models/me/model"]
+    line = one_line(run)
+    assert line.startswith("cannot push to me/model: the token may not write there (HTTP 403")
+    assert where == "/blobs/" or "pass a write token" in line
+    assert hub.commits == {}
+
+
+def test_a_token_that_is_not_valid(run, hub):
+    hub.refusals = {"/api/": (401, {"error": "Invalid username or password."})}
+    assert "the token is not valid (HTTP 401: Invalid username or password.)" in one_line(run)
+
+
+def test_metadata_that_the_hub_refuses(run, hub):
+    hub.refusals = {"/api/validate-yaml": (400, {"errors": [{"message": '"license" must be one of a list'}]})}
+    assert '"license" must be one of a list' in one_line(run)
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_the_command_ends_with_one_line_and_status_2(run, hub, cli, monkeypatch, dead):
+    if dead:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    else:
+        hub.refusals = {"/api/": (403, {"error": "no"})}
+    result = cli("push", "me/model", "--run-dir", run.path)
+    assert (result.status, result.out) == (2, "")
+    [line] = result.err.splitlines()
+    assert line.startswith("error: cannot push to me/model: ")
+    assert ("the hub cannot be reached" in line) == dead
+
+
+def test_the_command_pushes_what_it_is_told(run, hub, cli):
+    result = cli("push", "me/model", "--what", "gguf", "--what", "adapter", "--public", "--run-dir", run.path)
+    assert (result.status, list(hub.commits)) == (0, ["me/model", "me/model-GGUF"])
+    assert hub.private == {"me/model": False, "me/model-GGUF": False}
+    assert f"{hub.address}/me/model-GGUF (public)" in result.out
+
+
+def test_the_command_shows_a_dry_run(run, hub, cli):
+    result = cli("push", "me/model", "--dry-run", "--run-dir", run.path)
+    assert (result.status, hub.requests) == (0, [])
+    assert "me/model (private)" in result.out
+    assert "Not for clinical use" in result.out
+
+
+def test_the_command_takes_the_newest_run_and_names_it(run, hub, cli, monkeypatch):
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(run.path))
+    named, newest = cli("push", "me/model", "--dry-run", "--run-dir", run.path), cli("push", "me/model", "--dry-run")
+    assert (newest.status, newest.out) == (0, named.out)
+    assert (named.err, newest.err) == ("", f"run folder {run.path}\n")
+
+
+@pytest.mark.parametrize("name", ["model", "me/mo del", "me/model/x", "me/model--x", "me/" + "x" * 97])
+def test_a_name_that_is_none(run, hub, name):
+    assert name in one_line(run, name)
+    assert hub.requests == []
+
+
+def test_a_form_that_is_none(run):
+    assert one_line(run, "me/model", ["ggfu"]).endswith("did you mean 'gguf'?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacks", "stage"),
+    [
+        ("adapter", ADAPTER, "04_lora"),
+        ("merged", "export/merged/config.json", "06"),
+        ("gguf", "export/Modelfile", "06"),
+        ("gguf", "export/model-q4_k_m.gguf", "06"),
+    ],
+)
+def test_a_form_that_the_run_does_not_have(run, hub, kind, lacks, stage):
+    (run / lacks).unlink()
+    line = one_line(run, "me/model", [kind], dry_run=True)
+    assert f"has no {lacks} yet: run {stage}" in line
+
+
+# ----------------------------------------------------------------------------------------------------------- the card
+
+
+def test_the_model_index_is_that_of_the_metrics(run, hub):
+    figures = measured(run)
+    push_to_hub(run, "me/model", ALL)
+    for name in hub.commits:
+        data = data_of(hub.sent(name)["README.md"])
+        assert data.model_name == name.split("/")[-1]
+        loss, sample, medqa = data.eval_results
+        assert [result.metric_value for result in data.eval_results] == list(figures.values())
+        assert [result.metric_type for result in data.eval_results] == ["loss", "accuracy", "accuracy"]
+        assert loss.metric_name == "Completion NLL, nats a token, 9 rows"
+        assert (sample.dataset_type, sample.dataset_split) == ("sample", None)
+        assert (medqa.dataset_type, medqa.dataset_split) == ("GBaker/MedQA-USMLE-4-options", "test")
+        assert medqa.dataset_revision == "c0ffee"
+        assert medqa.metric_name == "Accuracy, 8 questions, 95% interval 20.0% to 50.0%"
+
+
+def test_a_run_that_was_not_evaluated_has_no_model_index(run):
+    data = data_of(model_card(run, "adapter", "me/model"))
+    assert data.eval_results is None
+    assert "model-index" not in data.to_dict()
+    assert "model_name" not in data.to_dict()
+
+
+def test_every_form_says_what_it_is_made_of(tmp_path, hub, tokenizer):
+    run = make(tmp_path / "run", tokenizer, {"data.source": "hub", "model.name": R1})
+    measured(run)
+    push_to_hub(run, "me/model", ALL)
+    cards = [data_of(hub.sent(name)["README.md"]) for name in hub.commits]
+    assert [card.base_model for card in cards] == [R1, R1, "me/model-merged"]
+    assert [card.get("base_model_relation") for card in cards] == ["adapter", "finetune", "quantized"]
+    assert [card.library_name for card in cards] == ["peft", "transformers", "gguf"]
+    for card in cards:
+        assert card.datasets == ["FreedomIntelligence/medical-o1-reasoning-SFT"]
+        assert (card.license, card.language, card.pipeline_tag) == ("llama3.1", "en", "text-generation")
+        assert {"medical", "reasoning", "sft"} < set(card.tags)
+    text = hub.sent("me/model")["README.md"].decode("utf-8")
+    for words in ("MIT for DeepSeek's weights", "Llama 3.1 Community License", "Built with Llama", "CC BY 4.0"):
+        assert words in text
+    alone = data_of(model_card(run, "gguf", "me/model-GGUF"))
+    assert (alone.base_model, alone.get("base_model_relation")) == (R1, "finetune")
+
+
+def test_the_embedded_model_is_named_as_on_the_hub(tmp_path, tokenizer):
+    card = data_of(model_card(make(tmp_path / "run", tokenizer, profile="laptop"), "adapter", "me/model"))
+    assert (card.base_model, card.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+
+
+def test_a_users_questions_that_bear_a_benchmarks_name_are_not_that_benchmark(run):
+    measured(run)
+    note_in_record(run, questions={})
+    card = model_card(open_run("auto", run.path), "adapter", "me/model")
+    assert "GBaker" not in card
+    assert f"| evaluation questions | `medqa (a file)` | {UNKNOWN[1]} |" in card
+
+
+def test_a_base_in_a_folder_is_named_by_the_setting_and_under_its_licence(tmp_path, hub, tokenizer, capsys):
+    folder = tmp_path / "kaggle/2"
+    write_json(folder / "config.json", {"model_type": "llama"})
+    run = make(tmp_path / "run", tokenizer, {"model.name": str(folder)})
+    card = model_card(run, "adapter", "me/model")
+    assert "A LoRA adapter for `kaggle`" in card
+    assert "base_model" not in data_of(card).to_dict()
+    push_to_hub(run, "me/model", dry_run=True)
+    assert "set export.base_model to its hub id" in capsys.readouterr().out
+    run = make(tmp_path / "named", tokenizer, {"model.name": str(folder), "export.base_model": R1})
+    push_to_hub(run, "me/named")
+    assert "export.base_model" not in capsys.readouterr().out
+    card = hub.sent("me/named")["README.md"].decode("utf-8")
+    assert (data_of(card).base_model, data_of(card).license) == (R1, "llama3.1")
+    assert f'AutoModelForCausalLM.from_pretrained("{R1}"' in card
+    assert "Built with Llama" in card
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "code", "words"),
+    [
+        ({}, None, "en", "The training rows are in English."),
+        ({"data.source": "hub"}, "en", "en", "The training rows are in English."),
+        ({"data.source": "hub"}, None, "en", "The training rows are in English."),  # a folder from before data.config
+        ({"data.source": "hub"}, "zh_mix", "zh", "The training rows are in Chinese."),
+        ({"data.source": "FreedomIntelligence/Medical-R1-Distill-Data-Chinese"}, "zh", "zh", "rows are in Chinese."),
+        ({"data.source": "a/b"}, "default", None, "fine-tuning and evaluation. What"),
+        ({"data.source": "rows.jsonl"}, None, None, "fine-tuning and evaluation. What"),
+    ],
+)
+def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(
+    tmp_path, tokenizer, settings, config, code, words
+):
+    run = make(tmp_path / "run", tokenizer)
+    run = Run(run.path, Config.resolve("smoke", settings))
+    measured(run)
+    report = read_json(run / "data/report.json")
+    write_json(run / "data/report.json", {**report, "provenance": {**report["provenance"], "config": config}})
+    card = model_card(run, "adapter", "me/model")
+    assert data_of(card).to_dict().get("language") == code
+    assert words in " ".join(card.split())
+    assert ("English" in card) == (code == "en")
+    if source := settings.get("data.source"):
+        assert data_of(card).datasets == ([hub_dataset(source)] if hub_dataset(source) else None)
+
+
+def test_a_base_model_unknown_here_is_under_its_own_licence(tmp_path, tokenizer):
+    card = data_of(model_card(make(tmp_path / "run", tokenizer, {"model.name": "a/b"}), "merged", "me/model"))
+    assert (card.license, card.license_link) == ("other", "https://huggingface.co/a/b")
+
+
+def test_the_licence_of_every_benchmark_is_known():
+    assert {benchmark.dataset for benchmark in BENCHMARKS.values()} <= LICENCES.keys()
+
+
+def test_each_form_has_a_card_in_its_folder(run):
+    for kind, form in KINDS.items():
+        write_model_card(run, run / form.folder / "README.md", kind)
+        text = (run / form.folder / "README.md").read_text(encoding="utf-8")
+        assert data_of(text).library_name == form.library
+        assert "Not for clinical use" in text
+
+
+# --------------------------------------------------------------------------------------------------------- how to use
+
+
+def code(card, language):
+    return re.findall(f"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+@pytest.mark.parametrize("style", ["native", "plain"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_the_prompt_of_the_card_is_that_of_training(tmp_path, profile, style):
+    run = open_run(profile, tmp_path / "run", {"model.prompt_style": style})
+    tokenizer = load_tokenizer(run.config.model)
+    parts = {name: json.loads(text) for name, text in prompt_parts(run).items()}
+    prompt = build_prompt(tokenizer, parts["question"], style)
+    assert parts["before"] + parts["question"] + parts["after"] == prompt
+    assert (tokenizer.bos_token or "") + parts["whole"] == prompt
+
+
+def test_the_pythons_of_the_cards_run(tmp_path, capsys, r1_tokenizer):
+    """As they stand, but for the addresses: the run's folders instead of repositories."""
+    run = open_run("smoke", tmp_path / "run")
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder())
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapted.save_pretrained(run / "adapter", save_embedding_layers=False)
+    r1_tokenizer.save_pretrained(run / "adapter")
+    merge(run)
+    for kind, folder in {"adapter": "adapter", "merged": "export/merged"}.items():
+        [snippet] = code(model_card(run, kind, f"me/{kind}"), "python")
+        assert f'"me/{kind}"' in snippet
+        snippet = snippet.replace(f"me/{kind}", str(run / folder)).replace('"tiny"', repr(tiny_folder().as_posix()))
+        made = {}
+        exec(snippet, made)
+        assert made["prompt"] == build_prompt(r1_tokenizer, made["question"])
+        assert made["output"].shape[1] - made["inputs"]["input_ids"].shape[1] == run.config.generation.max_new_tokens
+        assert "\n" in capsys.readouterr().out
+
+
+def test_the_request_of_the_gguf_card_is_the_prompt_of_training(tmp_path, r1_tokenizer):
+    run = make(tmp_path / "run", r1_tokenizer)
+    ollama, llama_cpp = code(model_card(run, "gguf", "me/model-GGUF"), "sh")
+    assert "hf download me/model-GGUF --local-dir model-GGUF" in ollama
+    request = json.loads(re.search("<<'END'\n(.*)\nEND\n", llama_cpp)[1])
+    prompt = r1_tokenizer.bos_token + request.pop("prompt")
+    assert prompt == build_prompt(r1_tokenizer, json.loads(prompt_parts(run)["question"]))
+    settings = run.config.generation
+    sampling = {"temperature": settings.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0}
+    assert request == {"n_predict": settings.max_new_tokens, **sampling}
+    assert (run / re.search(r"-m (\S+)", llama_cpp)[1].replace("model", "export/model", 1)).is_file()
