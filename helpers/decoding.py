@@ -162,10 +162,10 @@ class Batch:
         """Go `STEPS` tokens on in every row."""
         for _ in range(STEPS):
             seen = (self.at // self.block + 1) * self.block
-            if self.cuda and not getattr(self.model, "is_quantized", False):
-                if seen not in self.graphs:
-                    self.graphs[seen] = self._record(seen)
-                self.graphs[seen].replay()
+            if self.cuda and seen not in self.graphs:
+                self.graphs[seen] = self._record(seen)
+            if graph := self.graphs.get(seen):
+                graph.replay()
             else:
                 self._step(seen)
             self.at += 1
@@ -255,6 +255,7 @@ class Batch:
         self.history.index_copy_(1, self.write, self.tokens)
 
     def _record(self, seen: int) -> Any:
+        """A CUDA graph of one step over `seen` positions; None where this GPU's kernels cannot be recorded."""
         state = (self.mask, self.tokens, self.depth, self.write, self.history)
         before = [part.clone() for part in state]
         side = torch.cuda.Stream()
@@ -263,8 +264,12 @@ class Batch:
             self._step(seen)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=next(iter(self.graphs.values())).pool() if self.graphs else None):
-            self._step(seen)
+        pool = next((each.pool() for each in self.graphs.values() if each), None)
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                self._step(seen)
+        except RuntimeError:  # bitsandbytes' 4-bit kernels were recorded on an H100, and on no other GPU so far
+            graph = None
         for part, kept in zip(state, before, strict=True):
             part.copy_(kept)
         return graph

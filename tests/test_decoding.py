@@ -1,0 +1,77 @@
+"""Decoding with steps recorded as CUDA graphs, by a stand-in of CUDA that runs a recorded step when it is replayed."""
+
+import contextlib
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from helpers import decoding
+from helpers.config import Config
+from helpers.decoding import decode
+from helpers.models.packaged import tiny_folder
+
+SETTINGS = Config.resolve(
+    "smoke", {"generation.max_new_tokens": 48, "generation.batch_size": 3, "generation.temperature": 1.0}
+).generation
+PROMPTS = [[5, 6, 7], [8, 9], [10], [11, 12, 13, 14], [15, 16]]
+
+
+class Graph:
+    def pool(self):
+        return None
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(tiny_folder()).eval()
+
+
+def replies(model, tokenizer):
+    found = {}
+    decode(model, tokenizer, PROMPTS, SETTINGS, 0, range(len(PROMPTS)), found.__setitem__)
+    return found
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_recorded_steps_choose_the_same_tokens_and_a_gpu_that_cannot_record_them_goes_without(
+    model, r1_tokenizer, monkeypatch, works
+):
+    plain = replies(model, r1_tokenizer)
+    step, recorded, replayed = decoding.Batch._step, [], []
+
+    @contextlib.contextmanager
+    def graph(one, pool=None):
+        yield
+        if not works:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    def noted(batch, seen):
+        recorded.append((batch, seen))
+        return step(batch, seen)
+
+    def replay(self):
+        replayed.append(self)
+        step(*self.step)
+
+    def made():
+        one = Graph()
+        one.step = recorded[-1]  # the warm-up, which is the step that is recorded next
+        return one
+
+    monkeypatch.setattr(Graph, "replay", replay, raising=False)
+    monkeypatch.setattr(decoding.Batch, "_step", noted)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: type("Stream", (), {"wait_stream": lambda *_: None})())
+    monkeypatch.setattr(torch.cuda, "current_stream", torch.cuda.Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", made)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    made_batch = decoding.Batch.__init__
+
+    def on_cuda(batch, *args):
+        made_batch(batch, *args)
+        batch.cuda = True
+
+    monkeypatch.setattr(decoding.Batch, "__init__", on_cuda)
+    assert replies(model, r1_tokenizer) == plain
+    assert bool(replayed) == works
