@@ -1,0 +1,42 @@
+"""docs/ARCHITECTURE.md names every room of helpers in an order in which none imports from a later one."""
+
+import ast
+import re
+
+import pytest
+
+from helpers import PROJECT_ROOT
+
+PAGE = PROJECT_ROOT / "docs/ARCHITECTURE.md"
+PACKAGE = PROJECT_ROOT / "helpers"
+
+
+def rooms():
+    table = PAGE.read_text(encoding="utf-8").partition("| room |")[2].partition("\n\n")[0]
+    firsts = [line.split("|")[1] for line in table.splitlines()[2:]]
+    return [re.sub(r"\.py$|/$", "", name) for first in firsts for name in re.findall(r"`([^`]+)`", first)]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("helpers."):
+            yield node.module.split(".")[1]
+
+
+def test_the_page_is_short_and_names_every_room():
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 80
+    there = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert sorted(name for name in rooms() if not name.endswith(".yaml")) == sorted(there - {"__init__"})
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_imports_from_a_later_room_and_no_stage_from_another(path):
+    order = rooms()
+    stages = {"baseline_inference", "dataset_prep", "lora_training", "evaluation", "export"}
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room in order:
+        found = [name for name in imported(path) if name in order and name != room]
+        assert [name for name in found if order.index(name) > order.index(room)] == []
+        assert room not in stages or not stages & set(found)
