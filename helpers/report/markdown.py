@@ -1,4 +1,4 @@
-"""Text from outside as Markdown that shows it as it is."""
+"""Untrusted text as Markdown that shows it as it is."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a model card says beside the run's own figures: the hub's metadata, licences, and the prompt as trained."""
+"""A model card's metadata for the hub, its licences, and the prompt as trained."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A form in which a run's model is handed on: its folder, and in the hub's words its library, relation and tags."""
+    """A form of a run's model: its folder, and the hub's terms for its library, relation and tags."""
 
     folder: str
     library: str
@@ -59,10 +59,10 @@ UNKNOWN = ("other", "its owner's terms, which this code does not know")
 
 
 def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
-    """The card's metadata: `name` is the model's in the hub's model index, `results` are those of report.results.
+    """The card's metadata: `name` is the model's in the hub's model index, `results` those of `report.results`.
 
-    A GGUF file is called quantised from the merged model where that is published, as `merged_id`; of the base model it
-    is a fine-tune, whatever its number format. A base model that is on no hub is left out.
+    A GGUF file is a quantised form of the merged model where that is published, as `merged_id`; of the base model it is
+    a fine-tune. A base model that is not on the hub is left out.
     """
     form, base = KINDS[kind], public_name(run.config)
     parent = merged_id or (base if "/" in base else None)
@@ -128,7 +128,7 @@ def training_data(run: Run) -> str:
 
 
 def language(run: Run, results: dict[str, Any]) -> str | None:
-    """The code of the training rows' language, by the name of their configuration; None where that does not tell."""
+    """The language code of the training rows, from the name of their configuration; None where it has none."""
     data, read = run.config.data, results["data"]["provenance"] if results["data"] else {}
     usual = {"sample": "en", "hub": HUB_CONFIG}.get(data.source, "")
     code = (read.get("config") or data.config or usual).partition("_")[0]
@@ -156,7 +156,10 @@ def prompt_parts(run: Run) -> dict[str, str]:
     `before` and `after` go around `question`; `whole` is all three for llama.cpp, which adds the
     beginning-of-sequence token itself.
     """
-    tokenizer = _tokenizer(run)
+    # The adapter's own copy needs no network.
+    own = (run / "adapter/tokenizer_config.json").is_file()
+    copy = {"name": str(run / "adapter"), "revision": None} if own else {}
+    tokenizer = load_tokenizer(run.config.model.model_copy(update=copy))
     question = baseline_questions()[0]
     prompt = build_prompt(tokenizer, question, run.config.model.prompt_style)
     before, after = prompt.split(question)
@@ -175,10 +178,3 @@ def _question_set(run: Run, task: str) -> str:
 def _commits(run: Run) -> dict[str, str]:
     """The hub's commit of each task that was read there; a user's file may bear a benchmark's name."""
     return run.record.get("questions", {})
-
-
-def _tokenizer(run: Run) -> Any:
-    """The adapter's own copy where there is one: it needs no network."""
-    own = (run / "adapter/tokenizer_config.json").is_file()
-    there = {"name": str(run / "adapter"), "revision": None} if own else {}
-    return load_tokenizer(run.config.model.model_copy(update=there))

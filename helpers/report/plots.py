@@ -1,6 +1,6 @@
 """Every figure, drawn from the files in the run folder, so that notebooks and index.html show the same ones.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; each series also has its own marker or place.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; each series also has its own marker or place.
 """
 
 import io
@@ -101,18 +101,16 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
     """Accuracy of base and tuned with 95% intervals, task by task, and what chance would score."""
     figure, axes = _figure(7, 1.2 + 0.9 * len(tasks))
     _grid_along_x(axes)
-    names = list(tasks)
-    for y, name in enumerate(names):
-        task = tasks[name]
-        for side, offset, colour, marker in (("base", 0.14, BASE, "o"), ("tuned", -0.14, TUNED, "s")):
-            value, (low, high) = task[side]["accuracy"], task[side]["ci95"]
-            axes.plot([low, high], [y + offset] * 2, color=colour, linewidth=3, alpha=0.45)
-            axes.plot(value, y + offset, marker, color=colour, label=side if y == 0 else None)
+    for y, task in enumerate(tasks.values()):
+        for side, height in (("base", y + 0.14), ("tuned", y - 0.14)):
+            colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
+            axes.plot(task[side]["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
+            axes.plot(task[side]["accuracy"], height, marker, color=colour, label=side if y == 0 else None)
         axes.plot([task["chance"]] * 2, [y - 0.32, y + 0.32], color=GREY, linestyle=":",
                   label="chance" if y == 0 else None)  # fmt: skip
-    axes.set_yticks(range(len(names)), [f"{_as_text(name)} (n={tasks[name]['n']})" for name in names])
-    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
-    if names:
+    axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
+    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(tasks) - 0.4))
+    if tasks:
         axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
@@ -120,7 +118,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
 def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     """Base and tuned NLL of each part of the same rows, and their paired difference with its 95% interval.
 
-    `parts` maps a name ("thinking", "answer") to what `measures.paired_difference` returns.
+    `parts` maps a name ("thinking", "answer") to what `statistics.paired_difference` returns.
     """
     figure, (means, change) = _figure(7.6, 1.6 + 0.5 * len(parts), ncols=2, sharey=True)
     for y, part in enumerate(parts.values()):
@@ -143,9 +141,10 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
 
 
 def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Picture:
-    """Accuracy with 95% interval by the thought's length, each bin at its median, from `measures.accuracy_by_length`.
+    """Accuracy with 95% interval by the length of the thought, from `calibration.accuracy_by_length`.
 
-    Thin lines span a bin's lengths. Replies that were cut off are not in it; the legend counts them.
+    Each bin is drawn at its median; a thin line spans its lengths. The legend counts the replies that were cut off,
+    which are left out.
     """
     figure, axes = _figure(7, 3.8)
     for side, found in (("base", base), ("tuned", tuned)):
@@ -156,7 +155,7 @@ def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -
         for each in bins:
             axes.plot(each["tokens"], [each["accuracy"]] * 2, color=STYLES[side]["color"], linewidth=0.8, alpha=0.6)
     if not base["bins"] and not tuned["bins"]:
-        _say(axes, "no reply ended by itself")
+        _note(axes, "no reply ended by itself")
     axes.set(xlabel="tokens of the thought", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
@@ -164,7 +163,7 @@ def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -
 
 
 def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> Picture:
-    """Accuracy by the tokens that a model may think, made to answer then, from `measures.accuracy_by_budget`.
+    """Accuracy by the tokens that a model may think, made to answer then, from `calibration.accuracy_by_budget`.
 
     With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
     """
@@ -178,14 +177,14 @@ def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[M
             x, replied, color=STYLES[side]["color"], linewidth=0.8, alpha=0.7, label=f"{side}, as replied by then"
         )
     if not base and not tuned:
-        _say(axes, "no letter could be had")
+        _note(axes, "no letter could be had")
     axes.set(xlabel="tokens of thought, at most", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
-    """Accuracy with 95% interval by the mean confidence of a bin, from `measures.calibration`, which may be None."""
+    """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None."""
     figure, axes = _figure(4.8, 4.8)
     axes.grid(axis="x", **GRID)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
@@ -195,7 +194,7 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
             label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
             _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
     if not base and not tuned:
-        _say(axes, "no letter could be had")
+        _note(axes, "no letter could be had")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(
@@ -223,18 +222,18 @@ def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
         axes.legend(frameon=False)
         axes.set(ylabel=label)
     if not measures:
-        _say(panels[0, 0], "not measured")
+        _note(panels[0, 0], "not measured")
     panels[-1, 0].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
     return figure
 
 
 def _as_text(name: str) -> str:
-    """A name from outside, in which no formula begins."""
+    """A name without matplotlib's formulas."""
     return name.replace("$", r"\$")
 
 
-def _say(axes: Axes, what: str) -> None:
-    """In place of data that there is none of."""
+def _note(axes: Axes, what: str) -> None:
+    """A note in place of missing data."""
     axes.annotate(what, (0.5, 0.8), xycoords="axes fraction", ha="center", color=GREY)
 
 

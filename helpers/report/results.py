@@ -15,7 +15,7 @@ from helpers.run_dir import Run
 from helpers.sources.hub import public_name
 from helpers.statistics import nats_apart, points_apart
 
-# Pages show text from anywhere (rows, questions, replies, file names): they run nothing and fetch nothing.
+# Pages show untrusted text (rows, questions, replies, file names): they run nothing and fetch nothing.
 CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
 )
@@ -43,7 +43,7 @@ RESULTS = {
 
 
 def results(run: Run) -> dict[str, Any]:
-    """What the run folder holds so far: name to content, None for what no stage has made yet."""
+    """The contents of a run's result files by name; None for a file that no stage has made yet."""
     return {name: read_json(run / path) if (run / path).is_file() else None for name, path in RESULTS.items()}
 
 
@@ -77,38 +77,33 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
 
 
 def write_index(run: Run) -> Path:
-    """index.html: what ran, headline figures, pictures and links, in one file that needs nothing else."""
-    facts = _facts(run)
-    pages = [name for name in STAGES if (run / f"notebooks/{name}.html").is_file()]
-    drawn = [(caption, _data_uri(figure)) for caption, figure in figures(run)]
-    write_text(
-        run / "index.html",
-        _render(
-            "index.html.j2",
-            autoescape=True,
-            run=run,
-            pages=pages,
-            figures=drawn,
-            content_policy=CONTENT_POLICY,
-            **facts,
-        ),
+    """index.html: what ran, headline figures, pictures and links, in one self-contained file."""
+    drawn = [(caption, base64.b64encode(figure._repr_png_()).decode("ascii")) for caption, figure in figures(run)]
+    page = _render(
+        "index.html.j2",
+        autoescape=True,
+        run=run,
+        pages=[name for name in STAGES if (run / f"notebooks/{name}.html").is_file()],
+        figures=drawn,
+        content_policy=CONTENT_POLICY,
+        **_facts(run),
     )
+    write_text(run / "index.html", page)
     return run / "index.html"
 
 
 def headline(run: Run) -> list[tuple[str, str, str, str]]:
-    """Before/after figures as text: what, base, tuned, difference with its 95% interval.
+    """Before/after figures as text: measure, base, tuned, difference with its 95% interval.
 
-    Of a run folder from before a figure was measured, without it.
+    Run folders of earlier versions may lack some measures.
     """
     metrics = results(run)["evaluation"]
     if not metrics:
         return []
-    unseen = metrics["validation"]
-    nll = {**{side: unseen[side]["nll"] for side in ("base", "tuned")}, "delta": unseen["paired"]["nll_delta"]}
-    nll["delta_ci95"] = unseen["paired"]["nll_delta_ci95"]
-    what = f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)"
-    rows = [_nll_row(what, nll)]
+    unseen, paired = metrics["validation"], metrics["validation"]["paired"]
+    nll = {"base": unseen["base"]["nll"], "tuned": unseen["tuned"]["nll"]}
+    nll |= {"delta": paired["nll_delta"], "delta_ci95": paired["nll_delta_ci95"]}
+    rows = [_nll_row(f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)", nll)]
     rows += [_nll_row(PARTS[part], found) for part, found in unseen.get("parts", {}).items()]
     for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
         if found := unseen.get("form", {}).get(key):
@@ -125,7 +120,7 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
 
 
 def verdicts(run: Run) -> list[str]:
-    """What the evaluation lets one say, a sentence each: of the unseen rows, then task by task."""
+    """The evaluation's conclusions, a sentence each: on the unseen rows, then task by task."""
     evaluation = results(run)["evaluation"]
     if not evaluation:
         return []
@@ -137,22 +132,21 @@ def verdicts(run: Run) -> list[str]:
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:
-    """Caption and picture of all that the run's files allow to be drawn."""
-    facts, drawn = results(run), []
-    if facts["data"]:
-        drawn.append(("Tokens a row", plots.token_lengths(facts["data"], run.config.model.max_length)))
+    """Caption and picture of every figure whose files the run has."""
+    found, drawn = results(run), []
+    if found["data"]:
+        drawn.append(("Tokens a row", plots.token_lengths(found["data"], run.config.model.max_length)))
     if (run / "training/log.jsonl").is_file():
         drawn.append(("Loss while training", plots.loss_curve(read_jsonl(run / "training/log.jsonl"))))
-    if facts["evaluation"]:
-        unseen = facts["evaluation"]["validation"]
+    if evaluation := found["evaluation"]:
         sides = [read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
         nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
         drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
-        if unseen.get("parts"):
-            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(unseen["parts"])))
-        drawn.append(("Multiple-choice accuracy", plots.accuracy(facts["evaluation"]["tasks"])))
-        if facts["evaluation"].get("strength"):
-            drawn.append(("Less than the whole adapter", plots.strength_curve(facts["evaluation"]["strength"])))
+        if parts := evaluation["validation"].get("parts"):
+            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(parts)))
+        drawn.append(("Multiple-choice accuracy", plots.accuracy(evaluation["tasks"])))
+        if evaluation.get("strength"):
+            drawn.append(("Less than the whole adapter", plots.strength_curve(evaluation["strength"])))
     return drawn
 
 
@@ -177,12 +171,8 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _data_uri(figure: plots.Picture) -> str:
-    return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
-
-
 def _code(name: str) -> str:
-    """A name as code in Markdown, where nothing in it would end the code or the table's cell."""
+    """A name as code in Markdown, unless it could end the code or the table's cell."""
     return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
 
 

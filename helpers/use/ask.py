@@ -1,4 +1,4 @@
-"""One question or a file of them, put to a run's models or to a server; a file's replies go on where they were."""
+"""Asking a run's models or a server one question, or a file of them; an interrupted file is resumed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +23,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answerer:
-    """Somebody to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
+    """A model to ask. `stream` gives the text of one reply in pieces, `rows` the replies to some questions in order.
 
-    A server's stream ends with an `Ended`, whose text says which parts the reply has where the pieces do not. `check`
-    raises InputError for a question that cannot be asked. `made_by` says what replies depend on, so that those of one
-    file are of one kind.
+    A server's stream ends with an `Ended`, whose text decides the parts of the reply. `check` raises InputError for a
+    question that cannot be asked. `made_by` identifies model and settings, the same for all replies of a file.
     """
 
     made_by: str
@@ -37,7 +36,7 @@ class Answerer:
 
 
 def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
-    """A run's "base" and "tuned" model by transformers, as 05 asks them; one model is loaded for both."""
+    """A run's "base" and "tuned" model with transformers, prompted as in 05; one model is loaded for both."""
     from helpers.generation import generate, stream
     from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 
@@ -50,18 +49,17 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
         return encode_prompt(tokenizer, question, config.model.prompt_style)
 
     def answerer(side: str) -> Answerer:
-        def as_it_is_asked() -> AbstractContextManager[Any]:
+        def adapter_set() -> AbstractContextManager[Any]:
             return model.disable_adapter() if adapter and side == "base" else nullcontext()
 
         def pieces(question: str) -> Iterator[str]:
-            with as_it_is_asked():
+            with adapter_set():
                 yield from stream(model, tokenizer, encoded(question), config.generation, config.seed)
 
         def rows(questions: list[str]) -> Iterator[Row]:
-            with as_it_is_asked():
+            with adapter_set():
                 replies = generate(model, tokenizer, list(map(encoded, questions)), config.generation, config.seed)
-            for reply in replies:
-                yield _row(reply.text, reply.finished, reply.tokens)
+            yield from (_row(reply.text, reply.finished, reply.tokens) for reply in replies)
 
         return Answerer(made_by, pieces, rows, encoded)
 
@@ -69,18 +67,15 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
 
 
 def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
-    """The model behind an address, under its name there; questions are asked one after the other."""
+    """The model behind an address, under its name there; it is asked one question after the other."""
 
     def pieces(question: str) -> Iterator[str | Ended]:
         thinking = True
         for piece in endpoint.stream(question, settings):
-            if isinstance(piece, Piece):
-                if thinking and piece.kind == "answer":
-                    yield f"{END_THINK}\n\n"
-                    thinking = False
-                yield piece.text
-            else:
-                yield piece
+            if thinking and isinstance(piece, Piece) and piece.kind == "answer":
+                yield f"{END_THINK}\n\n"
+                thinking = False
+            yield piece.text if isinstance(piece, Piece) else piece
 
     def rows(questions: list[str]) -> Iterator[Row]:
         for question in questions:
@@ -94,8 +89,8 @@ def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[
 def read_questions(path: Path) -> list[Row]:
     """`id` and `question` of each row of a table (see `read_table`), or of each line of a .txt file.
 
-    A row has its question under `question` or `Question`, and may have an `id`, else its line. InputError names a row
-    that is no question.
+    The question is under `question` or `Question`; a row without `id` gets its line number. InputError names the line
+    of a row without a question.
     """
     found = []
     for line, row in read_table(path, text_column="question"):
@@ -107,58 +102,57 @@ def read_questions(path: Path) -> list[Row]:
         except ValueError as error:
             raise InputError(f"{path}, line {line}: {error}") from None
     if not found:
-        raise InputError(f"{path} holds no question")
+        raise InputError(f"{path} has no question")
     return found
 
 
 def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Answerer], batch: int) -> int:
-    """Append to `target` a row for each question and side, `batch` questions at a time; returns how many it made.
+    """Append to `target` a row for each question and side, `batch` questions at a time; returns the number of new rows.
 
-    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`. Rows that `target` has
-    already are not made again; InputError where they were made by something else.
+    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`. Rows that are in
+    `target` already are kept; InputError where another model or other settings made them.
     """
-    done, made = _read_done(target, answerers), 0
+    done = _read_done(target, answerers)
     for row in questions:  # all of them before the first is asked
         try:
             for answerer in answerers.values():
                 answerer.check(row["question"])
         except InputError as error:
             raise InputError(f"question {row['id']}: {error}") from None
+    todo = {side: [row for row in questions if (row["id"], row["question"], side) not in done] for side in answerers}
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         open(target, "a", encoding="utf-8") as file,
         Progress(len(questions) * len(answerers), "replies", done=len(done)) as progress,
     ):
         for side, answerer in answerers.items():
-            left = [row for row in questions if (row["id"], row["question"], side) not in done]
-            for start in range(0, len(left), batch):
-                some = left[start : start + batch]
-                for row, reply in zip(some, answerer.rows([each["question"] for each in some]), strict=True):
-                    whole = {**row, "side": side, "made_by": answerer.made_by, **reply}
-                    file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+            for start in range(0, len(todo[side]), batch):
+                rows = todo[side][start : start + batch]
+                for row, reply in zip(rows, answerer.rows([each["question"] for each in rows]), strict=True):
+                    complete = {**row, "side": side, "made_by": answerer.made_by, **reply}
+                    file.write(json.dumps(complete, ensure_ascii=False) + "\n")
                     file.flush()
-                    made += 1
                     progress.update()
-    return made
+    return sum(map(len, todo.values()))
 
 
 def _read_done(target: Path, answerers: Mapping[str, Answerer]) -> set[tuple[str, str, str]]:
-    """What `target` has of these sides; a last line that was torn by a kill is taken out of the file."""
+    """Id, question and side of `target`'s rows; a last line that a kill has cut short is removed from the file."""
     if not target.is_file():
         return set()
     text = target.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
+    complete = text[: text.rfind("\n") + 1]
     try:
         # Not splitlines(): U+2028 and its like, which replies may hold, are no line ends in JSON.
-        rows = [row for row in map(json.loads, whole.split("\n")[:-1]) if row["side"] in answerers]
+        rows = [row for row in map(json.loads, complete.split("\n")[:-1]) if row["side"] in answerers]
         same = all(row["made_by"] == answerers[row["side"]].made_by for row in rows)
         done = {(row["id"], row["question"], row["side"]) for row in rows}
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise InputError(f"{target} holds something else already: choose another --out") from None
+        raise InputError(f"{target} is not a file of replies: choose another --out") from None
     if not same:
         raise InputError(f"{target} holds replies of another model or other settings: choose another --out")
-    if whole != text:
-        write_text(target, whole)
+    if complete != text:
+        write_text(target, complete)
     return done
 
 

@@ -19,8 +19,8 @@ from helpers.prompts.families import END_THINK, THINK
 
 MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
 _NO_CHAT = re.compile(r"embed|rerank|minilm|bge-|whisper|tts", re.IGNORECASE)  # names of models that do not answer
-# What some servers refuse to be sent, and the name they know it by, if any.
-_OTHERWISE = {"max_tokens": "max_completion_tokens", "stream_options": "", "temperature": "", "top_p": ""}
+# Parameters that some servers reject, and the name to send instead, if any.
+_FALLBACKS = {"max_tokens": "max_completion_tokens", "stream_options": "", "temperature": "", "top_p": ""}
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a stream. `finished`: by itself, not by the limit; `seconds` since the request, `tokens` new ones.
+    """The end of a stream. `finished`: not by the limit; `seconds` since the request, `tokens` generated.
 
-    `text` is the whole reply, for `split_reasoning` to read. What it says of the parts replaces what the pieces were
-    taken for: a stream cannot know which `</think>` is the last, nor whether one will come.
+    `text` is the whole reply, and `split_reasoning` of it replaces the kinds of the pieces: a stream cannot know which
+    `</think>` is the last, nor whether one will come.
     """
 
     text: str
@@ -47,13 +47,13 @@ class Ended:
 
 
 def check_question(text: str) -> str:
-    """The question without control characters and the spaces around it; InputError when nothing or too much is left."""
+    """The question without control characters and surrounding spaces; InputError where it is empty or too long."""
     # Cc are the control characters, Cs halves of characters, which cannot be sent.
     question = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")).strip()
     if not question:
         raise InputError("the question is empty")
     if len(question) > MAX_QUESTION:
-        raise InputError(f"the question has {len(question):,} characters, and at most {MAX_QUESTION:,} are taken")
+        raise InputError(f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}")
     return question
 
 
@@ -63,35 +63,35 @@ class Endpoint:
     def __init__(self, base_url: str, api_key: str = "", model: str = "") -> None:
         from openai import DefaultHttpxClient, OpenAI
 
-        self.base_url, self._model, self._refused = base_url, model, set()
-        # A proxy for the internet cannot reach this machine, and most settings do not say so.
+        self.base_url, self._model, self._rejected = base_url, model, set()
+        # A proxy for the internet cannot reach this machine, and few set NO_PROXY.
         client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
         self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
-        # The client would send what the environment says of an account at OpenAI to any server.
+        # Else the client sends OPENAI_ORG_ID and OPENAI_PROJECT_ID to any server.
         self._client.organization = self._client.project = None
 
     @cached_property
     def model(self) -> str:
-        """The model's name there: what was given, or the first listed that answers questions, which is then said."""
+        """The model's name there: the given one, or the first listed that answers questions, which is then printed."""
         if self._model:
             return self._model
-        with self._readable():
+        with self._readable_errors():
             names = [each.id for each in self._client.models.list()]
-        able = [name for name in names if not _NO_CHAT.search(name)]
-        if not able:
-            listed = f"no model to ask ({', '.join(names)}): name one with --model" if names else "no model"
+        chat_models = [name for name in names if not _NO_CHAT.search(name)]
+        if not chat_models:
+            listed = f"no chat model ({', '.join(names)}): choose one with --model" if names else "no model"
             raise InputError(f"the server at {self.base_url} lists {listed}")
         if len(names) > 1:
-            self._say(f"lists {len(names)} models; asking {able[0]}, another with --model")
-        return able[0]
+            self._note(f"lists {len(names)} models; using {chat_models[0]}, choose another with --model")
+        return chat_models[0]
 
     def stream(self, question: str, settings: GenerationSettings) -> Iterator[Piece | Ended]:
         """The reply piece by piece, and at last an `Ended`. Closing the iterator stops the server's work.
 
-        A server that takes the reasoning apart sends it as `reasoning_content` (llama.cpp, vLLM) or `reasoning`
-        (Ollama, newer vLLM). Where none does, pieces are thinking until `</think>`.
+        A server with a reasoning parser sends the thought as `reasoning_content` (llama.cpp, vLLM) or `reasoning`
+        (Ollama, newer vLLM). Without one, pieces are thinking until `</think>`.
         """
-        asked = {
+        request = {
             "model": self.model,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": settings.max_new_tokens,
@@ -101,57 +101,60 @@ class Endpoint:
             "stream_options": {"include_usage": True},
         }
         started, first, tokens, reason = time.monotonic(), None, 0, None
-        thinking, answer, raw = "", "", _Splitter()
-        with self._readable(), self._create(asked) as chunks:
+        thinking, answer, splitter = "", "", _Splitter()
+        with self._readable_errors(), self._create(request) as chunks:
             for chunk in chunks:
                 tokens = chunk.usage.completion_tokens if chunk.usage else tokens
                 for choice in chunk.choices:
-                    more = choice.delta.model_extra or {}
-                    thought, said = more.get("reasoning_content") or more.get("reasoning"), choice.delta.content
-                    if (thought or said) and first is None:
+                    extra, content = choice.delta.model_extra or {}, choice.delta.content
+                    thought = extra.get("reasoning_content") or extra.get("reasoning")
+                    if (thought or content) and first is None:
                         first = time.monotonic() - started
                     if thought:
                         thinking += thought
                         yield Piece("thinking", thought)
-                    if said:
-                        answer += said
-                        yield from [Piece("answer", said)] if thinking else raw.take(said)
+                    if content:
+                        answer += content
+                        yield from [Piece("answer", content)] if thinking else splitter.add(content)
                     reason = choice.finish_reason or reason
-        yield from raw.take("", over=True)
+        yield from splitter.add("", last=True)
         seconds = time.monotonic() - started
-        yield Ended(_whole(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
+        yield Ended(_joined(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
 
-    def _create(self, asked: dict[str, Any]) -> Any:
-        """The answer to a request, which is made again without, or with another name for, what the server refuses."""
+    def _create(self, request: dict[str, Any]) -> Any:
+        """The stream of chunks. A parameter that the server rejects is renamed or dropped, and the request repeated."""
         import openai
 
         while True:
-            names = {name: _OTHERWISE[name] if name in self._refused else name for name in asked}
+            names = {name: _FALLBACKS[name] if name in self._rejected else name for name in request}
             try:
                 return self._client.chat.completions.create(
-                    **{names[name]: value for name, value in asked.items() if names[name]}
+                    **{names[name]: value for name, value in request.items() if names[name]}
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = [n for n in _OTHERWISE if n not in self._refused and re.search(rf"\b{n}\b", str(error))]
-                if not refused:
+                untried = (name for name in _FALLBACKS if name not in self._rejected)
+                rejected = next((name for name in untried if re.search(rf"\b{name}\b", str(error))), None)
+                if not rejected:
                     raise
-                self._refused.add(refused[0])
-                self._say(f"does not take {refused[0]}: asking with {_OTHERWISE[refused[0]] or 'its own'}")
+                self._rejected.add(rejected)
+                self._note(f"rejects {rejected}: sending {_FALLBACKS[rejected] or 'the request without it'}")
 
-    def _say(self, what: str) -> None:
+    def _note(self, what: str) -> None:
         print(f"the server at {self.base_url} {what}", file=sys.stderr)
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _readable_errors(self) -> Iterator[None]:
         """Turns the client's errors into one line."""
         import openai
 
         try:
             yield
         except openai.AuthenticationError:
-            raise InputError(f"the server at {self.base_url} wants another API key") from None
+            raise InputError(f"the server at {self.base_url} rejected the API key (401)") from None
         except openai.APIStatusError as error:
-            raise InputError(f"the server at {self.base_url} refused: {_first_line(error)}") from None
+            message = error.body.get("message") if isinstance(error.body, dict) else None
+            line = str(message or error.message).splitlines()[0][:300]
+            raise InputError(f"the server at {self.base_url} refused: {line}") from None
         except openai.APIError as error:
             raise InputError(f"the server at {self.base_url} cannot be reached or broke off: {error.message}") from None
 
@@ -165,42 +168,37 @@ def is_local(host: str) -> bool:
 
 
 def key_for(base_url: str) -> str:
-    """The key for an address: AI_DOCTOR_ENDPOINT_KEY, and on this machine else that of our own server.
+    """The key for an address: AI_DOCTOR_ENDPOINT_KEY, or on this machine AI_DOCTOR_API_KEY, the key of our own server.
 
-    AI_DOCTOR_API_KEY is what our server asks of its clients, and no stranger's to read.
+    The second is never sent to another machine.
     """
     own = os.environ.get("AI_DOCTOR_API_KEY", "") if is_local(urlsplit(base_url).hostname or "") else ""
     return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 
-def _whole(thinking: str, answer: str) -> str:
-    """A reply as one text: with its `</think>` where the server took it apart, or where it knows no tags at all."""
+def _joined(thinking: str, answer: str) -> str:
+    """A reply as one text: `</think>` is added where the server split there, and before an answer without any tag."""
     tagged = THINK in answer or END_THINK in answer
     return f"{thinking}{END_THINK}\n\n{answer}" if answer and (thinking or not tagged) else thinking or answer
 
 
 class _Splitter:
-    """Takes streamed text apart at its first `</think>`, which may arrive in pieces: a guess till the reply is over."""
+    """Splits streamed text at its first `</think>`, which may arrive in pieces."""
 
     def __init__(self) -> None:
-        self.raw, self.told = "", {"thinking": 0, "answer": 0}
+        self.text, self.sent = "", {"thinking": 0, "answer": 0}
 
-    def take(self, text: str, over: bool = False) -> Iterator[Piece]:
-        """The pieces that `text` adds. What may still become a tag is held back until the reply is `over`."""
-        self.raw += text
-        whole = self.raw.lstrip()
-        if THINK.startswith(whole) and not over:
+    def add(self, text: str, last: bool = False) -> Iterator[Piece]:
+        """The pieces that `text` adds. What may still become a tag is held back until the `last` text."""
+        self.text += text
+        reply = self.text.lstrip()
+        if THINK.startswith(reply) and not last:
             return
-        thought, tag, answer = whole.removeprefix(THINK).partition(END_THINK)
-        if not tag and not over:
-            begun = next((n for n in range(len(END_THINK) - 1, 0, -1) if thought.endswith(END_THINK[:n])), 0)
-            thought = thought[: len(thought) - begun]
+        thought, tag, answer = reply.removeprefix(THINK).partition(END_THINK)
+        if not tag and not last:
+            partial = next((n for n in range(len(END_THINK) - 1, 0, -1) if thought.endswith(END_THINK[:n])), 0)
+            thought = thought[: len(thought) - partial]
         for kind, known in (("thinking", thought.lstrip()), ("answer", answer.lstrip())):
-            if len(known) > self.told[kind]:
-                yield Piece(kind, known[self.told[kind] :])
-                self.told[kind] = len(known)
-
-
-def _first_line(error: Any) -> str:
-    told = error.body.get("message") if isinstance(error.body, dict) else None
-    return str(told or error.message).splitlines()[0][:300]
+            if len(known) > self.sent[kind]:
+                yield Piece(kind, known[self.sent[kind] :])
+                self.sent[kind] = len(known)

@@ -1,11 +1,11 @@
 """Publishing a run's adapter, merged model and GGUF files on the Hugging Face hub, a repository and one commit each."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -18,30 +18,40 @@ from helpers.files import read_json
 from helpers.report.model_card import KINDS
 from helpers.report.results import model_card
 from helpers.run_dir import Run
-from helpers.sources.hub import nameless_base, public_name
+from helpers.sources.hub import TOKENS, nameless_base, public_name
 
-# What a repository is called after the adapter's; -GGUF is how the hub's users look for such files.
-SUFFIXES = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}
-# Only files of these names leave: no rows, no replies, nothing that another program left in a folder.
-FILES = {
-    "adapter": ("adapter_model.safetensors", "adapter_config.json", *TOKENIZER_FILES),
-    "merged": ("config.json", "generation_config.json", "*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES),
-    "gguf": ("Modelfile", "model-*.gguf"),
+
+class Form(NamedTuple):
+    """How a kind of model is published: what its repository is called after the adapter's, and the files it needs.
+
+    `{}` is the type of GGUF that the card names. Only files that match `required` or `patterns` leave the machine: no
+    rows, no replies, nothing that another program left in a folder.
+    """
+
+    suffix: str
+    stage: str
+    required: tuple[str, ...]
+    patterns: tuple[str, ...]
+
+
+FORMS = {
+    "adapter": Form("", "04_lora_training", ("adapter_model.safetensors", "adapter_config.json"), TOKENIZER_FILES),
+    "merged": Form(
+        "-merged",
+        "06_export",
+        ("config.json",),
+        ("generation_config.json", "*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES),
+    ),
+    # -GGUF is how the hub's users look for such files.
+    "gguf": Form("-GGUF", "06_export", ("Modelfile", "model-{}.gguf"), ("model-*.gguf",)),
 }
-# Those without which a form is not whole; {} is the kind of GGUF that the card names.
-NEEDED = {
-    "adapter": ("adapter_model.safetensors", "adapter_config.json"),
-    "merged": ("config.json",),
-    "gguf": ("Modelfile", "model-{}.gguf"),
-}
-STAGES = {"adapter": "04_lora_training", "merged": "06_export", "gguf": "06_export"}
 # Where PEFT and transformers note what a model was loaded from, which may be a folder on this machine.
 ORIGIN = {"adapter_config.json": "base_model_name_or_path", "config.json": "_name_or_path"}
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository as it is to be: `files` maps names there to a file here, or to the content where it differs."""
+    """A repository to publish: `files` maps names there to a file here, or to its content where that differs."""
 
     id: str
     private: bool
@@ -49,69 +59,55 @@ class Repository:
 
     def describe(self) -> str:
         """Everything that would be sent, for a reader: each file with its size in bytes, and the whole card."""
-        sizes = {name: _size(content) for name, content in self.files.items()}
-        lines = [f"{size:>17,}  {name}" for name, size in sizes.items()]
-        head = f"{self.id} ({'private' if self.private else 'public'})"
-        total = f"{sum(sizes.values()):>17,}  bytes in {len(sizes)} files"
-        return "\n".join([head, *lines, total, "", "README.md:", "", self.files["README.md"].decode("utf-8")])
+        sizes = {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+        lines = [f"{self.id} ({'private' if self.private else 'public'})"]
+        lines += [f"{size:>17,}  {name}" for name, size in sizes.items()]
+        lines += [f"{sum(sizes.values()):>17,}  bytes in {len(sizes)} files", "", "README.md:", ""]
+        return "\n".join([*lines, self.files["README.md"].decode("utf-8")])
 
 
 def push_to_hub(
-    run: Run,
-    repo_id: str,
-    what: Sequence[str] = ("adapter",),
-    private: bool = True,
-    dry_run: bool = False,
-    tell: Callable[[str], None] = print,
-) -> list[Repository]:
-    """Send `what` (adapter, merged, gguf) to `repo_id`, `repo_id`-merged and `repo_id`-GGUF; returns what was sent.
+    run: Run, repo_id: str, what: Sequence[str] = ("adapter",), private: bool = True, dry_run: bool = False
+) -> None:
+    """Send `what` (adapter, merged, gguf) to `repo_id`, `repo_id`-merged and `repo_id`-GGUF, and print what was sent.
 
-    With `dry_run` nothing is sent, and no token or network is needed: `tell` is given all that would be. Raises
-    InputError for a wrong name, a form that the run does not have yet, a missing token, and all that the hub refuses.
+    With `dry_run` nothing is sent, no token or network is needed, and all that would be sent is printed. InputError for
+    a wrong name, a form that the run does not have yet, a missing token, and all that the hub refuses.
     """
-    repositories = plan(run, repo_id, what, private)
-    if warning := nameless_base(run.config):
-        tell(warning)
-    if dry_run:
-        for repository in repositories:
-            tell(repository.describe())
-        return repositories
-    api = HfApi(token=_token())
-    for repository in repositories:
-        tell(f"sent {len(repository.files)} files to {_send(api, repository)}")
-    return repositories
-
-
-def plan(run: Run, repo_id: str, what: Sequence[str], private: bool) -> list[Repository]:
-    """The repositories that `push_to_hub` would make, in the order of KINDS, without a look at the hub."""
-    for kind in what:
-        if kind not in KINDS:
-            raise InputError(f"cannot push {kind!r}{nearest(kind, list(KINDS))}")
-    ids = {kind: _checked_id(repo_id + SUFFIXES[kind]) for kind in KINDS if kind in what}
+    if unknown := [kind for kind in what if kind not in KINDS]:
+        raise InputError(f"cannot push {unknown[0]!r}{nearest(unknown[0], list(KINDS))}")
+    ids = {kind: _checked_id(repo_id + FORMS[kind].suffix) for kind in KINDS if kind in what}
     repositories = []
     for kind, name in ids.items():
         files = _files(run, kind)
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
         repositories.append(Repository(name, private, {"README.md": card.encode("utf-8"), **files}))
-    return repositories
+    if warning := nameless_base(run.config):
+        print(warning)
+    token = None if dry_run else _token()
+    for repository in repositories:
+        print(repository.describe() if dry_run else _send(HfApi(token=token), repository))
 
 
 def _checked_id(repo_id: str) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(_short(error)) from None
+        raise InputError(_one_line(error)) from None
     if "/" not in repo_id:
-        raise InputError(f"{repo_id!r} names no owner: give it as USER/NAME")
+        raise InputError(f"{repo_id!r} has no owner: give it as USER/NAME")
     return repo_id
 
 
 def _files(run: Run, kind: str) -> dict[str, Path | bytes]:
-    folder = run / KINDS[kind].folder
-    for name in NEEDED[kind]:
-        run.require(f"{KINDS[kind].folder}/{name.format(run.config.export.kinds[-1])}", STAGES[kind])
-    paths = [path for pattern in FILES[kind] for path in sorted(folder.glob(pattern))]
-    return {path.name: _content(path, public_name(run.config)) for path in paths}
+    folder, form = KINDS[kind].folder, FORMS[kind]
+    required = [name.format(run.config.export.kinds[-1]) for name in form.required]
+    paths = {name: run.require(f"{folder}/{name}", form.stage) for name in required}
+    paths |= {path.name: path for pattern in form.patterns for path in sorted((run / folder).glob(pattern))}
+    return {name: _content(path, public_name(run.config)) for name, path in paths.items()}
 
 
 def _content(path: Path, base_model: str) -> Path | bytes:
@@ -123,53 +119,45 @@ def _content(path: Path, base_model: str) -> Path | bytes:
     return json.dumps({**settings, key: base_model}, indent=2, ensure_ascii=False).encode("utf-8")
 
 
-def _size(content: Path | bytes) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
 def _token() -> str:
     token = get_token()
     if not token:
-        where = "make one that may write at https://huggingface.co/settings/tokens"
-        raise InputError(f"no Hugging Face token: {where}, then `hf auth login` or set HF_TOKEN")
+        raise InputError(
+            f"no Hugging Face token: make one that may write at {TOKENS}, then `hf auth login` or HF_TOKEN"
+        )
     return token
 
 
 def _send(api: HfApi, repository: Repository) -> str:
-    """Make the repository if need be and commit all files at once; returns its address and who can see it."""
-    with _readable(repository.id):
+    """Make the repository if need be and commit all files at once; returns what was sent, where and who can see it."""
+    additions = [CommitOperationAdd(name, content) for name, content in repository.files.items()]
+    try:
         url = api.create_repo(repository.id, private=repository.private, exist_ok=True)
         public = not api.model_info(repository.id, expand=["private"]).private
-    if public and repository.private:
-        raise InputError(f"{repository.id} is there already and is public: say --public, or choose another name")
-    additions = [CommitOperationAdd(name, content) for name, content in repository.files.items()]
-    with _readable(repository.id):
+        if public and repository.private:
+            raise InputError(f"{repository.id} exists and is public: pass --public, or choose another name")
         api.create_commit(repository.id, additions, commit_message="Publish a run of ai-doctor")
-    return f"{url} ({'public' if public else 'private'})"
-
-
-@contextmanager
-def _readable(repo_id: str) -> Iterator[None]:
-    """Of everything that can go wrong on the way, one line."""
-    try:
-        yield
+    except InputError:
+        raise
     except Exception as error:  # of the hub's library, of the two below it that send, and of the disk
-        raise InputError(f"cannot push to {repo_id}: {_reason(error)}") from error
+        raise InputError(f"cannot push to {repository.id}: {_reason(error)}") from error
+    return f"sent {len(repository.files)} files to {url} ({'public' if public else 'private'})"
 
 
 def _reason(error: BaseException) -> str:
+    """Why a push failed. `sources.hub.explain` is for downloads: its advice is about the cache, terms and revisions."""
     while isinstance(error, RuntimeError) and error.__cause__:  # the hub's library says which file, and no more
         error = error.__cause__
     if isinstance(error, HfHubHTTPError):
-        status, said = error.response.status_code, error.server_message
-        meaning = {401: "the token is not valid", 403: "the token may not write there"}.get(
-            status, "the hub refused it"
+        status, detail = error.response.status_code, error.server_message
+        meanings = {401: "the token is not valid", 403: "the token may not write there"}
+        return (
+            f"{meanings.get(status, 'the hub refused it')} (HTTP {status}{f': {_one_line(detail)}' if detail else ''})"
         )
-        return f"{meaning} (HTTP {status}{': ' + _short(said) if said else ''})"
     if isinstance(error, HTTPError | ConnectionError):
-        return f"the hub cannot be reached ({_short(error)})"
-    return _short(error)
+        return f"the hub cannot be reached ({_one_line(error)})"
+    return _one_line(error)
 
 
-def _short(said: BaseException | str) -> str:
-    return shorten(str(said), 300) or type(said).__name__
+def _one_line(message: BaseException | str) -> str:
+    return shorten(str(message), 300) or type(message).__name__

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib import util
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,17 +29,15 @@ from helpers.run_dir import Run
 from helpers.use.client import MAX_QUESTION, Endpoint, is_local
 
 ENGINES = ("auto", "llama.cpp", "vllm")
-SIDES = ("base", "tuned")
-VLLM_MODULE = ["-m", "vllm.entrypoints.cli.main"]
 REASONING_PARSER = PROJECT_ROOT / "helpers/data" / "vllm_reasoning_parser.py"
-GRACE = 5.0  # seconds for what is being written when a server is told to stop
+GRACE_SECONDS = 5.0  # for the replies in progress when a server is stopped
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """`parallel` replies are made at once, each in a context of `context` tokens; more requests wait their turn.
+    """`parallel` requests run concurrently, each in a context of `context` tokens; further requests are queued.
 
-    None leaves either to the engine: vLLM counts and measures its GPU, llama.cpp gets `fitted`.
+    None leaves either to the engine: vLLM measures its GPU, llama.cpp gets `fitted`.
     """
 
     host: str = "127.0.0.1"
@@ -50,58 +47,47 @@ class ServerSettings:
     context: int | None = None
 
     def fitted(self, config: Config) -> "ServerSettings":
-        """With 4 replies, and a context that holds the longest question and the longest reply of a run's settings."""
-        longest = MAX_QUESTION // 4 + max(
-            config.model.max_length, config.generation.max_new_tokens
-        )  # 4 letters a token
+        """With 4 slots, and a context that holds the longest question and the longest reply of a run's settings."""
+        longest_reply = max(config.model.max_length, config.generation.max_new_tokens)
+        longest = MAX_QUESTION // 4 + longest_reply  # 4 letters a token
         return replace(self, parallel=self.parallel or 4, context=self.context or max(4096, longest))
 
     def check(self) -> None:
-        """InputError where anybody on the network could use the server: beyond localhost it needs a key."""
+        """InputError where anybody on the network could use the server, or where it could answer nothing."""
         if not self.api_key and not is_local(self.host):
-            raise InputError(f"listening on {self.host} needs an API key: --api-key, or AI_DOCTOR_API_KEY")
+            raise InputError(f"listening on {self.host} requires an API key: pass --api-key, or set AI_DOCTOR_API_KEY")
         if (self.parallel is not None and self.parallel < 1) or (self.context is not None and self.context < 256):
-            raise InputError("a server needs --parallel of at least 1 and --context of at least 256")
+            raise InputError("--parallel must be at least 1 and --context at least 256")
 
 
 def sides(run: Run | None) -> list[str]:
-    """What can be asked of a run here: "tuned" once 06 has exported it, "base" where its GGUF file is at hand."""
-    found = []
-    if run is None or run.config.model.name == "embedded":
-        found.append("base")
-    if run is not None and _exported(run):
-        found.append("tuned")
-    return found
+    """What llama.cpp can serve: "base" where its GGUF file is packaged, "tuned" once 06 has exported the run."""
+    found = ["base"] if run is None or run.config.model.name == "embedded" else []
+    return found + (["tuned"] if run and _exported(run) else [])
 
 
 def gguf_file(run: Run | None, side: str) -> Path:
-    """The file that llama.cpp loads for a side of a run; no run: the embedded model."""
-    if side not in SIDES:
-        raise InputError(f"unknown side {side!r}; valid: {', '.join(SIDES)}")
+    """The file that llama.cpp loads for "base" or "tuned"; without a run there is only the embedded base model."""
     if side == "base":
-        if run is not None and run.config.model.name != "embedded":
-            raise InputError(
-                f"llama.cpp has no file of {run.config.model.name} itself: serve it with vLLM, or ask --base"
-            )
+        if run and run.config.model.name != "embedded":
+            raise InputError(f"llama.cpp has no file of {run.config.model.name}: serve it with vLLM, or ask --base")
         return embedded_gguf()
-    files = _exported(run) if run else []
+    files = _exported(run)
     if not files:
-        raise InputError(
-            f"{run.label if run else 'without a run folder there'} has no GGUF file yet: run 06_export first"
-        )
+        raise InputError(f"{run.label} has no GGUF file yet: run 06_export first")
     return files[0]
 
 
 def _exported(run: Run) -> list[Path]:
     """The exported files: the one that 06 chose, then the smallest first, since each token reads all of a file."""
     report = run / "export/report.json"
-    use = read_json(report).get("use") if report.is_file() else None
-    return sorted((run / "export").glob("model-*.gguf"), key=lambda file: (file.name != use, file.stat().st_size))
+    chosen = read_json(report).get("use") if report.is_file() else None
+    return sorted((run / "export").glob("model-*.gguf"), key=lambda file: (file.name != chosen, file.stat().st_size))
 
 
 @contextmanager
 def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) -> Iterator[Any]:
-    """llama.cpp's own server in this process, at its `listening_address`. Leaving the block sees its replies through.
+    """llama.cpp's own server in this process, at its `listening_address`. Leaving the block waits for its replies.
 
     InputError where it cannot load the file or listen.
     """
@@ -117,10 +103,10 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.sampling.top_k, params.sampling.min_p = 0, 0.0
     # A reply to be continued would go past the template, and its special tokens with it.
     params.prefill_assistant = False
-    # Whoever waits holds one of these threads: with as many as cores a health check would wait behind the replies. So
-    # does one who connects and says nothing, for as many seconds.
+    # Each queued request holds a thread, and so does a silent connection, until it times out (seconds). With as many
+    # threads as cores a health check would wait behind the replies.
     params.n_threads_http, params.timeout_read, params.timeout_write = 128, 60, 60
-    # A page in a browser must not ask a server without a key behind its reader's back.
+    # A web page must not use a server without a key behind its reader's back.
     params.cors_origins = f"http://{settings.host}:{settings.port}"
     params.ui = params.endpoint_slots = params.warmup = False
     params.endpoint_metrics = True
@@ -128,9 +114,9 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        where = f"{settings.host}:{settings.port}"
+        address = f"{settings.host}:{settings.port}"
         raise InputError(
-            f"llama.cpp cannot serve {gguf.name} on {where}: is the port taken, or the file broken?"
+            f"llama.cpp cannot serve {gguf.name} on {address}: is the port taken, or the file broken?"
         ) from None
     try:
         yield server
@@ -140,7 +126,7 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
 
 @contextmanager
 def local_server(run: Run | None, side: str, parallel: int = 2, context: int | None = None) -> Iterator[Endpoint]:
-    """One side of a run behind a port of this machine that nobody else knows the key of."""
+    """One side of a run behind a port of this machine, with a random key."""
     config = _config(run)
     settings = ServerSettings(port=0, api_key=secrets.token_urlsafe(), parallel=parallel, context=context)
     with llama_cpp(gguf_file(run, side), _template(config), settings.fitted(config), side) as server:
@@ -150,28 +136,29 @@ def local_server(run: Run | None, side: str, parallel: int = 2, context: int | N
 def serve_until_stopped(
     run: Run | None, side: str, settings: ServerSettings, engine: str = "auto", vllm: str = ""
 ) -> None:
-    """Serve one side of a run (none: the embedded model) until the process is told to stop by Ctrl+C or SIGTERM.
-
-    `vllm`: where vLLM is, as `find_vllm` takes it.
-    """
+    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` as in `find_vllm`."""
     settings.check()
     program = find_vllm(vllm)
     if choose_engine(engine, program) == "vllm":
         _serve_by_vllm(run, side, settings, program)
-        return
-    config = _config(run)
-    gguf, template, settings = gguf_file(run, side), _template(config), settings.fitted(config)
+    else:
+        _serve_by_llama_cpp(run, side, settings.fitted(_config(run)))
+
+
+def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings) -> None:
+    gguf = gguf_file(run, side)
     # In this order: llama.cpp's server takes Ctrl+C for itself as it starts.
-    with llama_cpp(gguf, template, settings, side) as server, _told_to_stop() as told:
-        _announce(f"{server.listening_address}/v1", side, gguf.name)
+    with llama_cpp(gguf, _template(_config(run)), settings, side) as server, _stop_signal() as stopped:
+        print(f"the {side} model ({gguf.name}) at {server.listening_address}/v1; Ctrl+C stops it", file=sys.stderr)
+        print("generated text for study, not medical advice", file=sys.stderr, flush=True)
         # In short waits: the signal can reach one of llama.cpp's threads, which does not wake this one.
-        while not told.wait(0.5):
+        while not stopped.wait(0.5):
             pass
         print("stopping", file=sys.stderr, flush=True)
-        until = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE_SECONDS
         while _is_replying(server):
-            if time.monotonic() > until:
-                os._exit(0)  # the end of the block would see the replies through, for minutes, deaf to signals
+            if time.monotonic() > deadline:
+                os._exit(0)  # leaving the block would wait for the replies, for minutes, and ignore signals
             time.sleep(0.2)
 
 
@@ -180,77 +167,72 @@ def _is_replying(server: Any) -> bool:
     return any(map(int, counts))
 
 
-def find_vllm(named: str = "") -> list[str]:
-    """What starts vLLM: `named` (its `vllm`, its Python or its environment), else what is on PATH or installed here.
+def find_vllm(path: str = "") -> list[str]:
+    """The command of vLLM: of `path` (its `vllm`, its Python or its environment), else of PATH; empty where none is.
 
-    vLLM brings its own torch and transformers, so it lives in an environment of its own. Empty where there is none;
-    InputError where `named` is no program.
+    vLLM pins its own torch and transformers, so it needs an environment of its own. InputError where `path` has none.
     """
-    if named:
-        path = Path(named).expanduser()
-        program = shutil.which(str(path / "bin/vllm" if path.is_dir() else path))
-        if not program:
-            raise InputError(
-                f"no vLLM at {named}: --vllm takes the path of its environment, of its `vllm` or its Python"
-            )
-        return [program, *VLLM_MODULE] if Path(program).name.startswith("python") else [program]
-    if program := shutil.which("vllm"):
-        return [program]
-    return [sys.executable, *VLLM_MODULE] if util.find_spec("vllm") else []
+    if not path:
+        program = shutil.which("vllm")
+        return [program] if program else []
+    named = Path(path).expanduser()
+    program = shutil.which(str(named / "bin/vllm" if named.is_dir() else named))
+    if not program:
+        raise InputError(f"no vLLM at {path}: --vllm takes the path of its environment, its `vllm` or its Python")
+    return [program, "-m", "vllm.entrypoints.cli.main"] if Path(program).name.startswith("python") else [program]
 
 
 def choose_engine(engine: str, vllm: list[str]) -> str:
-    """vLLM where it (`vllm` starts it) and a GPU are, else llama.cpp; InputError for what is not there."""
+    """vLLM where both its command `vllm` and a GPU are found, else llama.cpp; InputError for an engine not found."""
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
     if engine == "vllm" and not vllm:
-        raise InputError("vLLM is not found: install it in an environment of its own, and name that by --vllm")
+        raise InputError("vLLM is not found: install it in an environment of its own, and pass that as --vllm")
     if engine == "auto":
         return "vllm" if vllm and describe_machine().gpu else "llama.cpp"
     return engine
 
 
 def vllm_options(run: Run | None, side: str, settings: ServerSettings, template: Path) -> list[str]:
-    """What vLLM is told, for the merged folder or the base model; its key goes through the environment."""
+    """vLLM's arguments for the merged folder or the base model; the key goes through the environment instead."""
     config = _config(run)
     if side == "base" or run is None:
         model = model_source(config.model.name)
     else:
         model = str(run.require("export/merged", "06_export"))
     options = ["serve", model, "--served-model-name", side, "--host", settings.host, "--port", str(settings.port)]
-    # As with llama.cpp: no page in a browser may ask behind its reader's back.
     options += ["--allowed-origins", json.dumps([f"http://{settings.host}:{settings.port}"])]
     options += ["--chat-template", str(template), "--reasoning-parser"]
     if END_THINK in load_tokenizer(config.model).get_vocab():
         options += ["deepseek_r1"]
-    else:  # which needs the tags to be one token each
+    else:  # deepseek_r1 requires each tag to be one token
         options += ["text_tags", "--reasoning-parser-plugin", str(REASONING_PARSER)]
-    # "auto": all of the model's context that the GPU has room for, where vLLM would else refuse to start.
+    # "auto": as much of the model's context as fits on the GPU, where vLLM would else refuse to start.
     options += ["--max-model-len", str(settings.context or "auto")]
     return options + (["--max-num-seqs", str(settings.parallel)] if settings.parallel else [])
 
 
 def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program: list[str]) -> None:
     environment = os.environ | ({"VLLM_API_KEY": settings.api_key} if settings.api_key else {})
-    with TemporaryDirectory() as folder, _told_to_stop() as told:
+    with TemporaryDirectory() as folder, _stop_signal() as stopped:
         template = Path(folder) / "chat_template.jinja"
         write_text(template, _template(_config(run)))
         command = [*program, *vllm_options(run, side, settings, template)]
         with subprocess.Popen(command, env=environment) as process:
-            while process.poll() is None and not told.wait(0.5):
+            while process.poll() is None and not stopped.wait(0.5):
                 pass
             process.terminate()
-    if not told.is_set():
+    if not stopped.is_set():
         raise RuntimeError(f"vLLM ended by itself, with status {process.returncode}")
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
+def _stop_signal() -> Iterator[threading.Event]:
     """An event that Ctrl+C or SIGTERM sets in the block."""
-    told = threading.Event()
-    before = {each: signal.signal(each, lambda *_: told.set()) for each in (signal.SIGINT, signal.SIGTERM)}
+    stopped = threading.Event()
+    before = {each: signal.signal(each, lambda *_: stopped.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield stopped
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -262,8 +244,3 @@ def _config(run: Run | None) -> Config:
 
 def _template(config: Config) -> str:
     return chat_template(load_tokenizer(config.model), config.model.prompt_style)
-
-
-def _announce(address: str, side: str, what: str) -> None:
-    print(f"the {side} model ({what}) at {address}; Ctrl+C stops it", file=sys.stderr)
-    print("generated text for study, not medical advice", file=sys.stderr, flush=True)

@@ -1,20 +1,19 @@
 """Asking one question or a file of them, on the command line too, where it is to pipe well."""
 
+import io
 import json
-import subprocess
+import runpy
 import sys
 
-import pyarrow as pa
 import pytest
 from fake_server import Server
-from pyarrow import parquet
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import read_jsonl
 from helpers.models.loading import load_base
 from helpers.run_dir import Run
-from helpers.use import ask, client
+from helpers.use import client
 from helpers.use.ask import Answerer, ask_file, endpoint_answerer, local_answerers, read_questions
 from helpers.use.client import Ended, Piece
 
@@ -54,24 +53,10 @@ def test_a_line_that_is_no_question_is_named(tmp_path, line, told):
         read_questions(written(tmp_path / "q.jsonl", {"question": "Why?"}, line))
 
 
-QUESTION_FILES = {
-    "q.jsonl": b'\xef\xbb\xbf{"question": "Why?"}\r\n{"question": "How,\\nthen?"}\r\n',
-    "q.JSONL": b'{"question": "Why?"}\n{"Question": "How,\\nthen?"}\n',
-    "q.json": b'[\n {"question": "Why?"},\n {"question": "How,\\nthen?"}\n]',
-    "q.csv": b'\xef\xbb\xbfnote,question\n,Why?\n,"How,\nthen?"\n',
-    "semicolons.CSV": b'note;question\n;Why?\n;"How,\nthen?"\n',
-}
-
-
-@pytest.mark.parametrize("name", QUESTION_FILES)
-def test_question_files_are_read_as_rows_are(tmp_path, name):
-    (tmp_path / name).write_bytes(QUESTION_FILES[name])
-    assert [row["question"] for row in read_questions(tmp_path / name)] == ["Why?", "How,\nthen?"]
-
-
-def test_a_parquet_file_of_questions(tmp_path):
-    parquet.write_table(pa.table({"id": [7, None], "question": ["Why?", "How?"]}), tmp_path / "q.parquet")
-    assert read_questions(tmp_path / "q.parquet") == [{"id": "7", "question": "Why?"}, {"id": "2", "question": "How?"}]
+def test_a_table_of_questions(tmp_path):
+    (tmp_path / "q.CSV").write_bytes(b'note;Question;id\n;Why?;7\n;"How,\nthen?";\n')
+    questions = [{"id": "7", "question": "Why?"}, {"id": "4", "question": "How,\nthen?"}]
+    assert read_questions(tmp_path / "q.CSV") == questions
 
 
 def test_a_text_file_has_no_byte_order_mark_or_windows_line_ends_in_its_questions(tmp_path):
@@ -96,7 +81,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, told):
 
 
 def test_a_file_without_questions_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="holds no question"):
+    with pytest.raises(InputError, match="has no question"):
         read_questions(written(tmp_path / "q.txt", "", " "))
     with pytest.raises(InputError, match="cannot read"):
         read_questions(tmp_path / "none.txt")
@@ -172,7 +157,7 @@ def test_replies_of_different_models_do_not_mix(tmp_path):
     with pytest.raises(InputError, match="another model or other settings"):
         ask_file(QUESTIONS, target, {"tuned": repeating([], made_by="other")}, batch=4)
     other = written(tmp_path / "other.jsonl", {"question": "Why?"})
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="is not a file of replies"):
         ask_file(QUESTIONS, other, {"tuned": repeating([])}, batch=4)
     assert target.read_bytes() == before
 
@@ -243,11 +228,13 @@ def test_both_sides_are_one_model_with_and_without_its_adapter(tmp_path):
 # --------------------------------------------------------------------------------------------------- the command line
 
 
-def infer(*words, stdin=""):
-    command = [sys.executable, "infer.py", *words, "--endpoint", "http://127.0.0.1:9/v1"]
-    return subprocess.run(
-        command, input=stdin, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+def infer(monkeypatch, *words, endpoint="http://127.0.0.1:9/v1"):
+    """`python infer.py` in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["infer.py", *words, "--endpoint", endpoint])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROJECT_ROOT / "infer.py"), run_name="__main__")
+    return ended.value.code or 0
 
 
 @pytest.mark.parametrize(
@@ -255,42 +242,30 @@ def infer(*words, stdin=""):
     [
         (["--compare", "Why?"], "a server has one model"),
         (["--file", "q.txt"], "--file and --out go together"),
-        (["--out", "r.jsonl", "Why?"], "--file and --out go together"),
         ([], "the question is empty"),
-        (["  "], "the question is empty"),
         (["Why?"], "at http://127.0.0.1:9/v1 cannot be reached"),
     ],
 )
-def test_a_wrong_wish_is_one_line_on_standard_error(words, told):
-    done = infer(*words)
-    assert (done.returncode, done.stdout) == (2, "")
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+def test_a_wrong_option_is_one_line_on_standard_error(monkeypatch, capsys, words, told):
+    assert infer(monkeypatch, *words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = [line for line in printed.err.splitlines() if line.startswith("error:")]
     assert told in line
 
 
-def test_only_the_reply_goes_down_the_pipe(monkeypatch, capsys):
-    from helpers.__main__ import main
-
-    monkeypatch.setattr(
-        ask, "endpoint_answerer", lambda *_: {"m": Answerer("m", lambda q: iter([q, "</think>B"]), iter)}
-    )
-    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", "http://there/v1"])
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    told = capsys.readouterr()
-    assert told.out == "Why?</think>B\n"
-    assert "not medical advice" in told.err
-
-
 @pytest.mark.parametrize(
-    ("text", "note"),
-    [("The nerve.", False), ("<think>Hm", True), ("a</think>b", False), ("a</think>b <think> c", True)],
+    ("text", "printed", "note"),
+    [
+        ("The nerve.", "The nerve.\n", False),
+        ("<think>Hm", "Hm\n", True),
+        ("a</think>b", "a</think>\n\nb\n", False),
+        ("a</think>b <think> c", "a</think>\n\nb <think> c\n", True),
+    ],
 )
-def test_a_reply_without_an_answer_is_noted_and_no_other(monkeypatch, capsys, text, note):
-    from helpers.__main__ import main
-
-    url = Server([{"content": text}]).url
-    monkeypatch.setattr(sys, "argv", ["infer.py", "ask", "Why?", "--endpoint", url])
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    assert ("the thought was never closed" in capsys.readouterr().err) == note
+def test_only_the_reply_is_printed_and_a_missing_answer_noted(monkeypatch, capsys, text, printed, note):
+    assert infer(monkeypatch, "Why?", endpoint=Server([{"content": text}]).url) == 0
+    told = capsys.readouterr()
+    assert told.out == printed
+    assert "not medical advice" in told.err
+    assert ("the thought was never closed" in told.err) == note

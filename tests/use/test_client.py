@@ -30,15 +30,17 @@ def test_a_question_loses_control_characters_and_nothing_else(text, question):
     assert check_question(text) == question
 
 
-@pytest.mark.parametrize("text", ["", " \n\t ", "\x00\x01\x1b", "\ud800"])
-def test_an_empty_question_is_refused(text):
-    with pytest.raises(InputError, match="empty"):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (" \n\t ", "is empty"),
+        ("\x00\x01\x1b\ud800", "is empty"),
+        ("x" * (MAX_QUESTION + 1), "has 8,001 characters, more than the limit of 8,000"),
+    ],
+)
+def test_an_empty_or_too_long_question_is_refused(text, line):
+    with pytest.raises(InputError, match=line):
         check_question(text)
-
-
-def test_a_question_that_is_too_long_is_refused():
-    with pytest.raises(InputError, match=r"8,001 characters, and at most 8,000"):
-        check_question("x" * (MAX_QUESTION + 1))
 
 
 # ------------------------------------------------------------------------------------------------------- the endpoint
@@ -73,7 +75,7 @@ def test_reasoning_that_the_server_took_apart_stays_apart(field):
 
 
 @pytest.mark.parametrize("opening", ["", "<think>", "<think>\n", "\n<think>\n"])
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("size", [1, 3, 100])
 def test_raw_text_is_taken_apart_wherever_it_is_cut(opening, size):
     reply = f"{opening}One < two, a </b> and </thin air.</think>\n\nThe <answer>."
     _, pieces = asked([{"content": reply[i : i + size]} for i in range(0, len(reply), size)])
@@ -100,7 +102,7 @@ def test_a_thought_that_is_never_closed_is_all_there_is():
         "</think>b",
     ],
 )
-@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("size", [1, 100])
 def test_a_stream_ends_with_what_split_reasoning_says(reply, size):
     """Whoever takes the reply apart: nobody, or the server, at its first `</think>`."""
     parts = [{"content": reply[i : i + size]} for i in range(0, len(reply), size)]
@@ -137,8 +139,8 @@ def test_what_a_server_refuses_is_sent_under_its_other_name_or_not_at_all(capsys
     assert bodies[-1].keys() == {"model", "messages", "max_completion_tokens", "stream"}
     assert bodies[-1]["max_completion_tokens"] == SETTINGS.max_new_tokens
     told = capsys.readouterr().err
-    assert "does not take max_tokens: asking with max_completion_tokens" in told
-    assert told.count("does not take temperature") == 1
+    assert "rejects max_tokens: sending max_completion_tokens" in told
+    assert told.count("rejects temperature: sending the request without it") == 1
 
 
 def test_a_server_that_goes_on_refusing_is_left():
@@ -151,21 +153,21 @@ def test_of_several_models_one_that_answers_is_taken_and_named(capsys):
     server = Server([{"content": "x"}], models=names)
     list(Endpoint(server.url).stream("Why?", SETTINGS))
     assert server.requests[0][1]["model"] == "llama3.2"
-    assert "lists 5 models; asking llama3.2, another with --model" in capsys.readouterr().err
+    assert "lists 5 models; using llama3.2, choose another with --model" in capsys.readouterr().err
     assert Endpoint(server.url, model="qwen3").model == "qwen3"
     assert Endpoint(Server([]).url).model == "the-model"
     assert capsys.readouterr().err == ""
 
 
 def test_a_server_without_a_model_that_answers_says_what_it_has():
-    with pytest.raises(InputError, match=r"lists no model to ask \(nomic-embed-text\): name one with --model"):
+    with pytest.raises(InputError, match=r"lists no chat model \(nomic-embed-text\): choose one with --model"):
         _ = Endpoint(Server([], models=["nomic-embed-text"]).url).model
     with pytest.raises(InputError, match=r"lists no model$"):
         _ = Endpoint(Server([], models=[]).url).model
 
 
 def test_text_comes_as_it_arrives():
-    server = Server([{"content": f"word {i} "} for i in range(50)], pause=0.1)
+    server = Server([{"content": f"word {i} "} for i in range(50)], pause=0.05)
     stream = Endpoint(server.url).stream("Why?", SETTINGS)
     assert next(stream) == Piece("thinking", "word 0 ")
     assert server.sent < 10
@@ -175,7 +177,7 @@ def test_text_comes_as_it_arrives():
 
 
 @pytest.mark.parametrize(
-    ("status", "line"), [(401, "wants another API key"), (503, "refused: .*no room$"), (400, "refused")]
+    ("status", "line"), [(401, r"rejected the API key \(401\)"), (503, "refused: .*no room$"), (400, "refused")]
 )
 def test_a_refusal_is_one_line(status, line):
     with pytest.raises(InputError, match=line) as error:

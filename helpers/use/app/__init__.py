@@ -30,16 +30,13 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
 
 
 def choose_run(run_dir: str | None) -> Run | None:
-    """The run folder that was named, else `newest_run`, else none: the base model alone.
-
-    Raises InputError where the one that was named is no run folder.
-    """
+    """The named run folder, else `newest_run`, else None: the base model alone. InputError where it is not a run."""
     path = Path.cwd() / Path(run_dir).expanduser() if run_dir else newest_run()
     if path is None:
         return None
     run = find_run(path)
     if run is None:
-        raise InputError(f"{path} is no run folder: it has no run.yaml")
+        raise InputError(f"{path} is not a run folder: it has no run.yaml")
     return run
 
 

@@ -21,16 +21,14 @@ TURNS = 20  # kept in a session
 
 
 def show(run: Run | None, at_once: int) -> None:
-    """The page. A question that was sent is answered in the run of the script after its form's callback."""
+    """The page. A question is answered in the run of the script that follows its form's callback."""
     state = st.session_state
     question = state.pop("asked", None)
     turns = state.setdefault("turns", deque(maxlen=TURNS))
     heading("Ask the models")
     sides = engine.sides(run)
     if not sides:
-        st.info(
-            f"Nothing can be asked of {escaped(run.label)} here yet: its model gets a file for llama.cpp in 06_export."
-        )
+        st.info(f"{escaped(run.label)} cannot be asked yet: run 06_export, which makes its file for llama.cpp.")
         return
     settings, chosen = _sidebar(run, sides, busy=question is not None)
     _form(busy=question is not None)
@@ -46,11 +44,11 @@ def show(run: Run | None, at_once: int) -> None:
                 _answer(run, turn, turns, at_once)
         except InputError as error:
             state.problem = _sentence(error)
-        st.rerun()  # what was locked meanwhile is free again
+        st.rerun()  # unlocks the widgets
 
 
 def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationSettings, list[str]]:
-    """Sampling, the same for both sides, and which of them to ask. Locked while busy: a change would end the reply."""
+    """Sampling for both sides, and the sides to ask. Locked while busy: a change would end the reply."""
     config = run.config if run else Config.resolve("laptop")
     usual = config.generation
     longest = max(config.model.max_length, usual.max_new_tokens)
@@ -67,7 +65,7 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
         limit = st.slider(
             "Tokens, at most", 16, longest, usual.max_new_tokens, 16, key="limit", persist_state="session",
             disabled=busy,
-            help="Reasoning and answer together. A reply that comes to its limit is cut off.",
+            help="Reasoning and answer together. A reply that reaches the limit is cut off.",
         )  # fmt: skip
     return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen
 
@@ -90,8 +88,8 @@ def _send() -> None:
 
 
 def _sentence(error: InputError) -> str:
-    said = str(error)
-    return f"{said[:1].upper()}{said[1:]}."
+    message = str(error)
+    return f"{message[:1].upper()}{message[1:]}."
 
 
 def _fill(example: str) -> None:
@@ -99,10 +97,10 @@ def _fill(example: str) -> None:
 
 
 def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> None:
-    """Show the replies while they come. However this ends, the servers' work ends with it and the place is free."""
+    """Show the replies while they come. However this ends, the servers stop and the slot is free."""
     with st.container(border=True):
-        st.button("Stop", icon=":material/stop_circle:")  # pressed, like all that starts the script anew, it ends this
-        with engine.place(at_once):
+        st.button("Stop", icon=":material/stop_circle:")  # like every widget it restarts the script, which ends this
+        with engine.slot(at_once):
             endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
             turns.append(turn)
             panels = _panels(turn, expanded=True)
@@ -114,7 +112,7 @@ def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> No
 
 
 def _finished(turn: Turn, expanded: bool) -> None:
-    turn.end()  # Streamlit starts this run beside the one that it ends, which may not have come to saying so
+    turn.end()  # Streamlit starts this run beside the one that it ends, which may not have got there yet
     with st.container(border=True):
         _draw(turn, _panels(turn, expanded))
         limit = turn.settings.max_new_tokens

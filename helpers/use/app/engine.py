@@ -1,4 +1,4 @@
-"""What answers a question: a server for each side, started once for all readers, and who may use it when."""
+"""The servers behind the app, one for each side and shared by all readers, and their slots."""
 
 import os
 import threading
@@ -14,18 +14,18 @@ from helpers.run_dir import Run
 from helpers.use import server as serving
 from helpers.use.client import Endpoint, key_for
 
-# Servers that run already, as http://127.0.0.1:8000/v1 or, where one has several models, with #NAME behind it.
+# Running servers, as http://127.0.0.1:8000/v1; #NAME at the end chooses one of several models.
 ENDPOINTS = {"base": "AI_DOCTOR_BASE_ENDPOINT", "tuned": "AI_DOCTOR_TUNED_ENDPOINT"}
-WAIT_SECONDS, LOOK_SECONDS = 60.0, 2.0
+WAIT_SECONDS, POLL_SECONDS = 60.0, 2.0
 
 
 def sides(run: Run | None) -> list[str]:
-    """What can be asked. As soon as one side's server is named, those alone: others might be of another model."""
+    """The sides to ask. Where a server is named, only named ones: the run's own files may be of another model."""
     return [side for side, name in ENDPOINTS.items() if os.environ.get(name)] or serving.sides(run)
 
 
 def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
-    """The server for a side; llama.cpp, where none is named, in this process and until it ends."""
+    """The named server of a side, else llama.cpp in this process."""
     address = os.environ.get(ENDPOINTS[side])
     if address:
         return _named(address)
@@ -43,26 +43,27 @@ def _named(address: str) -> Endpoint:
 def _started(
     _run: Run | None, side: str, parallel: int, path: str, file: str, changed: int
 ) -> tuple[Endpoint, ExitStack]:
-    """A server and what ends it. The last three stand for the run among the cache's keys: a new file is a new model."""
+    """A server and what closes it. The last three are the cache's key: a new file is a new model."""
     server = ExitStack()
     return server.enter_context(serving.local_server(_run, side, parallel)), server
 
 
 @st.cache_resource
-def _places(number: int) -> threading.BoundedSemaphore:
-    return threading.BoundedSemaphore(number)
+def _semaphore(slots: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(slots)
 
 
 @contextmanager
-def place(number: int) -> Iterator[None]:
-    """One of `number` places for a question that is being answered; InputError when none gets free in time."""
-    places, note, until = _places(number), st.empty(), time.monotonic() + WAIT_SECONDS
-    while not places.acquire(timeout=min(LOOK_SECONDS, WAIT_SECONDS)):
-        if time.monotonic() > until:
-            raise InputError(f"all places are taken ({number} at once): try again in a moment")
-        note.caption(f"Waiting for a place: {number} at once …")  # to draw ends the wait of a reader who has left
+def slot(slots: int) -> Iterator[None]:
+    """One of `slots` concurrent questions; InputError when none becomes free in time."""
+    semaphore, note, deadline = _semaphore(slots), st.empty(), time.monotonic() + WAIT_SECONDS
+    while not semaphore.acquire(timeout=min(POLL_SECONDS, WAIT_SECONDS)):
+        if time.monotonic() > deadline:
+            raise InputError(f"no free slot (at most {slots} concurrent): try again shortly")
+        # Drawing also ends the wait of a reader who has left.
+        note.caption(f"Waiting for a free slot (at most {slots} concurrent) …")
     try:
         note.empty()
         yield
     finally:
-        places.release()
+        semaphore.release()

@@ -15,7 +15,7 @@ _drawing = threading.Lock()  # a style holds for all threads
 
 
 def show(run: Run | None) -> None:
-    """The page. What no stage has made yet is left out and named."""
+    """The page, without the figures of stages that have not run."""
     heading("Evaluation")
     if run is None:
         st.info("There is no finished run yet: `make run` makes one.")
@@ -30,8 +30,8 @@ def show(run: Run | None) -> None:
     if pictures := _pictures(run, str(run.path), changed(run), st.context.theme.type == "dark"):
         st.subheader("Figures", anchor=False)
         for row in range(0, len(pictures), 2):  # a row at a time: on a phone they stay in order
-            for place, (caption, picture) in zip(st.columns(2), pictures[row : row + 2], strict=False):
-                place.image(picture, caption, width="stretch")
+            for column, (caption, picture) in zip(st.columns(2), pictures[row : row + 2], strict=False):
+                column.image(picture, caption, width="stretch")
     if found["training"]:
         st.subheader("Training", anchor=False)
         _training(found["training"])
@@ -41,7 +41,7 @@ def show(run: Run | None) -> None:
 
 
 def changed(run: Run) -> tuple[int, ...]:
-    """When each of a run's results was last written, in nanoseconds: what is cached of a run holds as long as this."""
+    """When each of a run's results was last written, in nanoseconds: a key for caches."""
     files = (run / path for path in RESULTS.values())
     return tuple(file.stat().st_mtime_ns for file in files if file.is_file())
 
@@ -55,7 +55,7 @@ def _headline(run: Run) -> None:
 
 @st.cache_data(max_entries=8, show_spinner="Drawing …")
 def _pictures(_run: Run, path: str, changed: tuple[int, ...], dark: bool) -> list[tuple[str, bytes]]:
-    """Caption and PNG of each figure. The next two arguments stand for the run among the cache's keys."""
+    """Caption and PNG of each figure. The next two arguments are the cache's key of the run."""
     with _drawing, style.context(["dark_background" if dark else {}, ON_THE_PAGE]):
         return [(caption, figure._repr_png_()) for caption, figure in figures(_run)]
 

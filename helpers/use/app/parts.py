@@ -1,4 +1,4 @@
-"""What several pages show: the line on what this is not, text from outside, and a reply in its two parts."""
+"""What several pages show: the disclaimer, text from outside, and a reply in its two parts."""
 
 from string import punctuation
 from typing import Any
@@ -13,18 +13,18 @@ _ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in punctuation})
 
 
 def heading(title: str) -> None:
-    """A page's title, and beneath it what no page is."""
+    """A page's title and the disclaimer."""
     st.header(title, anchor=False)
     st.caption(NO_ADVICE)
 
 
-def plain(text: str, place: Any = st) -> None:
-    """Text of a model or a reader as it is: none of it is rendered, so it can load no picture and pose as no link."""
-    place.text(text.encode("utf-8", "replace").decode())  # half a character cannot be sent to a browser
+def plain(text: str, target: Any = st) -> None:
+    """Text of a model or a reader, not rendered: it can load no picture and show no link."""
+    target.text(text.encode("utf-8", "replace").decode())  # half a character cannot be sent to a browser
 
 
 def escaped(text: str) -> str:
-    """`text` as markdown that renders as it is, for the places that take nothing else."""
+    """`text` as Markdown that renders as it is, for widgets that take nothing else."""
     return text.translate(_ESCAPES)
 
 

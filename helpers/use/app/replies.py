@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 10.0
 
 @dataclass
 class Reply:
-    """One model's reply, as far as it has come. `over`: no more will; `error`: why it broke off."""
+    """One model's reply so far. `over`: no more will come; `error`: why it broke off."""
 
     thinking: str = ""
     answer: str = ""
@@ -46,21 +46,21 @@ class Turn:
     replies: dict[str, Reply]
 
     def end(self) -> None:
-        """No more of any reply will be waited for."""
+        """Mark every reply as over."""
         for reply in self.replies.values():
             reply.over = True
 
 
 @contextmanager
 def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
-    """While the block runs, the turn's replies grow. Leaving it early stops the servers' work on them.
+    """In the block the turn's replies grow. Leaving it early stops the servers.
 
-    Waits at its end for the servers to have stopped, but only so long: one that has fallen silent must not keep its
-    reader's place for ever.
+    At its end it waits for the servers to stop, but not longer than PATIENCE_SECONDS: one that is silent must not keep
+    the slot.
     """
-    left = threading.Event()
+    stopped = threading.Event()
     readers = [
-        threading.Thread(target=_read, args=(reply, endpoints[side], turn, left), daemon=True)
+        threading.Thread(target=_read, args=(reply, endpoints[side], turn, stopped), daemon=True)
         for side, reply in turn.replies.items()
     ]
     for reader in readers:
@@ -68,20 +68,19 @@ def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
     try:
         yield
     finally:
-        left.set()
+        stopped.set()
         turn.end()
         for reader in readers:
             reader.join(PATIENCE_SECONDS)
 
 
-def _read(reply: Reply, endpoint: Endpoint, turn: Turn, left: threading.Event) -> None:
-    # A piece is a token or more, so that twice the limit means a server that knows none.
-    most = 2 * turn.settings.max_new_tokens + 1
+def _read(reply: Reply, endpoint: Endpoint, turn: Turn, stopped: threading.Event) -> None:
+    limit = 2 * turn.settings.max_new_tokens + 1  # pieces are tokens or more: beyond it the server ignores the limit
     try:
         with closing(endpoint.stream(turn.question, turn.settings)) as stream:
-            for piece in islice(stream, most):
+            for piece in islice(stream, limit):
                 _add(reply, piece)
-                if left.is_set():
+                if stopped.is_set():
                     break
     except Exception as error:  # whatever it is, the page must show it and not wait on
         reply.error = brief(error)
