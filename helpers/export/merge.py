@@ -92,8 +92,9 @@ def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[
     for shard in _shards(weights):
         save_file(shard, folder / f"{len(written)}.tmp", metadata={"format": "pt"})
         written.append(list(shard))
-        for tensor in shard.values():
-            sizes[tensor.dtype] += tensor.nbytes
+        # A loop over the tensors themselves would keep the last one in memory beside the next shard.
+        for dtype, size in ((tensor.dtype, tensor.nbytes) for tensor in shard.values()):
+            sizes[dtype] += size
     many = len(written)
     names = [f"model-{i:05}-of-{many:05}.safetensors" for i in range(1, many + 1)] if many > 1 else [WEIGHTS]
     for i, name in enumerate(names):
