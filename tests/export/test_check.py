@@ -115,6 +115,11 @@ def test_a_difference_within_the_bound_must_be_shown(exported):
     low, high = check["nll"]["ci95"]
     assert low < -BOUNDS["f16"] < 0 < BOUNDS["f16"] < high
     assert (check["passes"], check["verdict"]) == (False, "not shown to pass")
+    lower = [[nll - 0.15 for nll in nlls] for nlls in noisy]  # one end of the interval lies within the bound
+    check = check_file(exported.run, exported.files["f16"], replace(exported.reference, nlls=lower))
+    low, high = check["nll"]["ci95"]
+    assert -BOUNDS["f16"] < low < BOUNDS["f16"] < high
+    assert (check["passes"], check["verdict"]) == (False, "not shown to pass")
     few = replace(exported.reference, rows=exported.reference.rows[:4], nlls=exported.reference.nlls[:4])
     check = check_file(exported.run, exported.files["f16"], few)
     assert (check["verdict"], check["nll"]["ci95"]) == ("not shown to pass", None)
