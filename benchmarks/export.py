@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from helpers.export.check import check_file, choose_file, reference
+from helpers.export.check import check_file, choose_file, reference_outputs
 from helpers.export.files import check_room
 from helpers.export.gguf import convert
 from helpers.export.merge import merge
@@ -55,9 +55,9 @@ def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> No
     step("merge", lambda: merge(run))
     files = {kind: step(kind, lambda kind=kind: convert(run, kind)) for kind in run.config.export.kinds}
     found["mib"] = {kind: file.stat().st_size / 2**20 for kind, file in files.items()}
-    said = step("reference", lambda: reference(run, baseline_questions()))
+    reference = step("reference", lambda: reference_outputs(run, baseline_questions()))
     checks = {
-        kind: step(f"check {kind}", lambda file=file: check_file(run, file, said)) for kind, file in files.items()
+        kind: step(f"check {kind}", lambda file=file: check_file(run, file, reference)) for kind, file in files.items()
     }
     write_json(out, {**found, "checks": checks, "use": choose_file(checks, files).name})
 

@@ -1,18 +1,16 @@
-"""Does an exported file still say the same? llama.cpp with a GGUF file beside transformers with the merged folder."""
+"""Does an exported file compute what the merged model computes? llama.cpp and transformers, on the same tokens."""
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
+from os.path import commonprefix
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
 
+import httpx
 import psutil
 
 from helpers.files import read_jsonl
@@ -26,18 +24,19 @@ from helpers.statistics import nats_apart, paired_difference
 
 # Nats a token by which a file's mean loss may differ from the merged model's. Of a tuned SmolLM2-135M, on 512 tokens:
 # f16 -0.0001, q8_0 +0.001 and q4_k_m +0.049, with standard errors of 0.0002, 0.004 and 0.015; a larger model loses less
-# by rounding. Where the merged model has to compute in bfloat16, that adds its own noise.
+# by quantisation. Where the merged model has to compute in bfloat16, that adds its own noise.
 BOUNDS = {"f16": 0.02, "q8_0": 0.03, "q4_k_m": 0.2}
-FORCE = 1000.0  # added to a token's logit, which float32 then still knows to 6e-5
-MARGIN = 20.0  # nats: the lesser of two forced tokens is drawn once in 5e8, and not lost among float32's smallest
+LONGEST = 512  # tokens of the file's answer: an 8B model is slow on two cores
+FORCE = 1000.0  # added to a token's logit, which float32 then still resolves to 6e-5
+MARGIN = 20.0  # nats: the lesser of two forced tokens is drawn once in 5e8, and does not underflow in float32
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The merged model's word, from transformers; lists of token ids all.
+class ReferenceOutputs:
+    """What the merged model computes in transformers, as lists of token ids and of losses.
 
-    `replies` are its greedy ones to `prompts`. `rows` are validation rows, prompt and completion, and `nlls` the losses
-    in nats of the last few tokens of each, of which the very last ends the sequence.
+    `replies` are greedy replies to `prompts`. `rows` are validation rows, prompt and completion, and `nlls` the losses,
+    in nats, of the last few tokens of each; the very last token ends the sequence.
     """
 
     prompts: list[list[int]]
@@ -46,15 +45,14 @@ class Reference:
     nlls: list[list[float]]
 
 
-def reference(
+def reference_outputs(
     run: Run, questions: Sequence[str], max_new_tokens: int = 32, rows: int = 8, last_tokens: int | None = None
-) -> Reference | None:
-    """Greedy replies to `questions`, and losses over the `last_tokens` of the `rows` shortest validation rows.
+) -> ReferenceOutputs | None:
+    """Greedy replies to `questions`, and losses of the `last_tokens` of the `rows` shortest validation rows.
 
-    Where there are too few of these for an interval, training rows make up the number: any text compares two programs.
-
-    The same tokens are compared in both programs, so that a few show a small difference: 64, or 16 of a model beyond
-    2 GiB, of which llama.cpp makes one or two a second on two cores. None where the model does not fit in memory.
+    Training rows make up the number where validation has too few for an interval: any text can compare two programs.
+    Since both see the same tokens, few are enough: 64 a row, or 16 of a model beyond 2 GiB, of which llama.cpp computes
+    one or two a second on two cores. None where the model does not fit in memory.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -62,23 +60,23 @@ def reference(
     merged, machine = run.require("export/merged", "the merging step of 06_export"), describe_machine()
     on_gpu = machine.gpu_free_gib or 0
     size = sum(file.stat().st_size for file in merged.glob("*.safetensors"))  # in 16 bit
-    # llama.cpp adds up in float32 too; a T4 has no room for an 8B model in it.
+    # llama.cpp accumulates in float32 too; a T4 has no room for an 8B model in float32.
     exact = 2 * size / GIB < 0.8 * on_gpu
     dtype = torch.float32 if exact else getattr(torch, compute_dtype(run.config))
     if _too_large(size * dtype.itemsize / 2, on_gpu):
         return None
     if last_tokens is None:
         last_tokens = 64 if size < 2 * GIB else 16
-    validation = read_jsonl(run.require("data/validation.jsonl", "03_dataset_prep"))
     tokenizer, style = load_tokenizer(run.config.model), run.config.model.prompt_style
     prompts = [encode_prompt(tokenizer, question, style) for question in questions]
-    if len(validation) < rows:
-        validation += read_jsonl(run.require("data/train.jsonl", "03_dataset_prep"))[: rows - len(validation)]
-    encoded = (encode_example(tokenizer, row, run.config.model.max_length, style) for row in validation)
+    examples = read_jsonl(run.require("data/validation.jsonl", "03_dataset_prep"))
+    if len(examples) < rows:
+        examples += read_jsonl(run.require("data/train.jsonl", "03_dataset_prep"))[: rows - len(examples)]
+    encoded = (encode_example(tokenizer, row, run.config.model.max_length, style) for row in examples)
     shortest = sorted((row for row in encoded if row), key=lambda row: len(row["input_ids"]))[:rows]
     for row in shortest:
         row["labels"] = [-100] * len(row["labels"][:-last_tokens]) + row["labels"][-last_tokens:]
-    # What does not fit on the GPU stays in main memory; without one there is only that.
+    # "auto" leaves in main memory what does not fit on the GPU.
     device_map = "auto" if machine.gpu else None
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map=device_map).eval()
     greedy = run.config.generation.model_copy(
@@ -87,27 +85,28 @@ def reference(
     replies: dict[int, list[int]] = {}
     generate_in_batches(model, tokenizer, prompts, greedy, run.config.seed, range(len(prompts)), replies.__setitem__)
     nlls = token_nlls(model, shortest, tokenizer.pad_token_id, "rows of the merged model")
-    return Reference(prompts, [replies[i] for i in range(len(prompts))], [row["input_ids"] for row in shortest], nlls)
+    return ReferenceOutputs(
+        prompts, [replies[i] for i in range(len(prompts))], [row["input_ids"] for row in shortest], nlls
+    )
 
 
-def check_file(run: Run, gguf: Path, reference: Reference | None) -> dict[str, Any]:
+def check_file(run: Run, gguf: Path, reference: ReferenceOutputs | None) -> dict[str, Any]:
     """Load a GGUF file with llama.cpp and compare it with the merged model.
 
-    `passes`: that the mean loss differs by no more than the kind's bound is shown (by its 95% interval), the file's
-    end-of-sequence token is the tokenizer's, and every reply ends there. None where the file or the merged model does
-    not fit in memory. `verdict` says so, and tells what fails from what too few tokens cannot show. The greedy
-    agreement is there to be read and has no bound: a near-tie that rounding tips makes two good replies part early.
+    `passes` is True where the 95% interval of the difference in mean loss lies within the bound, the file's
+    end-of-sequence token is the tokenizer's, and every row stops there; None where the file or the merged model does
+    not fit in memory. `verdict` also separates a failure from too few tokens. The greedy agreement has no bound: a
+    near-tie that rounding tips makes two good replies part early.
 
-    The loss is llama.cpp's own, so it holds weights, kernels and the file's shape of the model together, on a few
-    hundred tokens. It does not show what rounding does to long replies or to answers: 05_evaluation asks the adapter.
+    The check covers weights, kernels and architecture on a few hundred tokens. It does not show what quantisation does
+    to long replies or to answers: 05_evaluation measures the adapter.
     """
     kind = gguf.stem.removeprefix("model-")
-    reason = _too_large(gguf.stat().st_size) if reference else "the merged model does not fit in memory"
-    if reason:
+    if reason := _too_large(gguf.stat().st_size) if reference else "the merged model does not fit in memory":
         return {"passes": None, "verdict": f"not checked: {reason}"}
     tokenizer = load_tokenizer(run.config.model)
     with llama_server(gguf, max(2048, run.config.model.max_length)) as server:
-        end_token = _end_token(server)
+        end_token = server.get("props").json()["eos_token"]  # by the file's metadata
         greedy = _greedy_agreement(server, reference)
         nll = _nll_difference(server, reference) | {"bound": BOUNDS[kind]}
         ends = _ends(server, reference, tokenizer.eos_token_id)
@@ -119,94 +118,87 @@ def check_file(run: Run, gguf: Path, reference: Reference | None) -> dict[str, A
     return {"passes": verdict == "passes", "verdict": verdict, **found}
 
 
-def _too_large(size: float, elsewhere_gib: float = 0) -> str:
-    """Why so many bytes of weights cannot be loaded into free memory, and `elsewhere_gib` on a GPU; "" if they can."""
+def _too_large(size: float, gpu_gib: float = 0) -> str:
+    """Why `size` bytes of weights do not fit into free memory and `gpu_gib` on a GPU; "" if they do."""
     free = psutil.virtual_memory().available / GIB
-    fits = size / GIB <= 0.8 * free + elsewhere_gib
-    return "" if fits else f"{size / GIB:.1f} GiB to load, {free + elsewhere_gib:.1f} GiB of memory free"
+    fits = size / GIB <= 0.8 * free + gpu_gib
+    return "" if fits else f"{size / GIB:.1f} GiB to load, {free + gpu_gib:.1f} GiB of memory free"
 
 
 def choose_file(checks: Mapping[str, dict[str, Any]], files: Mapping[str, Path]) -> Path:
-    """The file to use, of `files` and their `checks` by kind: the smallest that passes; where none does, the smallest
-    that was not checked, since the machine that cannot load them is small; else f16, rounded least."""
-    for verdict in (True, None):
-        if alike := [files[kind] for kind, check in checks.items() if check["passes"] is verdict]:
+    """The file to use, by quantisation type: the smallest that passes; else the smallest that could not be checked,
+    since a machine that cannot load the others is small; else f16, which loses least."""
+    for passes in (True, None):
+        if alike := [files[kind] for kind, check in checks.items() if check["passes"] is passes]:
             return min(alike, key=lambda file: file.stat().st_size)
     return files["f16"]
 
 
 def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Each file's check in words, for a table."""
+    """A row of text for each file's check."""
     rows = []
     for kind, check in checks.items():
         row = {"file": kind, "verdict": check["verdict"]}
-        if check["passes"] is None:
-            rows.append(row)
-            continue
-        nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
-        row |= {
-            "NLL minus merged (95% interval)": nats_apart(nll["difference"], nll["ci95"], 4),
-            "bound": f"{nll['bound']:g}",
-        }
-        row["n"] = f"{nll['rows']} rows, {nll['tokens']} tokens"
-        row["tokens before the first other"] = f"{greedy['same']:.0%} of {greedy['tokens']}"
-        rows.append(row | {"stops at the end": f"{ends['stopped']} of {ends['rows']}"})
+        if check["passes"] is not None:
+            nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
+            row |= {
+                "NLL minus merged (95% interval)": nats_apart(nll["difference"], nll["ci95"], 4),
+                "bound": f"{nll['bound']:g}",
+                "n": f"{nll['rows']} rows, {nll['tokens']} tokens",
+                "tokens before the first other": f"{greedy['same']:.0%} of {greedy['tokens']}",
+                "stops at the end": f"{ends['stopped']} of {ends['rows']}",
+            }
+        rows.append(row)
     return rows
 
 
-def answer_from(run: Run, gguf: Path, question: str, max_new_tokens: int = 512) -> dict[str, Any]:
-    """One question put to the exported file through llama.cpp, as a user of it would; greedy, on the CPU.
-
-    At most as long as the run's replies, and no longer than `max_new_tokens`: on two cores an 8B model is slow.
-    """
+def answer_from(run: Run, gguf: Path, question: str) -> dict[str, Any]:
+    """The exported file's greedy reply to one question, by llama.cpp on the CPU."""
     tokenizer = load_tokenizer(run.config.model)
     prompt = encode_prompt(tokenizer, question, run.config.model.prompt_style)
     with llama_server(gguf) as server:
-        reply = complete(server, prompt, min(max_new_tokens, run.config.generation.max_new_tokens))
-    return {"question": question, "reply": reply.text, "tokens": len(reply.tokens), "stopped": reply.stopped}
+        reply = complete(server, prompt, min(LONGEST, run.config.generation.max_new_tokens))
+    stopped = reply["stop_type"] == "eos"
+    return {"question": question, "reply": reply["content"], "tokens": len(reply["tokens"]), "stopped": stopped}
 
 
 @contextmanager
-def llama_server(gguf: Path, context: int = 2048) -> Iterator[Any]:
-    """llama.cpp in this process, with the model loaded."""
+def llama_server(gguf: Path, context: int = 2048) -> Iterator[httpx.Client]:
+    """llama.cpp in this process with the model loaded; yields a client of its HTTP server."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
     server = xllamacpp.Server(params)
+    # A proxy from the environment cannot reach this machine; an 8B model may take minutes for a reply.
+    how = {"trust_env": False, "timeout": None, "limits": httpx.Limits(max_keepalive_connections=0)}
     try:
-        yield server
+        with httpx.Client(base_url=server.listening_address, **how) as client:
+            yield client
     finally:
         del server  # frees the model; the class has no close()
 
 
-@dataclass(frozen=True)
-class Completion:
-    """llama.cpp's reply: its text, and all its tokens with the end-of-sequence token if it came."""
+def complete(
+    server: httpx.Client, prompt: Sequence[int], max_new_tokens: int, forced: int | None = None
+) -> dict[str, Any]:
+    """llama.cpp's greedy reply to token ids: `content`, `tokens` with the end-of-sequence token, and `stop_type`.
 
-    text: str
-    tokens: list[int]
-    stopped: bool  # ended by itself
-
-
-def complete(server: Any, prompt: Sequence[int], max_new_tokens: int, forced: int | None = None) -> Completion:
-    """llama.cpp's greedy reply to token ids, or `forced`, a token to answer with whatever its probability.
-
-    From its own endpoint, which names all tokens; the OpenAI-style one leaves out those that begin a character.
+    `forced` is a token to reply with whatever its probability. The endpoint is llama.cpp's own, which returns all
+    tokens; the OpenAI-compatible one leaves out those that begin a character.
     """
     bias = {} if forced is None else {forced: FORCE}
-    reply = _complete(server, prompt, bias, n_predict=max_new_tokens, temperature=0, return_tokens=True)
-    return Completion(reply["content"], reply["tokens"], reply["stop_type"] == "eos")
+    return _complete(server, prompt, bias, n_predict=max_new_tokens, temperature=0, return_tokens=True)
 
 
-def token_loss(server: Any, prompt: Sequence[int], token: int, whole: int) -> float:
+def token_loss(server: httpx.Client, prompt: Sequence[int], token: int, whole: int) -> float:
     """llama.cpp's loss of `token` after a prompt, in nats, by the model's own probabilities.
 
-    llama.cpp reports the probability of the token that it answers with, so `token` is forced. Where it only begins a
-    character, as of an arrow or of Chinese, llama.cpp waits for the rest and reports nothing. Such a token is weighed
-    against `whole`, any token that is reported: both are lifted above all others, `whole` so far that its weight is
-    MARGIN nats and it is the answer, and their probabilities after that tell one from the other.
+    llama.cpp reports the probability of the token that it replies with, so `token` is forced. It reports nothing for a
+    token that only begins a character, as of an arrow or of Chinese. Such a token is compared with `whole`, any token
+    that is reported: both get a logit bias above all others, `whole` MARGIN nats more, and the ratio of their
+    probabilities after that bias gives the loss.
     """
     reply = _complete(server, prompt, {token: FORCE}, n_predict=1, temperature=0, n_probs=1)
     if reported := reply.get("completion_probabilities"):
@@ -220,49 +212,40 @@ def token_loss(server: Any, prompt: Sequence[int], token: int, whole: int) -> fl
     return math.log(shares[whole] / max(shares[token], sys.float_info.min)) - MARGIN
 
 
-def _complete(server: Any, prompt: Sequence[int], bias: Mapping[int, float], **settings: Any) -> dict[str, Any]:
+def _complete(server: httpx.Client, prompt: Sequence[int], bias: Mapping[int, float], **settings: Any) -> Any:
     request = {"prompt": list(prompt), "logit_bias": list(bias.items()), **settings}
-    try:
-        return _ask(server, "completion", request)
-    except HTTPError as error:
-        raise RuntimeError(f"llama.cpp refused the prompt: {error.read().decode(errors='replace')}") from None
+    reply = server.post("completion", json=request)
+    if reply.is_error:
+        raise RuntimeError(f"llama.cpp refused the prompt: {reply.text}")
+    return reply.json()
 
 
-def _ask(server: Any, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the server answers to a GET, or to a POST of `body`."""
-    data = None if body is None else json.dumps(body).encode()
-    request = Request(f"{server.listening_address}/{path}", data, {"Content-Type": "application/json"})
-    direct = build_opener(ProxyHandler({}))  # a proxy for the internet cannot reach this machine
-    with direct.open(request) as answer:
-        return json.load(answer)
+def _greedy_agreement(server: httpx.Client, reference: ReferenceOutputs) -> dict[str, Any]:
+    """`same`: the share of tokens before the first that differs, over all prompts; after it the texts differ.
 
-
-def _greedy_agreement(server: Any, reference: Reference) -> dict[str, Any]:
-    """`same` is the share of tokens up to and without the first that differs, over all prompts: past that one the two
-    answer different texts. A share near 0 is a fault: a wrong template, a wrong tokenizer, broken weights.
+    A share near 0 is a fault: a wrong template, a wrong tokenizer, broken weights.
     """
-    rows = []
-    for prompt, ours in zip(reference.prompts, reference.replies, strict=True):
-        theirs = complete(server, prompt, len(ours)).tokens
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
-        rows.append((same, len(ours)))
-    tokens = sum(length for _, length in rows)
+    same = []
+    for prompt, expected in zip(reference.prompts, reference.replies, strict=True):
+        reply = complete(server, prompt, len(expected))["tokens"]
+        same.append(len(commonprefix([expected, reply])))  # noqa: RUF071 (these are not paths)
+    lengths = [len(reply) for reply in reference.replies]
     return {
-        "prompts": len(rows),
-        "tokens": tokens,
-        "same": sum(same for same, _ in rows) / tokens,
-        "prompts_all_same": sum(same == length for same, length in rows),
+        "prompts": len(same),
+        "tokens": sum(lengths),
+        "same": sum(same) / sum(lengths),
+        "prompts_all_same": sum(each == length for each, length in zip(same, lengths, strict=True)),
     }
 
 
-def _nll_difference(server: Any, reference: Reference) -> dict[str, Any]:
-    """Mean losses in nats a token of both, over the same tokens; rows are the units, since a row's tokens are alike."""
-    merged, ours = [], []
+def _nll_difference(server: httpx.Client, reference: ReferenceOutputs) -> dict[str, Any]:
+    """Both mean losses in nats a token, over the same tokens. Rows are the units: tokens of one row are correlated."""
+    merged, gguf = [], []
     for row, nlls in zip(reference.rows, reference.nlls, strict=True):
-        places = range(len(row) - len(nlls), len(row))
+        positions = range(len(row) - len(nlls), len(row))
         merged.append(fmean(nlls))
-        ours.append(fmean(token_loss(server, row[:i], row[i], whole=row[-1]) for i in places))
-    found = paired_difference(merged, ours)
+        gguf.append(fmean(token_loss(server, row[:i], row[i], whole=row[-1]) for i in positions))
+    found = paired_difference(merged, gguf)
     return {
         "rows": found["n"],
         "tokens": sum(map(len, reference.nlls)),
@@ -273,21 +256,18 @@ def _nll_difference(server: Any, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _ends(server: Any, reference: Reference, end: int) -> dict[str, int]:
-    """At the end of each row: where the end-of-sequence token comes, by itself or forced, does llama.cpp stop there,
-    without writing it out? `by_itself` is what the model knows, `stopped` what the file's metadata make of it.
+def _ends(server: httpx.Client, reference: ReferenceOutputs, end: int) -> dict[str, int]:
+    """Does llama.cpp stop at the end-of-sequence token, without printing it, after each row?
+
+    `by_itself` counts rows after which the model generates it, as the model has learnt; elsewhere it is forced.
+    `stopped` counts the rows where llama.cpp stops, as the file's metadata tell it to.
     """
     by_itself = stopped = 0
     for row in reference.rows:
         reply = complete(server, row[:-1], 1)
-        if reply.tokens == [end]:
+        if reply["tokens"] == [end]:
             by_itself += 1
         else:
             reply = complete(server, row[:-1], 1, forced=end)
-        stopped += reply.stopped and not reply.text
+        stopped += reply["stop_type"] == "eos" and not reply["content"]
     return {"rows": len(reference.rows), "by_itself": by_itself, "stopped": stopped}
-
-
-def _end_token(server: Any) -> str:
-    """The text of the token that ends a sequence, by the file's metadata as llama.cpp has read them."""
-    return _ask(server, "props")["eos_token"]

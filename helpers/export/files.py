@@ -1,4 +1,4 @@
-"""What the export leaves: its files' names and sizes, the room that they take, and its report."""
+"""The exported files' names and sizes, the disk and memory that they take, and the report."""
 
 import shutil
 from collections.abc import Mapping
@@ -17,20 +17,19 @@ from helpers.run_dir import Run
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
-SHARD = 2 * 10**9  # bytes of one of a merged model's weight files
+SHARD = 2 * 10**9  # bytes of each weight file of a merged model
 MIB = 2**20
 # Bytes a weight: 32 in 34 bytes with their scale; Q4_K_M's mixture comes to about 4.9 bits.
 BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
 
 
 def check_room(run: Run) -> dict[str, float]:
-    """Gibibytes of disk and of memory that the merged folder and all files of `export.gguf` take, and what is free.
+    """Gibibytes of disk and memory that the merged folder and the files of `export.gguf` take, and what is free.
 
-    InputError where either is not enough, before any work. What an earlier export left is replaced file by file, each
-    when its successor is whole, so that both are there for a while. Disk is counted in 16-bit weights and llama.cpp's
-    blocks, which a small model's file exceeds a little. Memory is what the converter holds of the largest matrix, in
-    float32 and in 16 bit, or a weight file, and 1.5 GiB for the programs: of the 8B's shape converting was seen to take
-    4.2 GiB, merging 2.8 and rounding 1.6. That comparing takes the whole model is `reference`'s to see to.
+    Raises InputError where either is too little. A file of an earlier export stays until its successor is complete.
+    Disk counts weights alone, which a small model's file exceeds a little. Memory is the converter's largest matrix, in
+    float32 and 16 bit, or one weight file, and 1.5 GiB for the programs: with an 8B model converting took 4.2 GiB,
+    merging 2.8 and quantising 1.6. Whether the check fits, which loads the whole model, `reference_outputs` decides.
     """
     shape = model_shape(run.config.model)
     weights = shape["linear"] + shape["embeddings"]
@@ -44,7 +43,7 @@ def check_room(run: Run) -> dict[str, float]:
         "memory_gib": max(min(SHARD, 2 * weights), 6 * shape["head"]) / GIB + 1.5,
         "memory_free_gib": psutil.virtual_memory().available / GIB,
     }
-    fewer = f"make room, or set export.gguf to fewer kinds than {', '.join(run.config.export.kinds)}"
+    fewer = f"free up disk space, or set export.gguf to fewer types than {', '.join(run.config.export.kinds)}"
     for what, where, advice in (("disk", f"in {run.label}", fewer), ("memory", "of memory", "close other programs")):
         needed, free = room[f"{what}_gib"], room[f"{what}_free_gib"]
         if needed > free:
@@ -53,12 +52,12 @@ def check_room(run: Run) -> dict[str, float]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of a folder's files; 0 where there is neither."""
+    """Bytes of a file or of a folder's files; 0 where it is missing."""
     return sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
 
 
 def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[str, Any]) -> dict[str, Any]:
-    """export/report.json: all checks, the file to use, its answer; and a model card beside each form of the model."""
+    """Write export/report.json (the checks, the file to use, its answer) and the model card of every artifact."""
     report = {
         "use": use.name,
         "files": [

@@ -9,14 +9,15 @@ from helpers.export.quantise import quantise
 from helpers.files import read_json, write_text
 from helpers.models.converter import convert_folder
 from helpers.prompts.chat_template import ollama_template
+from helpers.prompts.families import end_token_ids
 from helpers.run_dir import Run
 
 
 def convert(run: Run, kind: str) -> Path:
-    """export/model-`kind`.gguf: f16 from the merged folder by llama.cpp's converter, the other kinds from that file.
+    """Write export/model-`kind`.gguf: f16 from the merged folder by llama.cpp's converter, other types from that file.
 
-    The converter rounds to q8_0 as well, to the same bytes and in one thread. (Unsloth's `save_pretrained_gguf` does
-    all this too, after it has downloaded and compiled llama.cpp; nothing here needs either.)
+    The converter can write q8_0 too, to the same bytes, in one thread. Unsloth's `save_pretrained_gguf` needs a
+    llama.cpp that it downloads and compiles first.
     """
     target = run / f"export/model-{kind}.gguf"
     if kind == "f16":
@@ -27,9 +28,11 @@ def convert(run: Run, kind: str) -> Path:
 
 
 def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
-    """export/Modelfile for Ollama, with the prompt that training used, its stop tokens and the sampling advised."""
+    """Write export/Modelfile for Ollama: the prompt of training, the stop tokens and the sampling settings."""
     settings, model = run.config.generation, run.config.model
-    stops = "".join(f'PARAMETER stop "{token}"\n' for token in stop_tokens(run, tokenizer))
+    config = run / "export/merged/generation_config.json"
+    ids = end_token_ids(tokenizer, read_json(config).get("eos_token_id") if config.is_file() else None)
+    stops = "".join(f'PARAMETER stop "{token}"\n' for token in tokenizer.convert_ids_to_tokens(ids))
     text = (
         f"FROM ./{gguf.name}\n"
         "# The prompt of the training. A special token's text in a question becomes that token: Ollama cannot\n"
@@ -43,12 +46,3 @@ def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
     )
     write_text(run / "export/Modelfile", text)
     return run / "export/Modelfile"
-
-
-def stop_tokens(run: Run, tokenizer: Any) -> list[str]:
-    """What ends a reply: training's end-of-sequence token, and others that the model's generation_config.json names."""
-    config = run / "export/merged/generation_config.json"
-    found = read_json(config).get("eos_token_id") if config.is_file() else None
-    ids = found if isinstance(found, list) else [found]
-    named = [tokenizer.convert_ids_to_tokens(each) for each in ids if each is not None]
-    return list(dict.fromkeys([tokenizer.eos_token, *named]))

@@ -1,4 +1,4 @@
-"""Stage 06: the adapter as things people use: a merged folder, GGUF files for llama.cpp and Ollama, model cards."""
+"""The adapter merged into the base model, one weight file at a time."""
 
 import math
 import shutil
@@ -18,12 +18,11 @@ from helpers.run_dir import Run
 
 
 def merge(run: Run) -> Path:
-    """export/merged/: the base model with the adapter's matrices added in, 16-bit, loadable by anything.
+    """Write export/merged/: the base model with the adapter's matrices added, in 16 bit.
 
-    Goes through the base's safetensors files and holds SHARD bytes of weights in memory: the whole model is more than
-    a free Colab has, and a base's own files can be too. InputError where the base cannot be had, is not in safetensors,
-    or is quantised (that would round the change away); RuntimeError where the adapter has a matrix that the base has no
-    place for.
+    Holds SHARD bytes of weights in memory: the whole model, or one of its files, can be more than a free Colab has.
+    Raises InputError where the base cannot be loaded, is not in safetensors, or is quantised (which would round the
+    change away), and RuntimeError where the adapter has a matrix that the base has no place for.
     """
     from peft import LoraConfig
     from safetensors.torch import load_file
@@ -47,7 +46,7 @@ def merge(run: Run) -> Path:
 
 
 def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
-    """The base model's folder, downloaded if need be, and the names of the weight files that transformers reads."""
+    """The base model's folder, downloaded if need be, and the weight files in it that transformers reads."""
     from huggingface_hub import snapshot_download
 
     source = model_source(settings.name)
@@ -67,14 +66,14 @@ def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
 
 
 def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float) -> Iterator[tuple[str, Any]]:
-    """Each tensor of the base's files with its name, in 16 bit, its adapter pair, which leaves `matrices`, added in."""
+    """(name, tensor) of the base's files, in 16 bit, with its adapter pair added, which is taken out of `matrices`."""
     import torch
     from safetensors import safe_open
 
     device = "cuda" if describe_machine().gpu else "cpu"
     for path in files:
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (it is no dict)
+            for key in file.keys():  # noqa: SIM118 (it is not a dict)
                 tensor = file.get_tensor(key)
                 dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
                 # Files of a model that reads images too hold its text part under a name of its own.
@@ -86,13 +85,14 @@ def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float)
 
 
 def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[Any]:
-    """Write a model's weights in files named as transformers names them; returns bytes by tensor type."""
+    """Write weights to files named as in transformers; returns bytes by tensor type."""
     from safetensors.torch import save_file
 
     sizes, written = Counter(), []
     for shard in _shards(weights):
         save_file(shard, folder / f"{len(written)}.tmp", metadata={"format": "pt"})
         written.append(list(shard))
+        # A loop over the tensors themselves would keep the last one in memory beside the next shard.
         for dtype, size in ((tensor.dtype, tensor.nbytes) for tensor in shard.values()):
             sizes[dtype] += size
     many = len(written)
@@ -100,14 +100,13 @@ def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[
     for i, name in enumerate(names):
         (folder / f"{i}.tmp").rename(folder / name)
     if many > 1:
-        places = {key: name for name, keys in zip(names, written, strict=True) for key in keys}
-        index = {"metadata": {"total_size": sizes.total()}, "weight_map": places}
-        write_json(folder / WEIGHTS_INDEX, index)
+        weight_map = {key: name for name, keys in zip(names, written, strict=True) for key in keys}
+        write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": sizes.total()}, "weight_map": weight_map})
     return sizes
 
 
 def _shards(weights: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The weights in dicts of at most SHARD bytes, or of one tensor that is larger; each is emptied for the next."""
+    """The weights in dicts of at most SHARD bytes, or of one larger tensor; each dict is reused for the next."""
     shard, size = {}, 0
     for key, tensor in weights:
         if shard and size + tensor.nbytes > SHARD:

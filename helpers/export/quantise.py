@@ -1,8 +1,7 @@
-"""A GGUF file's weights rounded to fewer bits, by llama.cpp's own kernels.
+"""A GGUF file quantised by llama.cpp's own kernels.
 
-llama.cpp's `llama-quantize` comes in no Python package; xllamacpp's library, which runs the exported files, holds the
-kernels that it calls. Which tensor gets which type is llama.cpp's choice too (src/llama-quant.cpp), for dense models
-below 70B. No importance matrix is used: that would need text to measure on.
+No Python package has `llama-quantize`, but xllamacpp's library, which runs the exported files, holds its kernels. Which
+tensor gets which type follows src/llama-quant.cpp, for dense models below 70B, without an importance matrix.
 """
 
 import ctypes
@@ -23,18 +22,17 @@ from helpers import InputError
 FILE_TYPES = {"q8_0": LlamaFileType.MOSTLY_Q8_0, "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M}
 QUANTIZATION_VERSION = 2  # ggml's number for the layout of its blocks
 CHUNK = 2**20  # weights that a thread takes at a time: 4 MiB in float32
-# What a file is, as opposed to what its model is; GGUFWriter writes the first of them by itself.
+# What describes the file, not the model; GGUFWriter writes the first of them by itself.
 WRITTEN_ANEW = ("general.architecture", "general.file_type", "general.quantization_version")
 
 
 def quantise(source: GGUFReader, target: Path, kind: str) -> Path:
-    """Write `target`: the GGUF file `source` (f32, f16 or bf16) with its weights rounded to `kind`, q8_0 or q4_k_m.
+    """Write `target`, atomically: the GGUF file `source` (f32, f16 or bf16) quantised to `kind`, q8_0 or q4_k_m.
 
-    Everything else, tokenizer and template included, is copied. One tensor is in memory at a time, and nothing stands
-    under the name `target` before it is whole.
+    Everything else, tokenizer and template included, is copied. One tensor is in memory at a time.
     """
-    types = tensor_types({tensor.name: tensor.shape.tolist() for tensor in source.tensors}, kind)
-    types = {tensor.name: types.get(tensor.name, tensor.tensor_type) for tensor in source.tensors}
+    types = {tensor.name: tensor.tensor_type for tensor in source.tensors}
+    types |= tensor_types({tensor.name: tensor.shape.tolist() for tensor in source.tensors}, kind)
     temporary = target.with_name(f".{target.name}.tmp")
     architecture = source.get_field("general.architecture").contents()
     try:
@@ -42,7 +40,7 @@ def quantise(source: GGUFReader, target: Path, kind: str) -> Path:
             _write_head(source, writer, types, kind)
             for tensor in source.tensors:
                 same = types[tensor.name] == tensor.tensor_type
-                writer.write_tensor_data(tensor.data if same else _rounded(tensor, types[tensor.name], pool))
+                writer.write_tensor_data(tensor.data if same else _quantised(tensor, types[tensor.name], pool))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,18 +48,16 @@ def quantise(source: GGUFReader, target: Path, kind: str) -> Path:
 
 
 def tensor_types(shapes: Mapping[str, list[int]], kind: str) -> dict[str, Type]:
-    """The type of every tensor that is rounded, by name; `shapes` are GGUF's, the length of a row first."""
+    """The type of every tensor that is quantised, by name; `shapes` are GGUF's, (columns, rows)."""
     matrices = {name: shape for name, shape in shapes.items() if len(shape) > 1 and not name.endswith("_norm.weight")}
     layers = 1 + max((_layer(name) for name in matrices if name.startswith("blk.")), default=0)
     head = "output.weight" if "output.weight" in shapes else "token_embd.weight"  # the two can be one tensor
-    return {
-        name: _fitting(Type.Q8_0 if kind == "q8_0" else _q4_k_m(name, layers, head), shape[0])
-        for name, shape in matrices.items()
-    }
+    wanted = {name: Type.Q8_0 if kind == "q8_0" else _q4_k_m(name, layers, head) for name in matrices}
+    return {name: _fitting(wanted[name], shape[0]) for name, shape in matrices.items()}
 
 
 def _q4_k_m(name: str, layers: int, head: str) -> Type:
-    """llama.cpp's mixture: six bits for the head, and in about half the layers for values and the MLP's way down."""
+    """llama.cpp's mixture: Q6_K for the head, and in about half the layers for attention values and ffn_down."""
     if name == head:
         return Type.Q6_K
     if name.endswith(("attn_v.weight", "attn_qkv.weight", "ffn_down.weight")):
@@ -76,7 +72,7 @@ def _layer(name: str) -> int:
 
 
 def _fitting(wanted: Type, columns: int) -> Type:
-    """`wanted`, or what llama.cpp takes where its blocks do not divide a row: blocks of 32 with more bits, else f16."""
+    """`wanted`, or llama.cpp's fallback where its blocks do not divide a row: blocks of 32 with more bits, then f16."""
     smaller = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}
     for type_ in (wanted, smaller.get(wanted, wanted)):
         if columns % GGML_QUANT_SIZES[type_][0] == 0:
@@ -90,7 +86,7 @@ def _bytes(shape: list[int], type_: Type) -> int:
 
 
 def _write_head(source: GGUFReader, writer: GGUFWriter, types: Mapping[str, Type], kind: str) -> None:
-    """All that stands before the weights."""
+    """Metadata and tensor infos, which precede the weights."""
     writer.data_alignment = source.alignment
     for field in source.fields.values():
         if field.name not in WRITTEN_ANEW and not field.name.startswith("GGUF."):
@@ -99,15 +95,15 @@ def _write_head(source: GGUFReader, writer: GGUFWriter, types: Mapping[str, Type
     writer.add_file_type(FILE_TYPES[kind])
     writer.add_quantization_version(QUANTIZATION_VERSION)
     for tensor in source.tensors:
-        shape, to = tensor.shape.tolist()[::-1], types[tensor.name]  # GGUF names the length of a row first
+        shape, to = tensor.shape.tolist()[::-1], types[tensor.name]  # GGUF gives (columns, rows)
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), _bytes(shape, to), to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
 
 
-def _rounded(tensor: Any, to: Type, pool: ThreadPoolExecutor) -> np.ndarray:
-    """The tensor's data as `to`, its rows spread over threads: outside Python's lock, in the kernel and in NumPy."""
+def _quantised(tensor: Any, to: Type, pool: ThreadPoolExecutor) -> np.ndarray:
+    """The tensor's data as `to`, uint8 (rows, bytes a row); threads help, since kernel and NumPy release the GIL."""
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     columns = int(tensor.shape[0])
     result = np.empty((len(rows), _bytes([columns], to)), np.uint8)

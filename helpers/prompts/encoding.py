@@ -1,10 +1,9 @@
-"""The text that is trained and asked: prompts, the encoding with its labels, and the reply taken apart again.
+"""Prompts, rows with their labels, and replies split into reasoning and answer.
 
-Nothing here hands an assistant turn to a chat template. R1's template keeps only what follows `</think>` in one, so
-TRL's prompt/completion rows and plain messages lose the very reasoning this project trains on. TRL 1.15 has a training
-template for R1-Distill that keeps it (`messages` with `assistant_only_loss=True`). The ids are built here all the same,
-for what no template promises: of any family, the prompt's ids are those of generation, special tokens in a text stay
-text, nothing is cut, and the labels are proved by decoding them.
+No assistant turn goes through a chat template. R1's keeps only what follows `</think>`, so that TRL's prompt/completion
+rows and plain messages lose the reasoning. TRL 1.15 has a training template for R1-Distill that keeps it (`messages`
+with `assistant_only_loss=True`). Ids are built here all the same, because no template guarantees, for any family, that
+the prompt has the ids of generation, that special tokens in a text stay text, and that nothing is cut.
 """
 
 import json
@@ -30,7 +29,7 @@ _PLACEHOLDER = "\u2983question\u2984"  # stands in for the question while a temp
 
 @dataclass(frozen=True)
 class Reasoning:
-    """A reply in two parts; `closed` says whether the thought was ended by `</think>`."""
+    """A reply in two parts; `closed`: the thought ended with `</think>`."""
 
     thinking: str
     answer: str
@@ -38,18 +37,18 @@ class Reasoning:
 
 
 def build_prompt(tokenizer: Any, question: str, style: str = "native") -> str:
-    """The whole prompt as text, from the beginning-of-sequence token to `<think>` and a newline, which end it once.
+    """The whole prompt as text, from the beginning-of-sequence token to one `<think>` and a newline.
 
-    "native" puts the task and the question into one user turn of the model's own chat template: R1's makers
-    advise against a system prompt. "plain" is the published Task/Query/Answer layout. Tokenise the result with
-    add_special_tokens=False; for a question that may hold special-token strings use `encode_prompt`.
+    "native" puts task and question into one user turn of the model's own chat template: R1's makers advise against a
+    system prompt. "plain" is the published Task/Query/Answer layout. Tokenise it with add_special_tokens=False, or use
+    `encode_prompt` where the question may contain special tokens.
     """
     before, after = _frame(tokenizer, style)
     return before + question + after
 
 
 def encode_prompt(tokenizer: Any, question: str, style: str = "native") -> list[int]:
-    """Token ids of `build_prompt`, in which nothing inside `question` becomes a special token.
+    """Token ids of `build_prompt`, where nothing inside `question` becomes a special token.
 
     Raises InputError where the vocabulary cannot spell the question.
     """
@@ -57,7 +56,7 @@ def encode_prompt(tokenizer: Any, question: str, style: str = "native") -> list[
         raise InputError(f"the model's vocabulary cannot spell {lost} in the question {shorten(question, 60)!a}")
     before, after = _frame(tokenizer, style)
     if not any(text in question for text in special_strings(tokenizer)):
-        # In one piece: these are the ids that any server makes of the same prompt.
+        # In one piece, as any server tokenises the same prompt.
         return _ids(tokenizer, before + question + after)
     return [*_ids(tokenizer, before), *_plain_ids(tokenizer, question), *_ids(tokenizer, after)]
 
@@ -67,36 +66,35 @@ def encode_example(
 ) -> dict[str, list[int]] | None:
     """Token ids and labels of one row (Question, Complex_CoT, Response), each a list of n <= max_length ints.
 
-    The prompt's labels are -100, which PyTorch's cross-entropy leaves out; the others decode to exactly
-    reasoning + `</think>` + answer + end-of-sequence. None for a row that does not fit, since a cut row would teach
-    the model to stop thinking in mid-sentence, and for one whose reasoning or answer holds a special token's text
-    or a character that the vocabulary cannot spell (SmolLM2 would write `<|endoftext|>` for it).
+    The prompt's labels are -100, which cross-entropy ignores; the others decode to exactly reasoning + `</think>` +
+    answer + end-of-sequence. None for a row that does not fit, since a cut row would teach the model to stop thinking
+    in mid-sentence, and for one whose reasoning or answer contains a special token's text or whose text contains a
+    character that the vocabulary cannot spell (SmolLM2 has `<|endoftext|>` for it).
     """
-    thinking, answer = example["Complex_CoT"], example["Response"]
+    question, thinking, answer = example["Question"], example["Complex_CoT"], example["Response"]
     if any(text in part for text in special_strings(tokenizer) for part in (thinking, answer)):
         return None
-    if any(unspellable(tokenizer, part) for part in (example["Question"], thinking, answer)):
+    if any(unspellable(tokenizer, part) for part in (question, thinking, answer)):
         return None
-    prompt = encode_prompt(tokenizer, example["Question"], style)
-    thought, said = encode_thought(tokenizer, thinking), _plain_ids(tokenizer, answer)
-    completion = [*thought, *said, tokenizer.eos_token_id]
+    prompt = encode_prompt(tokenizer, question, style)
+    completion = [*encode_thought(tokenizer, thinking), *_plain_ids(tokenizer, answer), tokenizer.eos_token_id]
     if len(prompt) + len(completion) > max_length:
         return None
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
 def encode_thought(tokenizer: Any, thinking: str) -> list[int]:
-    """Token ids of a thought, in which nothing becomes a special token, and of the `</think>` that ends it."""
-    # Piece by piece, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
+    """Token ids of a thought, where nothing becomes a special token, and of the `</think>` that ends it."""
+    # In pieces, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.
     tag = tokenizer.get_added_vocab().get(END_THINK)
     return [*_plain_ids(tokenizer, thinking), *([tag] if tag is not None else _plain_ids(tokenizer, END_THINK))]
 
 
 def split_reasoning(reply: str) -> Reasoning:
-    """Take a reply apart at its last `</think>`.
+    """Split a reply at its last `</think>`.
 
-    Our prompts open the thought, so a reply without a closing tag is a thought that never ended: all of it is
-    thinking and there is no answer. The same holds when another `<think>` follows the last `</think>`.
+    Prompts open the thought, so that a reply without a closing tag, or with a `<think>` after the last one, is a
+    thought that never ended: all of it is thinking, and there is no answer.
     """
     thinking, tag, answer = reply.rpartition(END_THINK)
     if not tag or THINK in answer:
@@ -105,7 +103,7 @@ def split_reasoning(reply: str) -> Reasoning:
 
 
 def unspellable(tokenizer: Any, text: str) -> str:
-    """The characters of `text` that become the unknown token, as ASCII (U+0004, ...); empty where there are none."""
+    """The characters of `text` that become the unknown token, as "U+0004, ..."; empty where there are none."""
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown not in _plain_ids(tokenizer, text):
         return ""
@@ -114,7 +112,7 @@ def unspellable(tokenizer: Any, text: str) -> str:
 
 
 def special_strings(tokenizer: Any) -> frozenset[str]:
-    """Texts that a tokenizer would turn into tokens of its own, and the two tags whatever the tokenizer."""
+    """Texts of a tokenizer's added tokens, and the two tags whatever the tokenizer."""
     return _plain(tokenizer)[1]
 
 
@@ -123,7 +121,7 @@ def _without_opening(text: str) -> str:
 
 
 def _frame(tokenizer: Any, style: str) -> tuple[str, str]:
-    """What stands before and after the question."""
+    """The prompt's text before and after the question."""
     bos = tokenizer.bos_token or ""
     if style == "plain":
         return tuple((bos + PLAIN + OPENING).split("{question}"))
@@ -139,12 +137,12 @@ def _frame(tokenizer: Any, style: str) -> tuple[str, str]:
 
 def _native_frame(tokenizer: Any, bos: str) -> tuple[str, str]:
     text = render(tokenizer, [{"role": "user", "content": _PLACEHOLDER}])
-    # The template of a model that this project exported puts the task there itself.
+    # The template of a model exported by this project adds the task itself.
     if TASK not in text and PLAIN.partition("{question}")[0] not in text:
         text = render(tokenizer, [{"role": "user", "content": f"{TASK}\n\n{_PLACEHOLDER}"}])
     before, _, after = text.partition(_PLACEHOLDER)
-    # Newer R1 templates open the thought themselves; no prompt may open it twice.
-    after = after.rstrip().removesuffix(THINK) if after.rstrip().endswith(THINK) else after
+    if after.rstrip().endswith(THINK):  # newer R1 templates open the thought themselves
+        after = after.rstrip().removesuffix(THINK)
     return (before if before.startswith(bos) else bos + before), after + OPENING
 
 
@@ -164,17 +162,17 @@ _PLAIN: WeakKeyDictionary[Any, tuple[Tokenizer, frozenset[str]]] = WeakKeyDictio
 def _plain(tokenizer: Any) -> tuple[Tokenizer, frozenset[str]]:
     """The same tokenizer without its added tokens, and the texts of those tokens.
 
-    Without added tokens no text can become one: byte-level BPE then spells `<|im_end|>` out like any other
-    string. (The library's own split_special_tokens leaves `<think>` whole, which R1 adds as an ordinary token.)
+    Without them byte-level BPE spells `<|im_end|>` like any other string. (The library's own split_special_tokens keeps
+    `<think>`, which R1 adds as an ordinary token.)
     """
     if tokenizer not in _PLAIN:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer, which this project needs")
         description = json.loads(tokenizer.backend_tokenizer.to_str())
         added = {token["content"] for token in description.pop("added_tokens")}
-        # Some vocabularies add runs of spaces as tokens; those are text, not markup.
+        # Runs of spaces, which some vocabularies add, are text.
         texts = frozenset({text for text in added if text.strip()} | {THINK, END_THINK})
-        # Truncation and padding are left over from whatever the tokenizer was last used for.
+        # Truncation and padding are left over from the tokenizer's last use.
         plain = {**description, "added_tokens": [], "truncation": None, "padding": None}
         plain["normalizer"] = _faithful(description["normalizer"])
         if (description["pre_tokenizer"] or {}).get("type") == "Metaspace":
@@ -184,7 +182,7 @@ def _plain(tokenizer: Any) -> tuple[Tokenizer, frozenset[str]]:
 
 
 def _faithful(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A normalizer without what rewrites a text (Qwen's NFC) or puts a space before each piece of one (Llama 2)."""
+    """A normalizer without the parts that change text: Qwen's NFC, and Llama 2's space before each piece."""
     if normalizer is None or normalizer["type"] in ("NFC", "Prepend"):
         return None
     if normalizer["type"] == "Sequence":

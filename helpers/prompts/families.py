@@ -1,8 +1,7 @@
 """Model families: what their chat templates write around a question, a thought and an answer, and which are refused.
 
-A family is known by what its template renders and by its configuration, not by its name: a copy under another name, or
-in a folder, is the same model. What a template does not show stands in FAMILIES. To add a family see
-docs/ANOTHER_MODEL.md.
+A family is recognised by its template, not by its name: a copy under another name is the same model. What a template
+does not show is in FAMILIES. docs/ANOTHER_MODEL.md says how to add a family.
 """
 
 import re
@@ -16,13 +15,12 @@ from helpers import InputError
 THINK, END_THINK = "<think>", "</think>"
 OPENING = f"{THINK}\n"  # R1's makers: force every reply to begin with it
 
-# What every template is rendered with. Hybrid models think only when asked to, and ignore an argument they do not know.
-# Some templates write today's date into the prompt; rows of one training would then differ by day, so all see one day:
-# the one that Llama 3.1's own template falls back to.
+# Every template is rendered with these; one that does not know an argument ignores it. Hybrid models think only when
+# asked to. Some templates write today's date, and prompts would differ by day: all get the default of Llama 3.1's.
 ARGUMENTS = {"enable_thinking": True, "strftime_now": date(2024, 7, 26).strftime}
 
 Message = dict[str, str]
-_ASKED, _THOUGHT, _SAID = "\u2983question\u2984", "\u2983thought\u2984", "\u2983answer\u2984"
+_QUESTION, _THOUGHT, _ANSWER = "\u2983question\u2984", "\u2983thought\u2984", "\u2983answer\u2984"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def family(tokenizer: Any) -> Family:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-    """A conversation as text, by the tokenizer's own chat template with ARGUMENTS; InputError where it refuses it."""
+    """A conversation as text, by the tokenizer's own chat template with ARGUMENTS; InputError where that fails."""
     from jinja2 import TemplateError
 
     try:
@@ -75,26 +73,25 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
 
 
 def separator(tokenizer: Any) -> str:
-    """What this model's makers write between a thought and the answer, `</think>` included.
+    """What the model's makers write between a thought and the answer, `</think>` included.
 
-    Rows are trained with `</think>` alone. A base model that was trained with this separator expects something else at
-    that place, so part of what training gains in loss there is the new delimiter, not medicine.
+    Rows are trained with `</think>` alone, so that part of the gain in loss is the new delimiter, not medicine.
     """
-    thought = {"role": "assistant", "content": _SAID, "reasoning_content": _THOUGHT}
     if not tokenizer.chat_template:
         return END_THINK
+    thought = {"role": "assistant", "content": _ANSWER, "reasoning_content": _THOUGHT}
     _, found, rest = render(tokenizer, [_user(), thought], add_generation_prompt=False).partition(_THOUGHT)
-    between = rest.partition(_SAID)[0]
+    between = rest.partition(_ANSWER)[0]
     return between if found and END_THINK in between else family(tokenizer).separator
 
 
 def end_of_turn(tokenizer: Any) -> str | None:
-    """The token that ends an assistant's turn by the chat template; the tokenizer's own end token where none shows it.
+    """The token that the chat template writes after a reply; the tokenizer's own end token where it writes none.
 
-    Gemma and Phi declare another token as end of sequence than the one that their replies end with.
+    Gemma and Phi declare another end-of-sequence token than the one that ends their replies.
     """
     if tokenizer.chat_template:
-        after = _answered(tokenizer).partition(_SAID)[2].lstrip()
+        after = _answered(tokenizer).partition(_ANSWER)[2].lstrip()
         tokens = [text for text in tokenizer.get_added_vocab() if text.strip() and after.startswith(text)]
         if tokens and not after.startswith(tokenizer.eos_token or "\0"):
             return max(tokens, key=len)
@@ -102,24 +99,28 @@ def end_of_turn(tokenizer: Any) -> str | None:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's, and those that the model's generation_config.json names beside it,
-    as Llama 3 and Qwen have them."""
-    named = model.generation_config.eos_token_id
-    return frozenset([tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]) - {None}
+    """Ids of the tokens that end a reply: the tokenizer's, and others in the model's generation config."""
+    return frozenset(end_token_ids(tokenizer, model.generation_config.eos_token_id))
+
+
+def end_token_ids(tokenizer: Any, eos_token_id: int | list[int] | None) -> list[int]:
+    """The tokenizer's end-of-sequence id, then those of a generation config's `eos_token_id`: Llama 3 has several."""
+    more = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+    return [i for i in dict.fromkeys([tokenizer.eos_token_id, *more]) if i is not None]
 
 
 def check_template(tokenizer: Any, name: str) -> None:
-    """InputError, in one line that says what is missing, for a model whose conversations this project cannot write."""
+    """Raise InputError, which says what is missing, for a model whose conversations this project cannot write."""
     row = family(tokenizer)
     if row.missing:
         raise InputError(f"{name} is of the family {row.name}, which is not supported: {row.missing}")
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {name} has no chat template: set model.prompt_style=plain")
-    _, found, asked = render(tokenizer, [_user()]).rpartition(_ASKED)
-    before, said, _ = _answered(tokenizer).rpartition(_ASKED)[2].partition(_SAID)
-    if not (found and said):
+    _, question, after = render(tokenizer, [_user()]).rpartition(_QUESTION)
+    before, answer, _ = _answered(tokenizer).rpartition(_QUESTION)[2].partition(_ANSWER)
+    if not (question and answer):
         raise InputError(f"{name} is not supported: its chat template leaves out the text of a message")
-    prompt = asked.rstrip()
+    prompt = after.rstrip()
     if prompt.endswith(END_THINK):
         raise InputError(f"{name} is not supported: its chat template closes the thought before the reply begins")
     between = before.removeprefix(prompt.removesuffix(THINK).rstrip())
@@ -128,8 +129,8 @@ def check_template(tokenizer: Any, name: str) -> None:
 
 
 def _user() -> Message:
-    return {"role": "user", "content": _ASKED}
+    return {"role": "user", "content": _QUESTION}
 
 
 def _answered(tokenizer: Any) -> str:
-    return render(tokenizer, [_user(), {"role": "assistant", "content": _SAID}], add_generation_prompt=False)
+    return render(tokenizer, [_user(), {"role": "assistant", "content": _ANSWER}], add_generation_prompt=False)

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: data sets from it or from its cache, why something cannot be had, and a base's public name."""
+"""The Hugging Face hub: data sets from it or its cache, its errors in one line, and a base model's public name."""
 
 import errno
 import mimetypes
@@ -30,12 +30,12 @@ HUB_CONFIG = "en"
 SITE = "https://huggingface.co"
 TOKENS = f"{SITE}/settings/tokens"
 UNREACHED = (httpx.TransportError, ConnectionError, TimeoutError)
-# The hub is there but cannot answer now; the libraries ask again for a minute before they say so.
+# The hub cannot answer now; the libraries retry for a minute before they raise.
 OUT_OF_ORDER = (408, 429, 500, 502, 503, 504)
 
 
 class HubTable(NamedTuple):
-    """A split of a data set: its rows numbered from 1, the commit and the configuration that they were read from."""
+    """A split of a data set: its rows numbered from 1, their commit and their configuration."""
 
     rows: Numbered
     commit: str
@@ -43,14 +43,13 @@ class HubTable(NamedTuple):
 
 
 def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> HubTable:
-    """A split of a data set on the hub; where the hub cannot be asked, the one that the cache holds.
+    """A split of a data set on the hub, or in the cache where the hub cannot be reached.
 
-    `config` None takes the only configuration that there is. Raises InputError, which ends in `instead`: what to do
-    without this data set.
+    `config` None takes the only configuration. Raises InputError, which ends in `instead`: what to do without it.
     """
     try:
         table = _load(dataset, config, split, revision)
-        # The path tells what was read: load_dataset falls back on another commit in the cache without a word.
+        # The commit is in the path: load_dataset silently falls back on another commit in the cache.
         commit = Path(table.cache_files[0]["filename"]).parent.name
         return HubTable(list(enumerate(table.to_list(), 1)), commit, table.info.config_name)
     except Exception as error:  # three libraries and the disk, each with errors of its own
@@ -63,11 +62,11 @@ def _load(dataset: str, config: str | None, split: str, revision: str | None) ->
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        # Asking for the commit first fails within seconds where there is no network; load_dataset may retry on and on.
+        # Without a network this fails within seconds; load_dataset may retry for long.
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
         return load_dataset(dataset, config, split=split, revision=commit)
     except DatasetNotFoundError:
-        HfApi().auth_check(dataset, repo_type="dataset")  # raises what that error has lost: whether a token was refused
+        HfApi().auth_check(dataset, repo_type="dataset")  # raises what this error hides: whether a token was refused
         raise
     except Exception as error:
         chain = _chain(error)
@@ -80,7 +79,7 @@ def _load(dataset: str, config: str | None, split: str, revision: str | None) ->
 
 
 def _load_cached(dataset: str, config: str | None, split: str, revision: str | None) -> Any:
-    """The newest commit in the cache, or the one asked for; ValueError or OSError where it is not there."""
+    """The newest commit in the cache, or `revision`; ValueError or OSError where it is missing."""
     from datasets.packaged_modules.cache.cache import Cache
 
     names = {"repo_id": dataset, "dataset_name": dataset.rpartition("/")[2]}
@@ -92,7 +91,7 @@ def _load_cached(dataset: str, config: str | None, split: str, revision: str | N
 
 
 def hub_dataset(source: str) -> str | None:
-    """The hub's id of the data set that `data.source` names; None for `sample` and for what looks like a file."""
+    """The hub id of the data set in `data.source`; None for `sample` and for what looks like a file."""
     if source == "hub":
         return HUB_DATASET
     path = project_path(source)
@@ -111,10 +110,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def public_name(config: Config) -> str:
-    """The base model's name as an adapter's metadata and a model card should carry it, without a path on this machine.
+    """The base model's name for an adapter's metadata and a model card, without a path on this machine.
 
-    Of a folder: `export.base_model`, else what a cache's folder or its config.json tells, else the folder's own name,
-    which holds no slash.
+    Of a folder: `export.base_model`, else the id in a hub cache's path or in config.json, else the folder's own name.
     """
     if config.export.base_model or config.model.name == "embedded":
         return config.export.base_model or "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -122,7 +120,7 @@ def public_name(config: Config) -> str:
     if not folder.is_dir():
         return config.model.name if is_hub_id(config.model.name) else folder.name
     for part in folder.parts:
-        if match := re.fullmatch(r"models--([^-].*?)--(.+)", part):  # of huggingface_hub's cache
+        if match := re.fullmatch(r"models--([^-].*?)--(.+)", part):  # huggingface_hub's cache
             return f"{match[1]}/{match[2]}"
     try:
         stored = read_json(folder / "config.json").get("_name_or_path") or ""
@@ -130,13 +128,12 @@ def public_name(config: Config) -> str:
         stored = ""
     if is_hub_id(stored) and not project_path(stored).exists():
         return stored
-    # Kaggle's folders end in a version's number, a snapshot's in a hash.
-    telling = [part for part in folder.parts if not re.fullmatch(r"\d+|[0-9a-f]{40}", part)]
-    return telling[-1]
+    # Kaggle's folders end in a version number, snapshots in a hash.
+    return [part for part in folder.parts if not re.fullmatch(r"\d+|[0-9a-f]{40}", part)][-1]
 
 
 def nameless_base(config: Config) -> str | None:
-    """What to say where the base model's public name is not known, and the adapter names nothing that others have."""
+    """A warning where the base model's public name is unknown, so that others cannot find the adapter's base."""
     name = public_name(config)
     if "/" in name or config.model.name == "tiny":
         return None
@@ -144,10 +141,10 @@ def nameless_base(config: Config) -> str | None:
 
 
 def ask_first(name: str, revision: str | None = None) -> None:
-    """Ask the hub once for a model that is not in the cache, before transformers does.
+    """Ask the hub once for a model that is not in the cache.
 
-    Raises where no more asking helps, for which transformers takes a minute: no network, a hub that is out of order,
-    too many requests. All other answers are left to the loading, which sees the files.
+    Raises at once what transformers would retry for a minute: no network, a hub that is out of order, too many
+    requests. Other errors are left to the loading.
     """
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return
@@ -159,26 +156,21 @@ def ask_first(name: str, revision: str | None = None) -> None:
 
 
 def explain(error: BaseException, name: str, revision: str | None = None, dataset: bool = False) -> str:
-    """Why a model or data set could not be loaded or kept, in one line that says what to do about it.
+    """Why a model or data set could not be loaded or stored, and what to do about it, in one line.
 
-    The cause is looked for in the whole chain of errors: transformers and datasets wrap those of the hub's library, and
-    that one those of the network and the disk.
+    The cause can be anywhere in the chain: transformers and datasets wrap errors of huggingface_hub, which wraps those
+    of network and disk.
     """
     chain = _chain(error)
     page = f"{SITE}/{'datasets/' if dataset else ''}{name}"
-    answers = (
-        _answer(one, page, revision) for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)
-    )
-    return (
-        next(filter(None, map(_disk, chain)), None)
-        or next(answers, None)
-        or _unreached(chain, revision)
-        or brief(error)
-    )
+    answers = [one for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)]
+    if full := next(filter(None, map(_disk, chain)), None):
+        return full
+    return _answer(answers[0], page, revision) if answers else _unreached(chain, revision) or brief(error)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and all those behind it, the nearest first; also behind `from None`."""
+    """An error and its causes, also behind `from None`, the nearest first."""
     chain: list[BaseException] = [error]
     for one in chain:
         chain += [cause for cause in (one.__cause__, one.__context__) if cause and cause not in chain]
@@ -202,7 +194,7 @@ def _disk(error: BaseException) -> str | None:
 
 
 def _answer(error: Any, page: str, revision: str | None) -> str:
-    """What an answer of the hub means."""
+    """The meaning of the hub's HTTP error."""
     status, headers = error.response.status_code, error.response.headers
     sent_token = "authorization" in error.response.request.headers
     if isinstance(error, GatedRepoError):
@@ -212,29 +204,28 @@ def _answer(error: Any, page: str, revision: str | None) -> str:
     if status == 401 and sent_token and "X-Error-Code" not in headers:
         return f"the hub rejected the token (401): set HF_TOKEN to a new one ({TOKENS}), or remove it"
     if isinstance(error, RepositoryNotFoundError):
-        private = (
-            "the token in use has no access" if sent_token else f"needs HF_TOKEN, a token that may read it ({TOKENS})"
+        needed = f"needs HF_TOKEN, a token that may read it ({TOKENS})"
+        return f"it is not on the hub ({page}), or it is private and " + (
+            "the token in use has no access" if sent_token else needed
         )
-        return f"it is not on the hub ({page}), or it is private and {private}"
     if isinstance(error, DisabledRepoError):
         return f"the hub has disabled it ({page})"
     if status == 429:
         wait = f"in {headers['Retry-After']} s" if headers.get("Retry-After", "").isdecimal() else "in a few minutes"
-        return f"too many requests (429): try again {wait}" + (
-            "" if sent_token else "; with HF_TOKEN set, more are allowed"
-        )
+        more = "" if sent_token else "; with HF_TOKEN set, more are allowed"
+        return f"too many requests (429): try again {wait}{more}"
     if status in OUT_OF_ORDER:
         return f"the hub is out of order (HTTP {status}): try again later (https://status.huggingface.co)"
-    said = headers.get("X-Error-Message")
-    return f"the hub refused it (HTTP {status}{': ' + said if said else ''})"
+    message = headers.get("X-Error-Message")
+    return f"the hub refused it (HTTP {status}{': ' + message if message else ''})"
 
 
 def _gated(page: str, sent_token: bool) -> str:
     if not sent_token:
         return f"it is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({TOKENS})"
-    more = "a fine-grained token also needs the permission to read gated repositories"
     return (
-        f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; {more}"
+        f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; "
+        "a fine-grained token also needs the permission to read gated repositories"
     )
 
 

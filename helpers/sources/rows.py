@@ -12,11 +12,9 @@ from helpers.sources.hub import HUB_CONFIG, hub_dataset, hub_table
 from helpers.sources.tables import find_columns, read_table
 
 Row = dict[str, Any]
-
-
 COLUMNS = {"Question": "question", "Complex_CoT": "reasoning", "Response": "answer"}
-# Names that other tables give these columns, whatever their case, the first that is there; those with brackets are of
-# FreedomIntelligence/Medical-R1-Distill-Data, which has a question, R1's reasoning and R1's response.
+# Other names of these columns, in any case, the first found; those with brackets are of
+# FreedomIntelligence/Medical-R1-Distill-Data.
 ALIASES = {
     "Question": ("question",),
     "Complex_CoT": ("complex_cot", "reasoning (reasoning_content)", "reasoning"),
@@ -28,14 +26,15 @@ INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\
 
 
 def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]:
-    """Read `data.source` and draw `data.sample_size` rows of it at random, left in the source's order.
+    """Read `data.source` and draw `data.sample_size` rows of it at random, kept in the source's order.
 
-    Returns the rows and their provenance: `source`, `revision` and `config` (the hub's commit and configuration, else
-    None), `columns` (those of COLUMNS as the source names them), `rows` before the draw and `fingerprint`, the SHA-256
-    of the three columns, the same from every file format. Raises InputError.
+    Returns the rows and their provenance: `source`, `revision` and `config` (the hub's commit and configuration, or
+    None), `columns` (the source's names of COLUMNS), `rows` before the draw and `fingerprint`, the SHA-256 of the three
+    columns, which does not depend on the file format. Raises InputError.
     """
-    name, revision, config = hub_dataset(data.source) or data.source, None, data.config
-    if hub_dataset(data.source):
+    dataset, revision, config = hub_dataset(data.source), None, data.config
+    name = dataset or data.source
+    if dataset:
         config = config or (HUB_CONFIG if data.source == "hub" else None)
         instead = "data.source may also be sample or a file"
         table, revision, config = hub_table(name, config, "train", data.revision, instead)
@@ -63,5 +62,5 @@ def _content(row: Row) -> bytes:
 
 
 def _rank(row: Row, seed: int) -> bytes:
-    """A row's place in a shuffle that knows only the seed and the row, not where the row stood."""
+    """A row's key in a shuffle that depends on the seed and the row's content, not on its position."""
     return hashlib.sha256(str(seed).encode() + _content(row)).digest()

@@ -1,4 +1,4 @@
-"""Rows from a .json, .jsonl, .csv or .parquet file, and for all that can be wrong one readable line."""
+"""Rows from a .json, .jsonl, .csv or .parquet file, with a one-line error for a broken one."""
 
 import csv
 import io
@@ -18,19 +18,19 @@ ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (p
 
 
 class _BadTableError(Exception):
-    """What is wrong with a file, in words that follow its name."""
+    """What is wrong with a file; the words follow its name."""
 
 
 class _RepeatedKeyError(Exception):
-    """A key that stands twice in one JSON object."""
+    """A repeated key in one JSON object."""
 
 
 def read_table(path: Path, text_column: str | None = None) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
-    A .json file may hold one list or an object a line; a byte order mark and Windows line ends are allowed, and in a
-    CSV file commas, semicolons or tabs. With `text_column` a .txt file is read too: a row of that column a line, but
-    for blank lines. Raises InputError naming the file and, where there is one, the line or byte.
+    A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
+    Windows line ends are allowed. With `text_column` each line of a .txt file, if not blank, is a row of that column.
+    Raises InputError, which names the file and, where possible, the line or byte.
     """
     readers: dict[str, Callable[[bytes], Numbered]] = dict(
         zip(ENDINGS, (_json_rows, _json_rows, _csv_rows, _parquet_rows), strict=True)
@@ -53,9 +53,9 @@ def read_table(path: Path, text_column: str | None = None) -> Numbered:
 
 
 def find_columns(name: str, there: list[str], aliases: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """Each of the columns in `aliases` to the name that it has among those `there`: its own, or the first alias.
+    """The name in `there` of each column in `aliases`: its own, or the first of its aliases, which are lower case.
 
-    Aliases are lower case, and names are compared so. InputError, which names the table, without one of them.
+    Raises InputError, which names the table, where a column is missing.
     """
     folded = {column.strip().casefold(): column for column in reversed(there)}
     found = {
@@ -70,9 +70,9 @@ def find_columns(name: str, there: list[str], aliases: Mapping[str, tuple[str, .
 
 
 def row_id(row: dict[str, Any], line: int) -> str:
-    """A question's `id` as text, its line where it has none. ValueError for what is neither text nor a number."""
+    """A question's `id` as text, or its line where it has none. ValueError where it is neither text nor a number."""
     value = row.get("id")
-    if value is None or value == "" or value != value:  # NaN: a hole in a table of numbers
+    if value is None or value == "" or value != value:  # NaN: a missing number
         return str(line)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"id: {type(value).__name__} instead of text or a number")
@@ -80,12 +80,12 @@ def row_id(row: dict[str, Any], line: int) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """An error of another library in one short line."""
+    """An error's first line, shortened."""
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
 
 
 def _decode(content: bytes) -> str:
-    # Not "utf-8-sig", which counts an error's byte from behind the mark.
+    # Not "utf-8-sig", which counts an error's byte from after the mark.
     return content.decode("utf-8").removeprefix("\ufeff")
 
 
@@ -144,7 +144,7 @@ def _csv_rows(content: bytes) -> Numbered:
     text = _decode(content)
     rows, lines = [], csv.reader([])
     try:
-        # The header is proof of the separator; a sniffer would guess it from the text below.
+        # The header decides on the separator; csv.Sniffer would guess it from the text below.
         headers = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in SEPARATORS}
         separator = max(headers, key=lambda mark: len(headers[mark]))
         named = "" if separator == "," else f", separated by {SEPARATORS[separator]}"
@@ -155,8 +155,8 @@ def _csv_rows(content: bytes) -> Numbered:
             raise _BadTableError(f"has two columns named {_twice(columns)!r}: rename or remove one")
         for cells in lines:
             if len(cells) > len(header):
-                told = f"line {lines.line_num}: {len(cells)} cells below {len(header)} column names{named}"
-                raise _BadTableError(told)
+                cells_and_names = f"{len(cells)} cells below {len(header)} column names{named}"
+                raise _BadTableError(f"line {lines.line_num}: {cells_and_names}")
             rows += [(lines.line_num, dict(zip(header, cells, strict=False)))] if cells else []
     except csv.Error as error:
         raise _BadTableError(f"line {max(1, lines.line_num)}: not CSV ({error})") from None

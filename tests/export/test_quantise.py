@@ -32,21 +32,18 @@ def test_q4_k_m_gives_six_bits_to_the_head_and_to_every_layer_that_llama_cpp_fav
     assert set(types.values()) == {Type.Q4_K, Type.Q6_K}
     assert not any("norm" in name for name in types)
 
-
-def test_an_embedding_that_is_the_head_too_gets_the_heads_type():
-    assert tensor_types(llama(tied=True), "q4_k_m")["token_embd.weight"] == Type.Q6_K
-    assert tensor_types(llama(), "q4_k_m")["token_embd.weight"] == Type.Q4_K
+    tied = tensor_types(llama(tied=True), "q4_k_m")
+    assert (tied["token_embd.weight"], types["token_embd.weight"]) == (Type.Q6_K, Type.Q4_K)
 
 
-@pytest.mark.parametrize(("columns", "four", "six"), [(NARROW, Type.Q5_0, Type.Q8_0), (ODD, Type.F16, Type.F16)])
-def test_rows_that_blocks_do_not_divide_get_what_fits(columns, four, six):
+@pytest.mark.parametrize(
+    ("columns", "four", "six", "eight"),
+    [(WIDE, Type.Q4_K, Type.Q6_K, Type.Q8_0), (NARROW, Type.Q5_0, Type.Q8_0, Type.Q8_0), (ODD, *[Type.F16] * 3)],
+)
+def test_rows_that_blocks_do_not_divide_get_what_fits(columns, four, six, eight):
     types = tensor_types(llama(columns=columns), "q4_k_m")
     assert (types["blk.0.attn_q.weight"], types["blk.0.attn_v.weight"]) == (four, six)
-
-
-def test_q8_0_is_one_type_for_all():
-    assert set(tensor_types(llama(), "q8_0").values()) == {Type.Q8_0}
-    assert set(tensor_types(llama(columns=ODD), "q8_0").values()) == {Type.F16}
+    assert set(tensor_types(llama(columns=columns), "q8_0").values()) == {eight}
 
 
 @pytest.fixture(params=[np.float16, np.float32])
@@ -75,7 +72,7 @@ def weights(tensor):
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
-def test_weights_stay_as_close_as_their_type_can_hold_them(tmp_path, source, kind):
+def test_weights_stay_as_close_as_their_type_can_hold_them_and_all_else_is_copied(tmp_path, source, kind):
     made = GGUFReader(quantise(source, tmp_path / f"model-{kind}.gguf", kind))
     bounds = {Type.Q8_0: 0.01, Type.Q6_K: 0.03, Type.Q5_0: 0.06, Type.Q4_K: 0.09, Type.F16: 1e-3, Type.F32: 0.0}
     for before, after in zip(source.tensors, made.tensors, strict=True):
@@ -85,6 +82,12 @@ def test_weights_stay_as_close_as_their_type_can_hold_them(tmp_path, source, kin
         assert error <= bounds[after.tensor_type], (after.name, after.tensor_type, error)
         if after.tensor_type == Type.Q4_K:
             assert error > 0.02  # it is rounded at all
+    kept = {name for name in source.fields if not name.startswith("GGUF.")} - {"general.file_type"}
+    for name in kept:
+        assert made.fields[name].contents() == source.fields[name].contents(), name
+        assert made.fields[name].types == source.fields[name].types, name
+    assert made.fields["general.file_type"].contents() == module.FILE_TYPES[kind]
+    assert made.fields["general.quantization_version"].contents() == 2
 
 
 def test_q8_0_is_the_formats_definition_byte_for_byte(tmp_path, source):
@@ -94,17 +97,6 @@ def test_q8_0_is_the_formats_definition_byte_for_byte(tmp_path, source):
         if made[tensor.name].tensor_type == Type.Q8_0:
             expected = quantize(weights(tensor).astype(np.float32), Type.Q8_0)
             assert np.array_equal(made[tensor.name].data, expected)
-
-
-@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
-def test_everything_but_the_weights_is_copied(tmp_path, source, kind):
-    made = GGUFReader(quantise(source, tmp_path / "made.gguf", kind))
-    kept = {name for name in source.fields if not name.startswith("GGUF.")} - {"general.file_type"}
-    for name in kept:
-        assert made.fields[name].contents() == source.fields[name].contents(), name
-        assert made.fields[name].types == source.fields[name].types, name
-    assert made.fields["general.file_type"].contents() == module.FILE_TYPES[kind]
-    assert made.fields["general.quantization_version"].contents() == 2
 
 
 def test_many_small_chunks_give_what_one_large_one_gives(tmp_path, source, monkeypatch):
@@ -120,7 +112,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(tmp_path, source, monkeyp
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "_rounded", fails)
+    monkeypatch.setattr(module, "_quantised", fails)
     with pytest.raises(OSError, match="disk full"):
         quantise(source, target, "q8_0")
     assert target.read_bytes() == b"older"

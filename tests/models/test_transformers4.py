@@ -3,8 +3,10 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,23 +73,54 @@ def transformers4():
     return folder
 
 
-def read_by_4(packages, tokenizers=(), models=(), ids=IDS):
-    """What transformers 4 finds in folders, each a dict by the folder."""
+@pytest.fixture(scope="module")
+def read(transformers4, tmp_path_factory):
+    """Folders that this project wrote, and what transformers 4 finds in them, in one process for all.
+
+    `run`: a finished run's adapter and merged model. `ropes`: by folder tiny models with each kind of rotary settings,
+    run at positions beyond those that the scaling starts from. `saved`: by folder real tokenizers, saved by 5.
+    """
+    folder = tmp_path_factory.mktemp("read")
+    run = open_run("smoke", folder / "run")
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    save_adapter(run, get_peft_model(load_base(run.config), lora), load_tokenizer(run.config.model))
+    ropes = dict(rope_model(folder / name, SHAPE | maker) for name, maker in MAKERS.items())
+    real = ("r1-distill-llama-8b", "qwen3-8b") if MODELS.is_dir() else ()
+    saved = dict(real_tokenizer(MODELS / name, folder / name) for name in real)
+    tokenizers, models = [run / "adapter", merge(run), *saved], [run / "export/merged", *ropes]
     task = {"tokenizers": list(map(str, tokenizers)), "models": list(map(str, models))}
-    task |= {"text": TEXT, "turns": TURNS, "ids": ids}
-    environment = {**os.environ, "PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1"}
     ended = subprocess.run(
         [sys.executable, "-c", READER],
-        input=json.dumps(task),
+        input=json.dumps(task | {"text": TEXT, "turns": TURNS, "ids": IDS}),
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(transformers4), "HF_HUB_OFFLINE": "1"},
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     answer = json.loads(ended.stdout)
     assert answer["version"] == RELEASE
-    return answer["found"]
+    return SimpleNamespace(run=run, ropes=ropes, saved=saved, found=answer["found"])
+
+
+def rope_model(folder, config):
+    write_json(folder / "config.json", config)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model.save_pretrained(folder)
+    write_json(folder / "config.json", portable_config(read_json(folder / "config.json")))
+    return folder, model
+
+
+def real_tokenizer(source, folder):
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer_config.json"))
+    config = read_json(source / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder / "saved")
+    path = folder / "saved/tokenizer_config.json"
+    write_json(path, portable_tokenizer_config(read_json(path)))
+    return folder / "saved", tokenizer
 
 
 def assert_same_tokenizer(found, tokenizer):
@@ -98,62 +131,30 @@ def assert_same_tokenizer(found, tokenizer):
     assert {key: found[key] for key in ours} == ours
 
 
-def with_trained_template(tokenizer):
-    trained = copy.deepcopy(tokenizer)
-    trained.chat_template = chat_template(tokenizer)
-    return trained
-
-
-def assert_same_logits(found, model):
+def assert_same_model(found, model, dtype):
     with torch.no_grad():
         logits = model.float().eval()(torch.tensor([IDS])).logits[0].numpy()
+    assert found["dtype"] == dtype
     np.testing.assert_allclose(np.array(found["logits"]), logits, atol=1e-4)
 
 
-def test_a_finished_run_reads_alike(transformers4, tmp_path):
+def test_a_finished_run_reads_alike(read):
     """The adapter's tokenizer, and the merged model: ids, template, weights' type, end token and logits."""
-    run = open_run("smoke", tmp_path / "run")
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    tokenizer = load_tokenizer(run.config.model)
-    save_adapter(run, get_peft_model(load_base(run.config), lora), tokenizer)
-    merged = merge(run)
-    found = read_by_4(transformers4, tokenizers=[run / "adapter", merged], models=[merged])
-    for folder in (run / "adapter", merged):
-        assert_same_tokenizer(found[str(folder)], with_trained_template(tokenizer))
-    assert found[str(merged)]["dtype"] == "torch.float16"
-    assert found[str(merged)]["end"] == tokenizer.eos_token_id
-    assert_same_logits(found[str(merged)], AutoModelForCausalLM.from_pretrained(merged))
+    tokenizer, merged = copy.deepcopy(load_tokenizer(read.run.config.model)), read.run / "export/merged"
+    tokenizer.chat_template = chat_template(tokenizer)
+    for folder in (read.run / "adapter", merged):
+        assert_same_tokenizer(read.found[str(folder)], tokenizer)
+    assert read.found[str(merged)]["end"] == tokenizer.eos_token_id
+    assert_same_model(read.found[str(merged)], AutoModelForCausalLM.from_pretrained(merged), "torch.float16")
 
 
-def test_every_kind_of_rope_reads_alike(transformers4, tmp_path):
-    """Tiny models saved by transformers 5, with positions beyond those that the scaling starts from."""
-    models = {}
-    for name, maker in MAKERS.items():
-        folder = tmp_path / name
-        write_json(folder / "config.json", SHAPE | maker)
-        torch.manual_seed(0)
-        models[folder] = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        models[folder].save_pretrained(folder)
-        write_json(folder / "config.json", portable_config(read_json(folder / "config.json")))
-    found = read_by_4(transformers4, models=models)
-    for folder, model in models.items():
-        assert found[str(folder)]["dtype"] == "torch.float32"
-        assert_same_logits(found[str(folder)], model)
+def test_every_kind_of_rope_reads_alike(read):
+    for folder, model in read.ropes.items():
+        assert_same_model(read.found[str(folder)], model, "torch.float32")
 
 
-@pytest.mark.parametrize("name", ["r1-distill-llama-8b", "qwen3-8b"])
-def test_a_real_tokenizer_saved_by_5_reads_alike(name, transformers4, tmp_path):
-    if not MODELS.is_dir():
+def test_real_tokenizers_saved_by_5_read_alike(read):
+    if not read.saved:
         pytest.skip("the real models' files in ../shared/models are not here")
-    source = tmp_path / "source"
-    source.mkdir()
-    for file in ("tokenizer.json", "config.json"):
-        (source / file).write_bytes((MODELS / name / file).read_bytes())
-    config = read_json(MODELS / name / "tokenizer_config.json")
-    write_json(source / "tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    assert tokenizer.decode(tokenizer(TEXT, add_special_tokens=False).input_ids) == TEXT
-    saved = tmp_path / "saved"
-    tokenizer.save_pretrained(saved)
-    write_json(saved / "tokenizer_config.json", portable_tokenizer_config(read_json(saved / "tokenizer_config.json")))
-    assert_same_tokenizer(read_by_4(transformers4, tokenizers=[saved])[str(saved)], tokenizer)
+    for folder, tokenizer in read.saved.items():
+        assert_same_tokenizer(read.found[str(folder)], tokenizer)

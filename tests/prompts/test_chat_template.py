@@ -8,23 +8,21 @@ from pathlib import Path
 import go_template
 import pytest
 import trl
-from gguf import GGUFReader
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from helpers import PROJECT_ROOT
-from helpers.export.gguf import convert, write_modelfile
+from helpers.export.gguf import write_modelfile
 from helpers.files import write_json
-from helpers.models.loading import save_tokenizer
-from helpers.models.packaged import tiny_folder
-from helpers.prompts.chat_template import chat_template, find_turns, ollama_template
-from helpers.prompts.encoding import TASK, build_prompt, encode_example, encode_prompt, special_strings
+from helpers.prompts.chat_template import chat_template, ollama_template
+from helpers.prompts.encoding import TASK, build_prompt, encode_example, special_strings
 from helpers.prompts.families import OPENING, THINK
 from helpers.run_dir import open_run
 
 MODELS = PROJECT_ROOT.parent / "shared" / "models"
 ROLES = ("system", "developer", "user", "assistant")
-ORDERS = [order for length in (1, 2, 3, 4) for order in product(ROLES, repeat=length)]
+ORDERS = [order for length in (1, 2, 3) for order in product(ROLES, repeat=length)]
+ORDERS += [("user", "assistant", "assistant", "user"), ("assistant", "user", "assistant", "system")]
 
 
 def said(role, content, **more):
@@ -69,12 +67,6 @@ def test_a_server_asks_a_question_as_training_did(tokenizer, style, question):
     assert rendered(tokenizer, [said("user", question)], style) == build_prompt(tokenizer, question, style)
 
 
-def test_the_text_between_tags_is_what_training_encoded(tokenizer):
-    prompt = rendered(tokenizer, [said("user", "Which nerve is compressed?")])
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    assert ids == encode_prompt(tokenizer, "Which nerve is compressed?")
-
-
 @pytest.mark.parametrize("style", ["native", "plain"])
 @pytest.mark.parametrize(
     "reply", [{"reasoning_content": "Hm.\n\nSo?", "content": "B."}, {"content": "Hm.\n\nSo?</think>B."}]
@@ -84,7 +76,11 @@ def test_a_conversation_of_training_is_prompt_and_completion(tokenizer, style, r
     talk = [said("user", "Which nerve?"), {"role": "assistant", **reply}]
     text = rendered(tokenizer, talk, style, generate=False)
     assert text == build_prompt(tokenizer, "Which nerve?", style) + "Hm.\n\nSo?</think>B." + tokenizer.eos_token
-    assert tokenizer.decode(encode_example(tokenizer, row, 2048, style)["input_ids"]) == text
+    ids = encode_example(tokenizer, row, 2048, style)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    prompt = rendered(tokenizer, talk[:1], style)
+    encoded = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert encoded == ids[: len(encoded)]
 
 
 # ------------------------------------------------------------------------------------------------------ conversations
@@ -199,39 +195,19 @@ def test_transformers_finds_it_in_a_folder(tokenizer, tmp_path):
     assert THINK not in loaded.apply_chat_template([said("user", "Why?")], tokenize=False)
 
 
-def test_the_converter_puts_it_into_the_file_as_it_is(r1_tokenizer, tmp_path):
-    run, template = open_run("smoke", tmp_path / "run"), chat_template(r1_tokenizer)
-    folder = run / "export/merged"
-    folder.mkdir(parents=True)
-    for file in ("config.json", "model.safetensors"):
-        (folder / file).write_bytes((tiny_folder() / file).read_bytes())
-    save_tokenizer(r1_tokenizer, run.config.model, folder)
-    found = GGUFReader(convert(run, "f16")).fields["tokenizer.chat_template"].contents()
-    assert found == template
-
-
 # --------------------------------------------------------------------------------------------------------- for Ollama
 
 
 @pytest.mark.parametrize("style", ["native", "plain"])
 def test_ollama_asks_as_the_servers_do(tokenizer, style):
-    template, render, turns = (
-        ollama_template(tokenizer, style),
-        compiled(tokenizer, style),
-        find_turns(tokenizer, style),
-    )
+    template, render = ollama_template(tokenizer, style), compiled(tokenizer, style)
     for order in ORDERS:
         if "developer" in order:  # which Ollama does not know
             continue
         talk = [said(role, f"{role} {i}") for i, role in enumerate(order)]
         last = order[-1] == "assistant"  # Ollama goes on with it
         text = render(talk, not last).removeprefix(tokenizer.bos_token or "")
-        assert go_template.render(template, talk) == (text.removesuffix(turns.stop) if last else text), order
-
-
-def test_ollama_asks_one_question_as_training_did(tokenizer):
-    prompt = go_template.render(ollama_template(tokenizer), [said("user", "Why?")])
-    assert (tokenizer.bos_token or "") + prompt == build_prompt(tokenizer, "Why?")
+        assert go_template.render(template, talk) == (text.removesuffix(tokenizer.eos_token) if last else text), order
 
 
 def test_ollama_knows_the_tags_and_shows_the_thought_of_the_reply_alone(tokenizer):

@@ -21,7 +21,7 @@ from helpers.prompts.encoding import (
     special_strings,
     split_reasoning,
 )
-from helpers.prompts.families import END_THINK, OPENING, THINK
+from helpers.prompts.families import END_THINK, THINK
 from helpers.report.markdown import as_markdown, quoted
 from helpers.run_dir import open_run
 
@@ -74,7 +74,7 @@ CHARACTERS = st.one_of(
 ODD_TEXT = joined(st.sampled_from(ODD), st.text(CHARACTERS, max_size=30))
 ANY_TEXT = joined(st.sampled_from(ODD + MARKUP), st.text(CHARACTERS, max_size=30))
 # Slow only where the machine is busy with something else.
-often = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def with_template(tokenizer, template):
@@ -141,32 +141,17 @@ def check(tokenizer, row, style="native"):
     return len(ids)
 
 
-def user_turn(tokenizer, prompt):
-    """What stands before, in and after the one user turn."""
-    opening, closing = (
-        ("<｜User｜>", "<｜Assistant｜>")
-        if tokenizer.bos_token
-        else ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-    )
-    before, found, rest = prompt.partition(opening)
-    assert found
-    turn, found, after = rest.rpartition(closing)
-    assert found
-    return before, turn, after
-
-
 # ---------------------------------------------------------------------------------------------------------- prompts
 
 
 def test_the_task_and_the_question_are_the_user_turn_and_the_thought_is_opened_once(tokenizer):
     prompt = build_prompt(tokenizer, QUESTION)
-    before, turn, after = user_turn(tokenizer, prompt)
-    assert turn == f"{TASK}\n\n{QUESTION}"
-    assert after == OPENING == "<think>\n"
-    assert prompt.count("<think>") == 1
+    chatml = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    opening, closing = ("<｜User｜>", "<｜Assistant｜>") if tokenizer.bos_token else chatml
+    before, _, rest = prompt.partition(opening)
+    assert rest == f"{TASK}\n\n{QUESTION}{closing}<think>\n"
     # No system prompt of ours: R1's has none at all, SmolLM2's template brings its own.
     assert before == tokenizer.bos_token if tokenizer.bos_token else "named SmolLM" in before
-    assert prompt.count(TASK) == 1
 
 
 def test_plain_style_is_the_published_layout(tokenizer):
@@ -178,20 +163,18 @@ def test_plain_style_is_the_published_layout(tokenizer):
     assert not any(marker in prompt for marker in ("<｜User｜>", "<|im_start|>"))
 
 
-@pytest.mark.parametrize("ending", ["<｜Assistant｜>", "<｜Assistant｜><think>", "<｜Assistant｜><think>\\n"])
-def test_a_template_may_open_the_thought_or_leave_it_to_us(r1_tokenizer, ending):
-    template = "{{ bos_token }}{% for m in messages %}<｜User｜>{{ m['content'] }}{% endfor %}{{ '" + ending + "' }}"
-    prompt = build_prompt(with_template(r1_tokenizer, template), QUESTION)
-    assert prompt == build_prompt(r1_tokenizer, QUESTION)
-
-
-def test_a_template_without_the_bos_token_gets_one(r1_tokenizer):
-    template = "{% for m in messages %}<｜User｜>{{ m['content'] }}{% endfor %}<｜Assistant｜>"
-    assert build_prompt(with_template(r1_tokenizer, template), QUESTION) == build_prompt(r1_tokenizer, QUESTION)
-
-
-def test_a_template_that_trims_the_content_leaves_the_question_as_it_is(r1_tokenizer):
-    template = "{{ bos_token }}{% for m in messages %}<｜User｜>{{ m['content'] | trim }}{% endfor %}<｜Assistant｜>"
+@pytest.mark.parametrize(
+    ("start", "content", "end"),
+    [
+        ("{{ bos_token }}", "{{ m['content'] }}", "<｜Assistant｜>"),
+        ("{{ bos_token }}", "{{ m['content'] }}", "<｜Assistant｜><think>"),
+        ("{{ bos_token }}", "{{ m['content'] }}", "<｜Assistant｜>{{ '<think>\\n' }}"),
+        ("", "{{ m['content'] }}", "<｜Assistant｜>"),  # the beginning-of-sequence token is added
+        ("{{ bos_token }}", "{{ m['content'] | trim }}", "<｜Assistant｜>"),  # the question stays untrimmed
+    ],
+)
+def test_a_template_may_open_the_thought_lack_the_bos_token_or_trim(r1_tokenizer, start, content, end):
+    template = f"{start}{{% for m in messages %}}<｜User｜>{content}{{% endfor %}}{end}"
     question = f" {QUESTION}\n"
     assert build_prompt(with_template(r1_tokenizer, template), question) == build_prompt(r1_tokenizer, question)
 
@@ -223,33 +206,20 @@ def test_every_sample_row(tokenizer, sample_rows, style):
         check(tokenizer, row, style)
 
 
-def test_every_real_row(tokenizer, real_rows):
-    lengths = [check(tokenizer, row) for row in real_rows]
-    assert len(lengths) == 187
-
-
 @pytest.mark.parametrize("style", ["native", "plain"])
 @pytest.mark.parametrize("text", ODD)
 def test_odd_text_in_every_place(tokenizer, text, style):
-    for row in (made(question=text), made(thinking=text), made(answer=text), made(text, text, text)):
-        check(tokenizer, row, style)
+    check(tokenizer, made(text, text, text), style)
 
 
 def test_a_row_fits_exactly_or_not_at_all(tokenizer, sample_rows):
-    for row in [made(), made("", "", ""), *sample_rows[:5]]:
+    for row in [made(), made("", "", ""), sample_rows[0]]:
         length = check(tokenizer, row)
         whole = encode_example(tokenizer, row, length)
         assert len(whole["input_ids"]) == len(whole["labels"]) == length
         assert whole == encode_example(tokenizer, row, length + 1)
         assert encode_example(tokenizer, row, length - 1) is None
         assert encode_example(tokenizer, row, 1) is None
-
-
-def test_a_row_may_be_any_mapping_and_is_left_as_it_was(tokenizer):
-    row = {**made(), "line": 7, "specialty": "x"}
-    before = dict(row)
-    assert encode_example(tokenizer, row, 512) == encode_example(tokenizer, made(), 512)
-    assert row == before
 
 
 def test_what_a_tokenizer_was_used_for_before_changes_nothing(r1_tokenizer):
@@ -264,14 +234,8 @@ def test_what_a_tokenizer_was_used_for_before_changes_nothing(r1_tokenizer):
 
 
 def test_markup_in_a_question_stays_text(tokenizer):
-    frame = special_counts(tokenizer, encode_prompt(tokenizer, "x"))
     for special in sorted(special_strings(tokenizer) | set(MARKUP)):
-        for question in (special, f"What is{special}{special} for?", f"{special}\n{QUESTION}{special}"):
-            ids = encode_prompt(tokenizer, question)
-            assert special_counts(tokenizer, ids) == frame, special
-            assert tokenizer.decode(ids) == build_prompt(tokenizer, question)
-            assert question in tokenizer.decode(ids)
-            check(tokenizer, made(question))
+        check(tokenizer, made(f"{special}\n{QUESTION} What is{special}{special} for?{special}"))
 
 
 def test_markup_in_reasoning_or_answer_leaves_the_row_out(tokenizer):
@@ -283,15 +247,10 @@ def test_markup_in_reasoning_or_answer_leaves_the_row_out(tokenizer):
 
 
 @pytest.mark.parametrize("character", UNSPELLABLE, ids=ascii)
-def test_what_the_vocabulary_cannot_spell_leaves_the_row_out(tokenizer, character):
+def test_what_the_vocabulary_cannot_spell_leaves_a_row_out_and_is_named_in_a_question(tokenizer, character):
     """Its unknown token is <|endoftext|>: trained, it would be a special token in mid-sentence."""
-    assert encode_example(tokenizer, made(thinking=f"Fever{character}."), 512) is None
-    assert encode_example(tokenizer, made(answer=character), 512) is None
-    assert encode_example(tokenizer, made(question=f"Fever{character}?"), 512) is None
-
-
-@pytest.mark.parametrize("character", UNSPELLABLE, ids=ascii)
-def test_a_question_that_the_vocabulary_cannot_spell_is_one_line(tokenizer, character):
+    for field in ("question", "thinking", "answer"):
+        assert encode_example(tokenizer, made(**{field: f"Fever{character}."}), 512) is None
     with pytest.raises(InputError, match=rf"cannot spell U\+{ord(character):04X} in the question 'Fever.*'$") as caught:
         encode_prompt(tokenizer, f"Fever\n{character}, ≥ 38 °C?")
     assert str(caught.value).isascii()
@@ -301,51 +260,19 @@ def test_a_question_that_the_vocabulary_cannot_spell_is_one_line(tokenizer, char
 
 
 @often
-@given(question=ANY_TEXT, thinking=ODD_TEXT, answer=ODD_TEXT, style=st.sampled_from(["native", "plain"]))
-def test_any_question_with_odd_reasoning_and_answer(tokenizer, question, thinking, answer, style):
+@given(question=ANY_TEXT, thinking=ANY_TEXT, answer=ODD_TEXT, style=st.sampled_from(["native", "plain"]))
+def test_any_text_is_encoded_whole_or_left_out(tokenizer, question, thinking, answer, style):
     row = made(question, thinking, answer)
-    if holds_markup(tokenizer, thinking, answer):  # put together from pieces by chance
+    if holds_markup(tokenizer, thinking, answer):
         assert encode_example(tokenizer, row, sys.maxsize, style) is None
     else:
-        check(tokenizer, row, style)
+        length = check(tokenizer, row, style)
+        assert encode_example(tokenizer, row, length - 1, style) is None
 
 
-@often
-@given(question=ANY_TEXT, thinking=ANY_TEXT, answer=ANY_TEXT, tag=st.sampled_from(MARKUP[:2]), place=st.integers(0, 3))
-def test_any_text_is_encoded_whole_or_left_out(tokenizer, question, thinking, answer, tag, place):
-    texts = [question, thinking, answer]
-    if place < 3:
-        texts[place] += tag + "more"
-    row = made(*texts)
-    if holds_markup(tokenizer, *texts[1:]):
-        assert encode_example(tokenizer, row, sys.maxsize) is None
-    else:
-        length = check(tokenizer, row)
-        assert encode_example(tokenizer, row, length - 1) is None
-
-
-@often
-@given(question=ANY_TEXT)
-def test_any_question_is_asked_with_the_thought_open(tokenizer, question):
-    for style in ("native", "plain"):
-        prompt = build_prompt(tokenizer, question, style)
-        assert prompt.endswith(OPENING)
-        assert prompt.count("<think>") == question.count("<think>") + 1
-        assert question in prompt
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["Fever, 38.5 °C. ", "a", "👩‍⚕️", "مرحبا ", "\u2028", "<|im_end|></think>"],
-    ids=["words", "one word", "emoji", "right-to-left", "U+2028", "markup"],
-)
-def test_a_hundred_kilobytes(smollm_tokenizer, r1_tokenizer, text):
-    long = text * (100_000 // len(text.encode()) + 1)
-    for tokenizer, in_question in ((smollm_tokenizer, True), (r1_tokenizer, False)):
-        row = made(question=long) if in_question else made(thinking=long)
-        if not in_question and holds_markup(tokenizer, long):
-            assert encode_example(tokenizer, row, sys.maxsize) is None
-        else:
+def test_a_hundred_kilobytes(smollm_tokenizer, r1_tokenizer):
+    for row in (made(question="👩‍⚕️ </think>" * 5_000), made(thinking="Fever, 38.5 °C. " * 6_000)):
+        for tokenizer in (smollm_tokenizer, r1_tokenizer):
             check(tokenizer, row)
             assert encode_example(tokenizer, row, 2048) is None
 
@@ -383,17 +310,6 @@ def test_a_reply_is_taken_apart_at_its_last_closing_tag(reply, thinking, answer,
 
 
 @often
-@given(thinking=ODD_TEXT, answer=ODD_TEXT, opening=st.sampled_from(["", "<think>", "<think>\n", "\n<think>\n"]))
-def test_taking_a_reply_apart_undoes_putting_it_together(thinking, answer, opening):
-    if "<think>" in thinking + answer or END_THINK in thinking + answer:
-        return
-    assert split_reasoning(f"{opening}{thinking}{END_THINK}{answer}") == Reasoning(
-        thinking.strip(), answer.strip(), True
-    )
-    assert split_reasoning(f"{opening}{thinking}") == Reasoning(thinking.strip(), "", False)
-
-
-@often
 @given(reply=ANY_TEXT)
 def test_any_reply_can_be_taken_apart(reply):
     parts = split_reasoning(reply)
@@ -403,13 +319,6 @@ def test_any_reply_can_be_taken_apart(reply):
     assert parts.closed or parts.answer == ""
     assert parts.thinking in reply
     assert parts.answer in reply
-
-
-def test_what_is_trained_is_what_is_read_back(tokenizer, sample_rows):
-    for row in sample_rows[:10]:
-        labels = encode_example(tokenizer, row, 4096)["labels"]
-        reply = tokenizer.decode([label for label in labels if label != -100][:-1])
-        assert split_reasoning(reply) == Reasoning(row["Complex_CoT"].strip(), row["Response"].strip(), True)
 
 
 def test_a_reply_shown_as_markdown_cannot_pose_as_ours():
@@ -436,7 +345,7 @@ def test_a_reply_shown_as_markdown_cannot_pose_as_ours():
         "h'[__b__ word.__b__ (_i_) snake_case __x",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("before", ["", "> ", "**Name.** ", "- "])
+@pytest.mark.parametrize("before", ["", "> "])
 def test_quoted_text_is_shown_as_it_is(text, before):
     from nbconvert.filters.markdown import markdown2html
 
@@ -453,9 +362,9 @@ def test_quoted_text_is_shown_as_it_is(text, before):
 
     shown = Shown()
     shown.feed(markdown2html(before + quoted(text)))
-    assert shown.text.strip().removeprefix("Name. ") == text.strip()
-    assert shown.tags <= {"p", "br", "span", "blockquote", "strong", "ul", "li"}
-    assert ("blockquote" in shown.tags, "ul" in shown.tags) == (before == "> ", before == "- ")
+    assert shown.text.strip() == text.strip()
+    assert shown.tags <= {"p", "br", "span", "blockquote"}
+    assert ("blockquote" in shown.tags) == bool(before)
     assert "$" not in quoted(text)  # else Jupyter's MathJax looks for formulas
     assert "\\" not in quoted(text)
 
@@ -487,7 +396,7 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
     rows = sample_rows[:4]
     obvious = [
         {
-            "prompt": [{"role": "user", "content": f"{TASK}\n\n{row['Question']}"}],
+            "prompt": [{"role": "user", "content": row["Question"]}],
             "completion": [
                 {"role": "assistant", "content": f"<think>\n{row['Complex_CoT']}</think>{row['Response']}"},
             ],
@@ -519,27 +428,18 @@ def test_trls_training_template_keeps_the_thought_but_not_the_rest_of_what_is_pr
     tokenizer, row = copy.deepcopy(r1_tokenizer), sample_rows[0]
     with pytest.raises(ValueError, match="template"):  # it knows templates to the letter, and this one is made here
         get_training_chat_template(tokenizer)
-    stored = files("trl") / "chat_templates" / "deepseek_r1_distill.jinja"
-    tokenizer.chat_template = stored.read_text(encoding="utf-8")
+    tokenizer.chat_template = (files("trl") / "chat_templates/deepseek_r1_distill.jinja").read_text(encoding="utf-8")
     template = get_training_chat_template(tokenizer)
-
-    def trained(question):
-        reply = f"{THINK}{row['Complex_CoT']}{END_THINK}{row['Response']}"
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-        encoded = tokenizer.apply_chat_template(
-            turns, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
-        )
-        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-        return ids, tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
-
-    ids, text = trained(row["Question"])
-    assert row["Complex_CoT"] + END_THINK + row["Response"] + tokenizer.eos_token in text
-    assert text.startswith(f"<｜Assistant｜>{THINK}")  # which the prompt of generation holds already
-    prompt = encode_prompt(tokenizer, row["Question"])
-    assert ids[: len(prompt)] != prompt
-    smuggled, _ = trained(f"What does {tokenizer.eos_token} do?")
-    assert smuggled.count(tokenizer.eos_token_id) == 2
-    ours = encode_example(tokenizer, {**row, "Question": f"What does {tokenizer.eos_token} do?"}, 4096)
+    question = f"What does {tokenizer.eos_token} do?"
+    reply = f"{THINK}{row['Complex_CoT']}{END_THINK}{row['Response']}"
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    how = {"chat_template": template, "return_dict": True, "return_assistant_tokens_mask": True}
+    encoded = tokenizer.apply_chat_template(turns, **how)
+    ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+    text = tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
+    assert text == f"<｜Assistant｜>{reply}{tokenizer.eos_token}"  # its start is in the prompt of generation already
+    assert ids.count(tokenizer.eos_token_id) == 2  # the question's has become one
+    ours = encode_example(tokenizer, {**row, "Question": question}, 4096)
     assert ours["input_ids"].count(tokenizer.eos_token_id) == 1
 
 

@@ -1,23 +1,25 @@
 """The laws that hold for every supported family, on the chat templates that TRL carries and on real tokenizers."""
 
 import copy
-import json
+import shutil
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trl
 from outsides import REAL, put_behind, real_outside
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from helpers import InputError
 from helpers.config import Config
+from helpers.files import read_json, write_json
 from helpers.generation import generate
 from helpers.lora_training.batches import collator
 from helpers.losses import completion_nll
 from helpers.models.converter import check_conversion
-from helpers.models.loading import PROBE, check_model, load_base, load_tokenizer, lora_targets, model_source, probe
+from helpers.models.loading import PROBE, _padding, check_model, load_base, load_tokenizer, lora_targets, probe
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import TASK, build_prompt, encode_example, encode_prompt, split_reasoning
 from helpers.prompts.families import OPENING, check_template, end_of_turn, end_tokens, family, render, separator
@@ -180,64 +182,46 @@ def test_a_prompt_is_the_same_on_every_day(every_token, monkeypatch, name):
 # ---------------------------------------------------------------------------------------------------- one door, proved
 
 
-@pytest.mark.parametrize("name", ["LlamaTokenizerFast", "LlamaTokenizer", "Qwen2Tokenizer", "NoSuchTokenizer"])
+def settings_of(folder, file="config.json", **changes):
+    """A copy of the tiny model in `folder`, with changes in one of its files."""
+    shutil.copytree(tiny_folder(), folder)
+    write_json(folder / file, read_json(folder / file) | changes)
+    return Config.resolve("smoke", {"model.name": str(folder)})
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "Qwen2Tokenizer", "NoSuchTokenizer"])
 def test_a_class_that_does_not_fit_its_files_does_no_harm(tmp_path, r1_tokenizer, name):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_folder().glob("*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    declared = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) | {"tokenizer_class": name}
-    (folder / "tokenizer_config.json").write_text(json.dumps(declared), encoding="utf-8")
-    tokenizer = load_tokenizer(Config.resolve("smoke", {"model.name": str(folder)}).model)
+    config = settings_of(tmp_path / "model", "tokenizer_config.json", tokenizer_class=name)
+    tokenizer = load_tokenizer(config.model)
     ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == PROBE
     assert ids == r1_tokenizer(PROBE, add_special_tokens=False)["input_ids"]
 
 
 def test_the_tiny_model_walks_through_the_trap():
-    from transformers import AutoTokenizer
-
-    declared = AutoTokenizer.from_pretrained(tiny_folder())
-    fault = probe(declared, Config.resolve("smoke").model)
+    fault = probe(AutoTokenizer.from_pretrained(tiny_folder()), Config.resolve("smoke").model)
     assert "comes back as" in fault
     assert "Afeverof39.5" in fault
 
 
 def test_a_tokenizer_that_loses_text_in_every_way_is_refused(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_folder().glob("*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    broken = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"normalizer": {"type": "Lowercase"}}
-    (folder / "tokenizer.json").write_text(json.dumps(broken), encoding="utf-8")
+    config = settings_of(tmp_path / "model", "tokenizer.json", normalizer={"type": "Lowercase"})
     with pytest.raises(InputError, match=r"cannot be used: .* comes back as .a fever") as caught:
-        load_tokenizer(Config.resolve("smoke", {"model.name": str(folder)}).model)
-    assert str(folder) in str(caught.value)
+        load_tokenizer(config.model)
+    assert str(tmp_path / "model") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_real_tokenizers_come_through_unchanged(real):
-    from tokenizers import Tokenizer
-
-    settings, tokenizer = real
-    ids = (
-        Tokenizer.from_file(f"{model_source(settings.name)}/tokenizer.json").encode(PROBE, add_special_tokens=False).ids
-    )
-    assert tokenizer(PROBE, add_special_tokens=False)["input_ids"] == ids
-    assert tokenizer.decode(ids) == PROBE
+@pytest.mark.parametrize(
+    ("vocabulary", "pad"),
+    [(["<|endoftext|>", "<pad>"], "<pad>"), (["<|reserved_3|>"], "<|reserved_3|>"), ([], "<end>")],
+)
+def test_padding_takes_a_token_meant_for_it_a_reserved_one_or_the_end(vocabulary, pad):
+    tokens = dict.fromkeys(["<end>", "<|user|>", *vocabulary])
+    assert _padding(SimpleNamespace(eos_token="<end>", get_added_vocab=lambda: tokens)) == pad
 
 
 # -------------------------------------------------------------------------------- what is told before hours are spent
-
-
-def settings_of(tmp_path, **config):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in tiny_folder().glob("*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
-    return Config.resolve("smoke", {"model.name": str(folder)})
 
 
 @pytest.mark.parametrize(
@@ -245,34 +229,29 @@ def settings_of(tmp_path, **config):
     [
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "is quantised already"),
         ({"model_type": "novelty"}, "its architecture 'novelty' is not known to transformers"),
-        ({"model_type": "t5"}, "'t5' is no language model that writes text"),
+        ({"model_type": "t5"}, "'t5' is not a language model that writes text"),
         ({"model_type": "gemma3", "vision_config": {}}, "it reads images too"),
         ({"model_type": "qwen3_moe", "num_experts": 8}, "mixture of experts"),
-        ({"max_position_embeddings": 256}, "model.max_length = 512: .* has room for 256 tokens"),
+        ({"max_position_embeddings": 256}, "model.max_length = 512: .* is 256 tokens"),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_told_first(tmp_path, config, words):
     with pytest.raises(InputError, match=words) as caught:
-        check_model(settings_of(tmp_path, **config))
+        check_model(settings_of(tmp_path / "model", **config))
     assert "\n" not in str(caught.value)
 
 
 def test_a_4_bit_copy_names_its_16_bit_sibling(tmp_path):
-    config = settings_of(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    folder = tmp_path / "R1-unsloth-bnb-4bit"
-    (tmp_path / "model").rename(folder)
-    named = config.model.model_copy(update={"name": str(folder)})
+    config = settings_of(tmp_path / "R1-unsloth-bnb-4bit", quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(InputError, match=rf"set model\.name={tmp_path}/R1 and model\.load_in_4bit=true"):
-        check_model(config.model_copy(update={"model": named}))
+        check_model(config)
 
 
-def test_a_model_that_can_be_used_is_let_through():
-    assert check_model(Config.resolve("smoke")) == "LlamaForCausalLM"
-
-
-def test_every_linear_layer_but_the_head_gets_an_adapter(tmp_path):
+def test_a_model_that_can_be_used_is_let_through_and_every_linear_layer_but_the_head_gets_an_adapter():
+    config = Config.resolve("smoke")
+    assert check_model(config) == "LlamaForCausalLM"
     llama = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert lora_targets(Config.resolve("smoke").model) == llama
+    assert lora_targets(config.model) == llama
 
 
 def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
@@ -281,11 +260,10 @@ def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
     rows = [encode_example(r1_tokenizer, row, 999) for row in ROWS]
     end, model = r1_tokenizer.eos_token_id, load_base(config)
     batch = collator(config, end, unsloth=False)(rows)
-    for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+    for row, labels, mask in zip(rows, batch["labels"], batch["attention_mask"], strict=True):
         length = len(row["input_ids"])
-        assert ids[:length].tolist() == row["input_ids"]
         assert (labels == end).nonzero().flatten().tolist() == [length - 1]
-        assert mask.tolist() == [1] * length + [0] * (len(ids) - length)
+        assert mask.tolist() == [1] * length + [0] * (len(labels) - length)
     assert completion_nll(model, rows, end) == completion_nll(model, rows, r1_tokenizer.pad_token_id)
     prompts = [row["input_ids"][: row["labels"].count(-100)] for row in rows]
     same = copy.deepcopy(r1_tokenizer)  # a shallow copy shares its special tokens
@@ -295,26 +273,19 @@ def test_padding_with_the_end_token_loses_nothing(r1_tokenizer):
 
 
 def test_a_reply_may_end_with_any_of_several_tokens(r1_tokenizer):
-    from types import SimpleNamespace
-
-    def named(tokens):
-        return SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokens))
-
     own = r1_tokenizer.eos_token_id
-    assert end_tokens(named(None), r1_tokenizer) == {own}
-    assert end_tokens(named(7), r1_tokenizer) == {own, 7}
-    assert end_tokens(named([7, own, 9]), r1_tokenizer) == {own, 7, 9}
+    for named, ends in ((None, {own}), (7, {own, 7}), ([7, own, 9], {own, 7, 9})):
+        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
+        assert end_tokens(model, r1_tokenizer) == ends
 
 
 def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
-    config = settings_of(tmp_path)
-    check_conversion(config)
-    path = tmp_path / "model/tokenizer.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_json(tiny_folder() / "tokenizer.json")["pre_tokenizer"]
     split = {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False}
-    written["pre_tokenizer"]["pretokenizers"].insert(0, split)  # as in no tokenizer that it knows
-    path.write_text(json.dumps(written), encoding="utf-8")
+    written["pretokenizers"].insert(0, split)  # as in no tokenizer that it knows
+    config = settings_of(tmp_path / "model", "tokenizer.json", pre_tokenizer=written)
     assert probe(load_tokenizer(config.model), config.model) == ""
     with pytest.raises(InputError, match=r"cannot be exported as GGUF: .* pre-tokenizer was not recognized") as caught:
         check_conversion(config)
     assert "\n" not in str(caught.value)
+    check_conversion(settings_of(tmp_path / "known"))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.labels import train_and_look
 from helpers.evaluation.evaluate import evaluate
-from helpers.export.check import check_file, reference
+from helpers.export.check import check_file, reference_outputs
 from helpers.export.gguf import convert
 from helpers.export.merge import merge
 from helpers.files import read_json, read_jsonl
@@ -47,7 +47,8 @@ def series(folder, model, **more):
     assert all(" " in question for question in asked)
     check_merged(run)
     gguf = convert(run, "f16")
-    check = check_file(run, gguf, reference(run, baseline_questions()[:1], max_new_tokens=4, rows=5, last_tokens=4))
+    reference = reference_outputs(run, baseline_questions()[:1], max_new_tokens=4, rows=5, last_tokens=4)
+    check = check_file(run, gguf, reference)
     assert check["passes"], json.dumps(check)
     return run
 
