@@ -116,31 +116,21 @@ def test_each_benchmark_comes_from_its_split_at_a_commit(hub):
     assert len(hub.calls) == 9  # once a process
 
 
-def test_a_row_of_medqa(hub):
-    question = only("medqa")
-    assert (question.id, question.question) == ("medqa-1", MEDQA["question"])
-    assert (question.options, question.answer_idx, question.context) == (MEDQA["options"], "B", None)
-
-
-def test_a_row_of_medmcqa_counts_its_answer_from_zero(hub):
-    question = only("medmcqa")
-    assert question.id == "00aa-11bb"
-    assert (question.options, question.answer_idx) == ({"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D")
-
-
-def test_a_row_of_pubmedqa_has_the_abstract_before_it_and_three_options(hub):
-    question = only("pubmedqa")
-    assert question.id == "1234"
-    assert (question.options, question.answer_idx) == ({"A": "yes", "B": "no", "C": "maybe"}, "C")
-    assert question.as_prompt().startswith(
-        "It was given to ten.\nNine got well.\n\nDoes a made-up drug help?\n\nA. yes"
-    )
-
-
-def test_a_row_of_mmlu(hub):
-    question = only("mmlu_college_biology")
-    assert question.id == "mmlu_college_biology-1"
-    assert (question.options, question.answer_idx) == ({"A": "w", "B": "x", "C": "y", "D": "z"}, "C")
+@pytest.mark.parametrize(
+    ("name", "number", "options", "letter"),
+    [
+        ("medqa", "medqa-1", MEDQA["options"], "B"),
+        ("medmcqa", "00aa-11bb", {"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D"),  # counts from zero
+        ("pubmedqa", "1234", {"A": "yes", "B": "no", "C": "maybe"}, "C"),
+        ("mmlu_college_biology", "mmlu_college_biology-1", {"A": "w", "B": "x", "C": "y", "D": "z"}, "C"),
+    ],
+)
+def test_a_row_of_each_benchmark(hub, name, number, options, letter):
+    question = only(name)
+    assert (question.id, question.options, question.answer_idx) == (number, options, letter)
+    asked = question.as_prompt().split("\n\n")
+    assert asked[-3] == hub.rows[name][0]["question"]
+    assert asked[:-3] == (["It was given to ten.\nNine got well."] if name == "pubmedqa" else [])
 
 
 @pytest.mark.parametrize(
@@ -314,10 +304,6 @@ def test_a_bad_file_of_questions_is_named(tmp_path, content, says):
 
 def test_a_file_of_questions_that_is_not_there():
     assert "no_such_file.jsonl" in refused("no_such_file.jsonl")
-
-
-def test_a_question_after_the_limit_is_checked_too(file):
-    assert "line 2" in refused(file(GOOD, {**GOOD, "id": []}), limit=1)
 
 
 def test_no_id_may_stand_twice_in_a_file(file):
