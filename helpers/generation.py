@@ -1,4 +1,4 @@
-"""Asking a model: whole replies in batches, or one reply as a stream."""
+"""Generation: whole replies in batches, or replies as a stream."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from helpers.prompts.families import end_tokens
 
 @dataclass(frozen=True)
 class Reply:
-    """`finished`: ended by itself, with an end-of-sequence token, within the limit; `tokens` counts new ones."""
+    """`finished`: ended with an end-of-sequence token within the limit; `tokens` counts new ones."""
 
     text: str
     tokens: int
@@ -39,45 +39,45 @@ def generate(
     kept: Path | None = None,
     identity: str = "",
 ) -> list[Reply]:
-    """Reply to every prompt (token ids, as `encode_prompt` makes them), in the order given.
+    """Replies to the prompts (token ids, as `encode_prompt` returns them), in the same order.
 
-    Longest prompts go first, up to `settings.batch_size` at a time, so that memory runs out at once or never. What is
-    sampled for a prompt depends on the seed and its place in the list. `decoding.decode` does it where it knows the
-    model's attention, and `model.generate`, batch by batch and with one seed for all, where it does not.
+    The longest prompts are decoded first, up to `settings.batch_size` at a time, so that memory runs out at once or
+    never. `decoding.decode` is used where it supports the model's attention: then a sample depends on the seed and the
+    prompt's place in the list alone. Elsewhere `model.generate` samples batch by batch.
 
-    `kept` is a file that keeps each reply as it ends. A call that was stopped goes on from it, if the prompts, the
-    settings, the seed and `identity`, which stands for the model, are the same.
+    Each reply is appended to the file `kept` as it ends. A call that was stopped continues from that file if prompts,
+    settings, seed and `identity`, which names the model, are the same.
     """
     causal = causal_model(model)
     ends = end_tokens(causal, tokenizer)
-    made = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
-    order = sorted((i for i in range(len(prompts)) if i not in made), key=lambda i: -len(prompts[i]))
+    replies = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
+    missing = [i for i in range(len(prompts)) if i not in replies]
     started, decoded = time.monotonic(), 0
     with (
-        Progress(len(prompts), what, done=len(made)) as progress,
+        Progress(len(prompts), what, done=len(replies)) as progress,
         open(kept or os.devnull, "a", encoding="utf-8") as file,
     ):
 
         def done(i: int, tokens: list[int]) -> None:
             nonlocal decoded
-            made[i] = tokens
+            replies[i] = tokens
             decoded += _length(ends, tokens)[0]
             file.write(json.dumps([i, tokens]) + "\n")
             file.flush()
 
         def look(working: dict[int, int]) -> None:
             rate = (decoded + sum(working.values())) / max(time.monotonic() - started, 1e-3)
-            progress.update(len(made) - progress.done, f"{rate:,.0f} tokens/s")
+            progress.update(len(replies) - progress.done, f"{rate:,.0f} tokens/s")
 
-        if order:
-            way = decode if can_decode(causal) else generate_in_batches
-            way(causal, tokenizer, prompts, settings, seed, order, done, look)
-    return [_reply(tokenizer, ends, made[i]) for i in range(len(prompts))]
+        if missing:
+            decoder = decode if can_decode(causal) else generate_in_batches
+            decoder(causal, tokenizer, prompts, settings, seed, missing, done, look)
+    return [_reply(tokenizer, ends, replies[i]) for i in range(len(prompts))]
 
 
-def _read_kept(path: Path, asked: list[Any]) -> dict[int, list[int]]:
-    """The replies that the file keeps for what is asked; leaves it without others, and without a torn last line."""
-    first = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
+    """The file's replies for the same inputs; removes others, and a last line that was cut, from the file."""
+    first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
     rows = lines[1:] if lines[:1] == [first] else []
     write_text(path, "".join(line + "\n" for line in [first, *rows]))
@@ -95,9 +95,9 @@ def generate_in_batches(
     look: Callable[[dict[int, int]], None] | None = None,
     **more: Any,
 ) -> None:
-    """As `decoding.decode`, by `model.generate`, and with samples that depend on the batch.
+    """As `decoding.decode`, by `model.generate`, with samples that depend on the batch.
 
-    `more` goes to `model.generate`. A row whose reply has ended stays empty until the longest of its batch has.
+    `more` is passed to `model.generate`. A row whose reply has ended waits for the longest reply of its batch.
     """
     import torch
     from transformers.generation.streamers import BaseStreamer
@@ -125,6 +125,7 @@ def generate_in_batches(
                 look({i: len(tokens) for i, tokens in self.working.items()})
 
     ends = end_tokens(model, tokenizer)
+    order = sorted(order, key=lambda i: -len(prompts[i]))
     torch.manual_seed(seed)
     with torch.inference_mode():
         for start in range(0, len(order), settings.batch_size):
@@ -141,21 +142,21 @@ def generate_in_batches(
 
 def stream(model: Any, tokenizer: Any, prompt: list[int], settings: GenerationSettings, seed: int) -> Iterator[str]:
     """Yield one reply piece by piece as it is decoded. Leaving the loop early stops the model."""
-    told = ""
+    shown = ""
     for [reply] in stream_together(model, tokenizer, [prompt], settings, seed):
-        # A character whose bytes have not all come yet decodes to U+FFFD: it waits for the rest.
+        # A character whose last bytes are still missing decodes to U+FFFD: it waits for them.
         text = reply.text if reply.finished else reply.text.rstrip("\ufffd")
-        if len(text) > len(told):
-            yield text[len(told) :]
-            told = text
-    if len(reply.text) > len(told):
-        yield reply.text[len(told) :]
+        if len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+    if len(reply.text) > len(shown):
+        yield reply.text[len(shown) :]
 
 
 def stream_together(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: GenerationSettings, seed: int
 ) -> Iterator[list[Reply]]:
-    """Yield the replies to all prompts, one batch, as far as they have come, again and again until all are done."""
+    """Decode the prompts as one batch; yield their replies so far after each step, until all have ended."""
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList
     from transformers.generation.streamers import BaseStreamer
@@ -201,7 +202,7 @@ def stream_together(
         while step is not None:
             for row, token in zip(rows, step, strict=True):
                 row.append(token)
-            if arrived.empty():  # whoever reads slowly gets several steps at once
+            if arrived.empty():  # a slow reader gets several steps at once
                 yield [_reply(tokenizer, ends, row) for row in rows]
             step = arrived.get()
         yield [_reply(tokenizer, ends, row) for row in rows]
@@ -230,9 +231,9 @@ def generation_arguments(model: Any, tokenizer: Any, settings: GenerationSetting
 
 @contextmanager
 def _decoding(model: Any) -> Iterator[dict[str, Any]]:
-    """Set the model up for `model.generate`; yields what that has to be told besides.
+    """Further arguments of `model.generate` for the block.
 
-    On a CPU its default spends most of a step copying: a cache that grows by concatenation, and keys and values
+    On a CPU its defaults spend most of a step copying: the KV cache grows by concatenation, and keys and values are
     repeated for every query head that shares them.
     """
     if model.device.type != "cpu":
@@ -243,12 +244,12 @@ def _decoding(model: Any) -> Iterator[dict[str, Any]]:
 
 
 def _length(ends: frozenset[int], row: list[int]) -> tuple[int, bool]:
-    """How many tokens there are up to and with the first of `ends`, and whether there is one."""
+    """The number of tokens up to and including the first of `ends`, and whether there is one."""
     end = next((i for i, token in enumerate(row, 1) if token in ends), None)
     return end or len(row), end is not None
 
 
 def _reply(tokenizer: Any, ends: frozenset[int], row: list[int]) -> Reply:
     tokens, finished = _length(ends, row)
-    # Special tokens stay visible: a model that writes a turn marker into its reply should be seen doing so.
+    # Special tokens stay visible, so that a reader sees a turn marker that the model wrote into its reply.
     return Reply(tokenizer.decode(row[: tokens - finished], skip_special_tokens=False), tokens, finished)

@@ -1,9 +1,9 @@
-"""The loss of text that is given: a forward pass over whole rows, without gradients."""
+"""Losses and next-token probabilities of given text: forward passes without gradients."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.progress import Progress
 
@@ -11,19 +11,15 @@ POSITIONS = 8192  # tokens that go through the model at a time, padding included
 
 
 def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[float]:
-    """Each row's negative log-likelihood in nats a completion token: the mean over its labels that are not -100.
-
-    Perplexity is exp of the mean. The mean over rows, not over all tokens, so that a long row counts no more than a
-    short one and rows can be paired.
-    """
+    """Each row's negative log-likelihood in nats a completion token: the mean over its labels that are not -100."""
     return [fmean(losses) for losses in token_nlls(model, rows, pad, what)]
 
 
 def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[list[float]]:
-    """Of each row the negative log-likelihood, in nats, of every label that is not -100, in order.
+    """The negative log-likelihood, in nats, of each row's labels that are not -100, in order.
 
-    One row at a time is slow and one padded batch is large, so rows of like length go together: up to four, and up to
-    2,048 positions, since logits over a vocabulary of 128k take half a GiB for as many.
+    Rows of similar length share a batch: up to four, and up to 2,048 positions, whose logits over a vocabulary of 128k
+    take half a GiB.
     """
     import torch
 
@@ -46,10 +42,10 @@ def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what:
 
 @contextmanager
 def forward_only(model: Any) -> Iterator[Any]:
-    """In the block the causal model itself, in evaluation mode, without gradients, in the type it was loaded in."""
+    """The causal model in evaluation mode, without gradients, in the type it was loaded in."""
     import torch
 
-    # Past the wrapper that a trainer puts around the model: it turns all logits into float32, a GiB of them a row.
+    # Without the trainer's wrapper, which converts all logits to float32: a GiB a row.
     causal = causal_model(model)
     was_training = model.training
     model.eval()
@@ -64,12 +60,12 @@ def forward_only(model: Any) -> Iterator[Any]:
 
 
 def causal_model(model: Any) -> Any:
-    """The model itself, without the wrapper that holds its adapters; they stay on, or off."""
+    """The model without PEFT's wrapper; its adapters stay on, or off."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _label_nlls(logits: Any, labels: Any) -> list[float]:
-    """Of the labels that are not -100; in pieces, whose float32 logits fit beside the model."""
+    """For the labels that are not -100; in pieces, whose float32 logits fit beside the model."""
     from torch.nn.functional import cross_entropy
 
     pieces = zip(logits.split(512), labels.split(512), strict=True)
@@ -80,43 +76,72 @@ def _right(values: list[int], width: int, fill: int) -> list[int]:
     return values + [fill] * (width - len(values))
 
 
-def letter_probabilities(
-    model: Any, tokenizer: Any, asked: Sequence[tuple[list[int], str, Sequence[str]]], what: str = "letters"
-) -> list[dict[str, float] | None]:
-    """Of each (token ids, lead, letters) the probability of each letter after the ids and the lead, `The answer is (`.
+class Forced(NamedTuple):
+    """An answer to be forced after several parts of a text: its first `cut` ids, then `tail`, `lead` and a letter."""
 
-    None where the vocabulary does not tell the letters apart by one token. The probabilities are a softmax over the
-    letters alone: what the model would say if it had to name one now. The reply itself may state another.
+    ids: list[int]
+    cuts: list[int]
+    tail: list[int]
+    lead: str
+    letters: list[str]
+
+
+def letter_probabilities(
+    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str = "letters", cached: bool = True
+) -> list[list[dict[str, float]] | None]:
+    """For each text and each of its cuts, of which all texts have equally many, the letters' probabilities.
+
+    A softmax over the letters alone: what the model would say if it had to name one now; its reply may state another.
+    None where the vocabulary does not tell the letters apart by one token. `cached` reads a text once for all its cuts;
+    the model's attention must reach all earlier positions (`decoding.can_decode`).
     """
-    sequences: dict[int, list[int]] = {}
-    tokens: dict[int, list[int]] = {}
-    for i, (ids, lead, letters) in enumerate(asked):
-        if spelled := _spelled(tokenizer, lead, tuple(letters)):
-            before, tokens[i] = spelled
-            sequences[i] = [*ids, *before]
-    found: list[dict[str, float] | None] = [None] * len(asked)
-    if not sequences:
-        return found
-    order = sorted(sequences, key=lambda i: -len(sequences[i]))
+    spelled = [_spelled(tokenizer, each.lead, each.letters) for each in forced]
+    found: list[list[dict[str, float]] | None] = [[] if each else None for each in spelled]
+    order = sorted((i for i, each in enumerate(spelled) if each), key=lambda i: -len(forced[i].ids))
     with Progress(len(order), what) as progress, forward_only(model) as causal:
         while order:
-            size = max(1, POSITIONS // len(sequences[order[0]]))
+            size = max(1, POSITIONS // len(forced[order[0]].ids))
             batch, order = order[:size], order[size:]
-            ids, mask = (x.to(model.device) for x in left_padded([sequences[i] for i in batch], tokenizer.pad_token_id))
-            places = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = causal(
-                input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
-            ).logits
-            for i, row in zip(batch, logits[:, -1].float(), strict=True):
-                found[i] = dict(zip(asked[i][2], row[tokens[i]].softmax(-1).tolist(), strict=True))
+            rows = [forced[i]._replace(tail=[*forced[i].tail, *spelled[i][0]]) for i in batch]
+            for logits in _logits_after_cuts(causal, rows, tokenizer.pad_token_id, cached):
+                for i, row in zip(batch, logits, strict=True):
+                    probabilities = row[spelled[i][1]].softmax(-1).tolist()
+                    found[i].append(dict(zip(forced[i].letters, probabilities, strict=True)))
             progress.update(len(batch))
     return found
 
 
-def _spelled(tokenizer: Any, lead: str, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:
-    """The token ids that lead up to the letters, and each letter's next one; None where two letters share it.
+def _logits_after_cuts(causal: Any, rows: Sequence[Forced], pad: int, cached: bool) -> Iterator[Any]:
+    """For the first cut of every row, then the second, ...: the logits after the tail, (rows, vocabulary), float32."""
+    import torch
 
-    Encoded together, since what stands before a letter may be part of its token.
+    def padded(rows: list[list[int]]) -> tuple[Any, Any, Any]:
+        ids, mask = (x.to(causal.device) for x in left_padded(rows, pad))
+        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+    def forward(ids: Any, mask: Any, positions: Any, cache: Any = None) -> Any:
+        where = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return causal(input_ids=ids, **where, use_cache=cached, logits_to_keep=1)
+
+    if cached:
+        ids, mask, positions = padded([row.ids for row in rows])
+        cache = forward(ids, mask, positions).past_key_values
+        ids, tail_mask, tail_positions = padded([row.tail for row in rows])
+    for column in zip(*(row.cuts for row in rows), strict=True):
+        if cached:
+            cut = torch.tensor(column, device=causal.device)[:, None]
+            visible = torch.cat([mask * (positions < cut), tail_mask], dim=1)
+            output = forward(ids, visible, cut + tail_positions, cache)
+            cache.crop(-ids.shape[1])  # the next cut's tail takes this one's place
+        else:
+            output = forward(*padded([row.ids[:cut] + row.tail for row, cut in zip(rows, column, strict=True)]))
+        yield output.logits[:, -1].float()
+
+
+def _spelled(tokenizer: Any, lead: str, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:
+    """The ids of the lead, and the next id of each letter; None where two letters share it.
+
+    Encoded together, since the end of the lead may be part of a letter's token.
     """
     spelled = [tokenizer(lead + letter, add_special_tokens=False)["input_ids"] for letter in letters]
     shared = next((i for i, column in enumerate(zip(*spelled, strict=False)) if len(set(column)) > 1), None)

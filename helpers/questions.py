@@ -1,4 +1,4 @@
-"""Public benchmarks by name: where each lies on the hub, and how its rows become multiple-choice questions."""
+"""The questions: multiple choice from the package, the hub's benchmarks or a user's file, and 02's open ones."""
 
 import re
 from collections.abc import Callable
@@ -30,9 +30,9 @@ MMLU = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A split on the hub. `question` makes a ChoiceQuestion's fields of a row; `id` is the row's number if not there.
+    """A split on the hub. `question` converts a row to a ChoiceQuestion's fields; the default `id` is the row's number.
 
-    An answer that is none of the options becomes None, which a ChoiceQuestion refuses: never a guess, never the last.
+    An answer that is not among the options becomes None, which a ChoiceQuestion refuses.
     """
 
     dataset: str
@@ -83,8 +83,8 @@ GROUPS = {"mmlu_medical": [f"mmlu_{subject}" for subject in MMLU]}
 def benchmark_rows(name: str) -> tuple[list[Row], str]:
     """The questions of a benchmark as dicts, and the commit that they were read at.
 
-    Read once a process: base and tuned are asked one set, whatever is pushed to the hub meanwhile. Raises InputError
-    where it cannot be had.
+    Read once a process: base and tuned get the same questions, whatever is pushed to the hub meanwhile. Raises
+    InputError where the benchmark is not available.
     """
     source = BENCHMARKS[name]
     instead = "a .jsonl file of questions will do"
@@ -100,7 +100,7 @@ OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
 
 def _clean(text: str) -> str:
-    """The text with spaces for control characters, which some vocabularies cannot spell; half a one is an error."""
+    """The text with spaces for control characters, which some vocabularies cannot spell; refuses lone surrogates."""
     if re.search("[\ud800-\udfff]", text):
         raise ValueError("half a character, which cannot be written")
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", " ", text)
@@ -112,8 +112,8 @@ Text = Annotated[str, AfterValidator(_clean)]
 class ChoiceQuestion(BaseModel):
     """A multiple-choice question: `options` maps a letter to its text, `answer_idx` is the right letter.
 
-    Options may also come as a list, which makes them A, B, C, ..., and the answer as the text of one option. Whole
-    numbers in place of text become text; as an answer one may be an index, which counts from nobody knows where.
+    Options may also be a list, lettered A, B, C, ..., and the answer may be the text of one option. Whole numbers
+    become text. A number as the answer that could be an index is refused: it may count from 0 or from 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -146,10 +146,10 @@ class ChoiceQuestion(BaseModel):
         return self
 
     def as_prompt(self) -> str:
-        """The text that is put to the model: context where there is one, question, options, how to answer."""
+        """The user's text: context where there is one, question, options, how to answer."""
         options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
-        # No placeholder: small models copy it. All letters, so that none is favoured; a copy of the line names several,
-        # which is no answer. In parentheses a letter is a token of its own, and no article.
+        # No placeholder: small models copy it. All letters, so that none is favoured and a copy of the line is not an
+        # answer. In parentheses a letter is a token of its own, and not an article.
         *letters, last = (f"({letter})" for letter in self.options)
         ending = f"End with one line: {LEAD.removesuffix('(')}{', '.join(letters)} or {last}."
         parts = [self.context, self.question, options, ending]
@@ -193,12 +193,12 @@ def _rows(source: str) -> Numbered:
     path = project_path(source)
     if not path.suffix and not path.is_file():
         known = ["sample", *BENCHMARKS, *GROUPS]
-        raise InputError(f"evaluation.questions: {source!r} is no benchmark and no file{nearest(source, known)}")
+        raise InputError(f"evaluation.questions: {source!r} is neither a benchmark nor a file{nearest(source, known)}")
     return read_table(path)
 
 
 def _questions(source: str) -> list[ChoiceQuestion]:
-    """A source's questions; their ids tell them apart, so none may stand twice."""
+    """A source's questions; each needs an id of its own."""
     found: dict[str, tuple[int, ChoiceQuestion]] = {}
     for line, row in _rows(source):
         try:
@@ -225,7 +225,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _letter(answer: Any, options: dict[str, Any]) -> Any:
-    """The letter of the one option that has the answer's text; else the answer, which should be a letter itself."""
+    """The letter of the one option with the answer's text; else the answer, which should be a letter itself."""
     if type(answer) is int and 0 <= answer <= len(options):
         raise ValueError(
             f"answer_idx {answer} may count from 0 or from 1: give the option's letter ({', '.join(options)}) or text"

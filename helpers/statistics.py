@@ -1,7 +1,6 @@
-"""The statistics of a paired comparison: intervals, an exact test, and the sentence that they allow.
+"""The statistics of a paired comparison: intervals, an exact test, and a verdict in words.
 
-Booleans and plain numbers in, plain numbers out. Accuracies and differences are fractions (0.05 = 5 points); wrong
-input raises ValueError.
+Accuracies and differences are fractions (0.05 = 5 points); wrong input raises ValueError.
 """
 
 import math
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-LEAST = 5  # rows or questions; of fewer nothing is claimed
+LEAST = 5  # rows or questions; with fewer nothing is claimed
 
 
 def share_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact interval of a proportion (Clopper and Pearson, Biometrika 26, 1934), in [0, 1]; n must be at least 1.
 
-    It holds the true share at least as often as stated, whatever n and the share. Wilson's, the usual one, does so on
-    average alone: with n = 10 to 30 and a share near 0 or 1, as of replies that are never cut off, in 86 of 100 cases.
+    It covers the true share at least as often as stated, whatever n and the share. Wilson's does so only on average:
+    with n = 10 to 30 and a share near 0 or 1, as of replies that are never cut off, in 86 of 100 cases.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
@@ -34,8 +33,8 @@ def share_difference_interval(base_only: int, tuned_only: int, n: int, confidenc
     """The interval of a difference of two shares of the same n rows, tuned minus base; -1 to 1 under LEAST rows.
 
     From the discordant rows, those that count for one side alone: Bonett and Price, Journal of Educational and
-    Behavioral Statistics 37, 2012, 479-488, Wald's interval with one more discordant row a side. A bootstrap of few
-    rows is far too narrow, and has no width at all where no row is discordant.
+    Behavioral Statistics 37, 2012, 479-488, Wald's interval with one discordant row added to each side. A bootstrap of
+    few rows is far too narrow, and has no width where no row is discordant.
     """
     if min(base_only, tuned_only) < 0 or base_only + tuned_only > n:
         raise ValueError(f"need counts of discordant rows within n={n}, got {base_only} and {tuned_only}")
@@ -46,32 +45,27 @@ def share_difference_interval(base_only: int, tuned_only: int, n: int, confidenc
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval (low, high) of the mean of a 1-D array, in the values' unit; infinite under LEAST values.
+def mean_interval(values: Sequence[float]) -> list[float] | None:
+    """Student's t 95% interval [low, high] of the mean of a 1-D array, in the values' unit; None under LEAST values.
 
     A percentile bootstrap of few values is too narrow: of ten it misses the true mean twice as often as it states.
     """
-    data = _finite(values)
-    if data.size < LEAST:
-        return -math.inf, math.inf
-    half = stats.t.ppf((1 + confidence) / 2, data.size - 1) * stats.sem(data)
-    return float(data.mean() - half), float(data.mean() + half)
-
-
-def _finite(values: Sequence[float]) -> np.ndarray:
     data = np.asarray(values, dtype=float)
     if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"need a 1-D array of at least one value, all finite, got shape {data.shape}")
-    return data
+    if data.size < LEAST:
+        return None
+    half = stats.t.ppf((1 + 0.95) / 2, data.size - 1) * stats.sem(data)
+    return [float(data.mean() - half), float(data.mean() + half)]
 
 
 def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest accuracy difference that McNemar's two-sided test shows with this power on n paired questions.
 
     Connor (Biometrics 43, 1987, 207-211): n = (z_a sqrt(p) + z_b sqrt(p - d^2))^2 / d^2 for a difference d and a share
-    p of discordant pairs; solved for d, that is d = c sqrt(p), c as below. A difference cannot exceed the discordance
-    it is made of, so p has the floor c^2, where every discordant pair goes one way: with hardly any discordance seen
-    the answer is c^2, about 7.8 / n. At most 1: n is too small. A normal approximation; the exact test needs more.
+    p of discordant pairs; solved for d, that is d = c sqrt(p), c as below. A difference cannot exceed the discordance,
+    so p is at least c^2, where every discordant pair favours one side; with hardly any discordance the result is c^2,
+    about 7.8 / n. It is at most 1, for an n that is too small. A normal approximation; the exact test needs more.
     """
     z_a, z_b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
     if n <= z_a**2 - z_b**2:
@@ -84,8 +78,8 @@ def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], 
     """Base against tuned model on the same n >= 1 questions in the same order, as plain numbers without NaN.
 
     `both` to `tuned_only` count right answers; `mcnemar_p` is exact, the binomial test of the discordant pairs against
-    one half; `delta` is tuned minus base, with `share_difference_interval`; accuracies have `share_interval`. All of it
-    follows from the counts: `seed`, which the first release's bootstrap took, changes nothing.
+    one half; `delta` is tuned minus base, with `share_difference_interval`; accuracies have `share_interval`. Nothing
+    is random: `seed`, which an earlier release's bootstrap used, has no effect.
     """
     base, tuned = np.asarray(base_correct, dtype=bool), np.asarray(tuned_correct, dtype=bool)
     if base.ndim != 1 or base.shape != tuned.shape or base.size == 0:
@@ -110,10 +104,10 @@ def compare_paired(base_correct: Sequence[bool], tuned_correct: Sequence[bool], 
 
 
 def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """The p values of several tests, by name, adjusted: those below 0.05 hold together, with a 5% risk of any error.
+    """Adjusted p values of several tests, by name: the family-wise error of all those below 0.05 is at most 5%.
 
     Holm's step-down (Scandinavian Journal of Statistics 6, 1979, 65-70): the i-th smallest of m times m - i + 1, never
-    below the one before it and at most 1. Whatever the tests' dependence, and never weaker than Bonferroni's.
+    below the one before it and at most 1. Valid whatever the tests' dependence.
     """
     if not all(0 <= p <= 1 for p in p_values.values()):
         raise ValueError(f"p values lie between 0 and 1, got {dict(p_values)}")
@@ -133,22 +127,22 @@ def verdict(
     points: bool = True,
     n: int | None = None,
 ) -> str:
-    """One sentence on a difference, tuned minus base; it claims one only if the 95% interval leaves zero out.
+    """One sentence on a difference, tuned minus base; it claims one only if the 95% interval excludes zero.
 
-    Nothing is claimed where `n`, the number of rows, is below LEAST, or the interval is None or infinite. A `p_value`
-    of 0.05 or more (adjusted, where there are several tests) forbids the claim too. What could have been missed is
-    `detectable`, or else the interval's far end. `points` shows fractions as percentage points.
+    It claims nothing if `n`, the number of rows, is below LEAST, if the interval is None, or if `p_value` (adjusted,
+    where there are several tests) is 0.05 or more. What could have been missed is `detectable`, or else the interval's
+    far end. `points` shows fractions as percentage points.
     """
     scale, unit, digits = (100, " points", 1) if points else (1, "", 3)
-    low, high = interval or (-math.inf, math.inf)
-    if not low <= high:
-        raise ValueError(f"need an interval (low, high), got {interval}")
-    if math.isinf(high - low) or (n is not None and n < LEAST):
+    if interval is None or (n is not None and n < LEAST):
         number = "" if n is None else f" (n = {n})"
         return (
             f"Too few rows were measured{number} to say anything about {noun}: "
             f"tuned minus base is {delta * scale:+.{digits}f}{unit}."
         )
+    low, high = interval
+    if not low <= high:
+        raise ValueError(f"need an interval (low, high), got {interval}")
     shown = [f"{value * scale:+.{digits}f}" for value in (delta, low, high)]
     figures = f"{shown[0]}{unit} (95% interval {shown[1]} to {shown[2]})"
     if p_value < 0.05 and not low <= 0 <= high:
@@ -177,9 +171,9 @@ def chance(options_per_question: Iterable[int]) -> float:
 
 
 def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float]) -> dict[str, Any]:
-    """Means of a measure over the same rows in the same order, and tuned minus base with its t interval, None of few.
+    """Means of a measure over the same rows in the same order, and tuned minus base with its `mean_interval`.
 
-    Rows are the units: one row's two values are paired, and its tokens are not independent of each other.
+    Rows are the units: a row's two values are paired, and its tokens are not independent of each other.
     """
     base, tuned = np.asarray(base_values, dtype=float), np.asarray(tuned_values, dtype=float)
     if base.shape != tuned.shape:
@@ -190,12 +184,12 @@ def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float
         "base": float(base.mean()),
         "tuned": float(tuned.mean()),
         "delta": float((tuned - base).mean()),
-        "delta_ci95": _known(interval),
+        "delta_ci95": interval,
     }
 
 
 def paired_shares(base_values: Sequence[bool], tuned_values: Sequence[bool]) -> dict[str, Any]:
-    """As `paired_difference`, for what a row has or has not; `delta` with `share_difference_interval`, None of few."""
+    """As `paired_difference`, for booleans; `delta` has `share_difference_interval`, or None under LEAST rows."""
     counts = Counter(zip(base_values, tuned_values, strict=True))
     n = counts.total()
     interval = share_difference_interval(counts[True, False], counts[False, True], n)
@@ -206,11 +200,6 @@ def paired_shares(base_values: Sequence[bool], tuned_values: Sequence[bool]) -> 
         "delta": (counts[False, True] - counts[True, False]) / n,
         "delta_ci95": list(interval) if n >= LEAST else None,
     }
-
-
-def _known(interval: tuple[float, float]) -> list[float] | None:
-    """As JSON: None for the infinite interval of too few values."""
-    return list(interval) if np.isfinite(interval).all() else None
 
 
 def points_apart(paired: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Benchmarks from the hub, by rows made up here in the columns that the hub's tables have."""
 
+import json
 import socket
 from types import SimpleNamespace
 
@@ -7,13 +8,24 @@ import datasets
 import huggingface_hub
 import pytest
 
-from helpers import InputError
+from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
-from helpers.files import write_jsonl
-from helpers.questions import BENCHMARKS, MMLU, benchmark_rows, choice_questions, question_commits
+from helpers.evaluation.scoring import extract_choice
+from helpers.files import write_jsonl, write_text
+from helpers.questions import (
+    BENCHMARKS,
+    MMLU,
+    ChoiceQuestion,
+    baseline_questions,
+    benchmark_rows,
+    choice_questions,
+    question_commits,
+)
 from helpers.run_dir import Run, open_run
 
+SHARED = PROJECT_ROOT.parent / "shared" / "data"
+LETTERS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Dabigatran"}
 COMMIT = "c" * 40
 MEDQA = {
     "question": "A made-up case. Which step is next?",
@@ -104,31 +116,21 @@ def test_each_benchmark_comes_from_its_split_at_a_commit(hub):
     assert len(hub.calls) == 9  # once a process
 
 
-def test_a_row_of_medqa(hub):
-    question = only("medqa")
-    assert (question.id, question.question) == ("medqa-1", MEDQA["question"])
-    assert (question.options, question.answer_idx, question.context) == (MEDQA["options"], "B", None)
-
-
-def test_a_row_of_medmcqa_counts_its_answer_from_zero(hub):
-    question = only("medmcqa")
-    assert question.id == "00aa-11bb"
-    assert (question.options, question.answer_idx) == ({"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D")
-
-
-def test_a_row_of_pubmedqa_has_the_abstract_before_it_and_three_options(hub):
-    question = only("pubmedqa")
-    assert question.id == "1234"
-    assert (question.options, question.answer_idx) == ({"A": "yes", "B": "no", "C": "maybe"}, "C")
-    assert question.as_prompt().startswith(
-        "It was given to ten.\nNine got well.\n\nDoes a made-up drug help?\n\nA. yes"
-    )
-
-
-def test_a_row_of_mmlu(hub):
-    question = only("mmlu_college_biology")
-    assert question.id == "mmlu_college_biology-1"
-    assert (question.options, question.answer_idx) == ({"A": "w", "B": "x", "C": "y", "D": "z"}, "C")
+@pytest.mark.parametrize(
+    ("name", "number", "options", "letter"),
+    [
+        ("medqa", "medqa-1", MEDQA["options"], "B"),
+        ("medmcqa", "00aa-11bb", {"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D"),  # counts from zero
+        ("pubmedqa", "1234", {"A": "yes", "B": "no", "C": "maybe"}, "C"),
+        ("mmlu_college_biology", "mmlu_college_biology-1", {"A": "w", "B": "x", "C": "y", "D": "z"}, "C"),
+    ],
+)
+def test_a_row_of_each_benchmark(hub, name, number, options, letter):
+    question = only(name)
+    assert (question.id, question.options, question.answer_idx) == (number, options, letter)
+    asked = question.as_prompt().split("\n\n")
+    assert asked[-3] == hub.rows[name][0]["question"]
+    assert asked[:-3] == (["It was given to ten.\nNine got well."] if name == "pubmedqa" else [])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_a_benchmark_without_a_network_is_one_line(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("asked", "meant"), [("medqaa", "medqa"), ("mmlu_anatomi", "mmlu_anatomy"), ("q", "valid: ")])
 def test_an_unknown_benchmark_is_told_before_any_folder_is_made(tmp_path, asked, meant):
-    with pytest.raises(InputError, match=f"{asked!r} is no benchmark and no file.*{meant}"):
+    with pytest.raises(InputError, match=f"{asked!r} is neither a benchmark nor a file.*{meant}"):
         open_run("smoke", tmp_path / "run", {"evaluation.questions": ["sample", asked]})
     assert not (tmp_path / "run").exists()
 
@@ -180,7 +182,166 @@ def test_a_file_may_not_take_the_name_of_the_unseen_rows(tmp_path):
 
 def test_a_benchmark_is_asked_as_a_task_of_its_name(hub, tmp_path, r1_tokenizer):
     run = Run(tmp_path, Config.resolve("smoke", {"evaluation.questions": ["pubmedqa", "medqa"]}))
-    asked = evaluation.questions(run, r1_tokenizer, [{"Question": "Open?", "Response": "Yes."}])
+    write_jsonl(tmp_path / "data/validation.jsonl", [{"Question": "Open?", "Response": "Yes."}])
+    asked = evaluation.questions(run, r1_tokenizer)
     assert [question["task"] for question in asked] == ["validation", *["pubmedqa"] * 3, *["medqa"] * 3]
     assert [question["target"] for question in asked[3:]] == ["C", "B", "B", "B"]
     assert all(question["prompt"].endswith("<think>\n") for question in asked)
+
+
+# Files and the package ---
+
+GOOD = {"id": "q1", "question": "Which drug?", "options": LETTERS, "answer_idx": "C"}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*rows, name="mine.jsonl", blank=""):
+        path = tmp_path / name
+        write_text(path, blank + "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def refused(*sources, limit=None) -> str:
+    with pytest.raises(InputError) as error:
+        choice_questions(list(sources), limit)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real questions in ../shared/data are not here")
+def test_the_real_question_files_are_read_whole():
+    names = {"medqa_dev_4opt_600": 600, "medmcqa_dev_600": 600, "pubmedqa_pqal_train_500": 500}
+    tasks = choice_questions([str(SHARED / f"{name}.jsonl") for name in names])
+    assert {name: len(questions) for name, questions in tasks.items()} == names
+    pubmed = tasks["pubmedqa_pqal_train_500"]
+    assert all(q.context and q.as_prompt().startswith(q.context) for q in pubmed)
+    for questions in tasks.values():
+        assert all(q.answer_idx in q.options for q in questions)
+        assert len({q.id for q in questions}) == len(questions)
+
+
+def test_the_packaged_questions_are_sixty_with_four_options_each():
+    questions = choice_questions(["sample"])["sample"]
+    assert len(questions) >= 60
+    assert len({q.id for q in questions}) == len({q.question for q in questions}) == len(questions)
+    assert all(list(q.options) == list("ABCD") and len(set(q.options.values())) == 4 for q in questions)
+    # No letter may be a good guess.
+    counts = [sum(q.answer_idx == letter for q in questions) for letter in "ABCD"]
+    assert max(counts) <= 0.35 * len(questions)
+    assert not {q.question for q in questions} & set(baseline_questions())
+
+
+def test_a_prompt_holds_context_question_options_and_how_to_answer():
+    question = ChoiceQuestion(**GOOD, context="An abstract.")
+    prompt = question.as_prompt()
+    ending = "End with one line: The answer is (A), (B), (C) or (D)."
+    parts = ["An abstract.", "Which drug?", "A. Aspirin\nB. Heparin\nC. Warfarin\nD. Dabigatran", ending]
+    assert [prompt.index(part) for part in parts] == sorted(prompt.index(part) for part in parts)
+    assert prompt.endswith(ending)
+    assert ChoiceQuestion(**GOOD).as_prompt() == prompt.removeprefix("An abstract.\n\n")
+    assert extract_choice(f"</think>{prompt}", GOOD["options"]) is None  # a reply that copies it answers nothing
+
+
+def test_a_file_is_a_task_named_by_its_stem_and_cut_to_the_limit(file):
+    path = file(GOOD, {**GOOD, "id": "q2"}, {**GOOD, "id": "q3"}, name="my.set.jsonl")
+    assert [q.id for q in choice_questions([path], 2)["my.set"]] == ["q1", "q2"]
+    both = choice_questions(["sample", path])
+    assert list(both) == ["sample", "my.set"]
+    assert "'my.set'" in refused(path, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"answer_idx": "E"}, "'E' is not among the options A, B, C, D"),
+        ({"answer_idx": "c"}, "'c' is not among the options"),
+        ({"answer_idx": None}, "answer_idx"),
+        ({"question": ""}, "question"),
+        ({"question": None}, "question"),
+        ({"id": ["q2"]}, "id: list instead of text or a number"),
+        ({"id": "a\ud800"}, "id: half a character"),
+        ({"options": {"A": "a\udfff", "B": "b"}}, "options.A: half a character"),
+        ({"options": {"A": "one"}, "answer_idx": "A"}, "options"),
+        ({"options": ["one", "two"], "answer_idx": "three"}, "'three' is not among the options A, B"),
+        ({"options": ["one", "two"], "answer_idx": 1}, "answer_idx 1 may count from 0 or from 1"),
+        ({"options": ["1", "2", "3"], "answer_idx": 3}, "answer_idx 3 may count from 0 or from 1"),
+        ({"options": ["one", "one", "two"], "answer_idx": "one"}, "'one' is the text of A and B: give the letter"),
+        ({"options": "one, two"}, "options"),
+        ({"options": {"A": "one", "B": 2.5}}, "options.B"),
+        ({"options": {"1": "one", "2": "two"}, "answer_idx": "1"}, "letters from A to Z, not '1', '2'"),
+        ({"options": {"A": "one", "a": "two"}, "answer_idx": "A"}, "distinct letters"),
+        ({"options": {"A)": "one", "B)": "two"}, "answer_idx": "A)"}, "letters from A to Z"),
+    ],
+)
+def test_a_bad_question_is_named_with_its_file_and_line(file, change, says):
+    path = file(GOOD, "", {**GOOD, "id": "q2", **change}, blank="\n\n")  # blank lines count as lines
+    message = refused(path)
+    assert message.startswith(f"{path} line 5: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no questions"),
+        (b"\n \n", "holds no questions"),
+        (b'{"id": "q1"\n', "line 1: not JSON"),
+        (json.dumps(GOOD).encode() + b"\n\n{oops}\n", "line 3: not JSON"),
+        (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
+        (b"[1, 2]\n", "1: int instead of an object"),
+        (b'"text"\n', "line 1: str instead of an object"),
+    ],
+)
+def test_a_bad_file_of_questions_is_named(tmp_path, content, says):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    message = refused(str(tmp_path / "bad.jsonl"))
+    assert "bad.jsonl" in message
+    assert says in message
+
+
+def test_a_file_of_questions_that_is_not_there():
+    assert "no_such_file.jsonl" in refused("no_such_file.jsonl")
+
+
+def test_no_id_may_stand_twice_in_a_file(file):
+    path = file(GOOD, "", {**GOOD, "id": "q2"}, GOOD)
+    message = refused(path, limit=1)
+    assert message.startswith(f"{path} line 4: the id 'q1' is that of line 1 too; give each question one of its own")
+    assert "the id '2' is that of line 1" in refused(file({**GOOD, "id": 2}, {**GOOD, "id": None}))
+
+
+def test_control_characters_of_a_question_become_spaces(file):
+    [question] = choice_questions([file({**GOOD, "question": "Which\x0cdrug\x13?\n", "context": "a\x85b"})])["mine"]
+    assert (question.question, question.context) == ("Which drug ?\n", "a b")
+
+
+def test_ids_may_be_numbers_or_missing(file):
+    bare = {key: value for key, value in GOOD.items() if key != "id"}
+    path = file({**GOOD, "id": 70}, {**GOOD, "id": 0.5}, {**GOOD, "id": None}, "", {**GOOD, "id": ""}, bare)
+    assert [q.id for q in choice_questions([path])["mine"]] == ["70", "0.5", "3", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["Aspirin", "Heparin"], "B", "B"),
+        (["Aspirin", "Heparin"], "Heparin", "B"),
+        ({"A": "Aspirin", "B": "Heparin"}, "Heparin", "B"),
+        ({"A": "B", "B": "A"}, "A", "A"),
+        ([5, 10, 20], 20, "C"),
+        ({"A": 5, "B": 10, "C": None}, 10, "B"),
+    ],
+)
+def test_options_may_be_a_list_and_the_answer_an_options_text(file, options, answer, letter):
+    [question] = choice_questions([file({**GOOD, "options": options, "answer_idx": answer})])["mine"]
+    assert question.answer_idx == letter
+    texts = options if isinstance(options, list) else [text for text in options.values() if text is not None]
+    assert question.options == dict(zip("ABC", map(str, texts), strict=False))
+
+
+def test_odd_line_separators_inside_a_question_are_kept(file):
+    path = file(json.dumps({**GOOD, "question": "a\u2028b\u0085c"}, ensure_ascii=False))
+    assert choice_questions([path])["mine"][0].question == "a\u2028b c"  # U+0085 is a control character

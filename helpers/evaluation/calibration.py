@@ -4,27 +4,25 @@ Rows are predictions as `helpers.evaluation.predict` makes them, a choice questi
 probabilities. Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
 """
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from helpers.statistics import share_interval
 
-ROWS_A_BIN = 10  # at least: the 95% interval of even ten spans up to two thirds of all accuracies
-
-
+ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 RESAMPLES = 5000
 
 Row = Mapping[str, Any]
 
 
 def repetition_rate(text: str, n: int = 4) -> float:
-    """The share of a text's n-grams of words that stood there before; 0 for a text of fewer than n words.
+    """The share of a text's n-grams of words that repeat an earlier one; 0 for a text of fewer than n words.
 
     seq-rep-n of Welleck et al. (Neural Text Generation with Unlikelihood Training, ICLR 2020), with words for tokens,
-    so that two tokenizers' models compare.
+    so that models with different tokenizers compare.
     """
     words = text.split()
     grams = list(zip(*(words[i:] for i in range(n)), strict=False))
@@ -32,67 +30,62 @@ def repetition_rate(text: str, n: int = 4) -> float:
 
 
 def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
-    """Accuracy of choice questions by the tokens of their thoughts, in bins of like many rows, shortest first.
+    """Accuracy of multiple-choice questions by the tokens of their thoughts, in quantile bins, shortest first.
 
-    A reply that was cut off is left out, and counted as `truncated`: of its length only a lower bound is known (it is
-    censored) and it counts as wrong by rule, so that it would make long thoughts wrong by construction. What is left
-    says nothing of thoughts near the limit, and is no effect: a harder question gets a longer thought and a wrong
-    answer. Replies that never closed their thought but ended are in.
+    Truncated replies are counted and left out: their lengths are censored and they count as wrong by rule, so that long
+    thoughts would be wrong by construction. The rest is no causal effect: harder questions get longer thoughts and
+    wrong answers. Replies that ended without closing their thought are included.
     """
     whole = [row for row in rows if row["finished"]]
     tokens = np.array([row["thinking_tokens"] for row in whole], dtype=float)
     correct = np.array([row["correct"] for row in whole], dtype=float)
-    found: dict[str, Any] = {"n": len(whole), "truncated": len(rows) - len(whole), "bins": []}
-    if not whole:
-        return found
-    number = _bin_numbers(tokens, bins)
-    for each in np.unique(number):
-        inside = number == each
-        found["bins"].append(
-            {
-                "tokens": [int(tokens[inside].min()), int(tokens[inside].max())],
-                "median_tokens": float(median(tokens[inside])),
-                **_share(correct[inside]),
-            }
-        )
-    return found
+    number = _bin_numbers(tokens, bins) if whole else tokens
+    groups = [(tokens[number == each], correct[number == each]) for each in np.unique(number)]
+    return {
+        "n": len(whole),
+        "truncated": len(rows) - len(whole),
+        "bins": [
+            {"tokens": [int(t.min()), int(t.max())], "median_tokens": float(np.median(t)), **accuracy_of(right)}
+            for t, right in groups
+        ],
+    }
 
 
 def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Accuracy of one side's choice questions by the tokens that it may think, shortest budget first.
+    """Accuracy of one side's multiple-choice questions by the tokens that it may think, smallest budget first.
 
-    From the replies that are there, in two readings. `replied`: the share whose reply ends within so many tokens and
-    is right. `accuracy` and `ci95`: made to answer after so many tokens of its thought, or after all of a shorter one
-    (budget forcing: Muennighoff et al., s1: Simple test-time scaling, 2025). Rows without forced letters are left out.
+    `replied`: the share of replies that end within so many tokens and are right. `accuracy` and `ci95`: of answers that
+    were forced after so many tokens of the thought, or after all of a shorter one (budget forcing: Muennighoff et al.,
+    s1: Simple test-time scaling, 2025). Rows without forced answers are left out.
     """
     known = [row for row in rows if row.get("forced")]
     points = []
     for budget in sorted({int(tokens) for row in known for tokens in row["forced"]}):
         inside = [row for row in known if str(budget) in row["forced"]]
-        forced = np.array([row["forced"][str(budget)] == row["answer_idx"] for row in inside])
+        forced = [row["forced"][str(budget)] == row["answer_idx"] for row in inside]
         replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
-        points.append({"tokens": budget, "replied": replied, **_share(forced)})
+        points.append({"tokens": budget, "replied": replied, **accuracy_of(forced)})
     return points
 
 
 def likeliest(letters: Mapping[str, float]) -> str:
-    """The letter with the largest probability, the first of several."""
+    """The letter with the largest probability, the first one in a tie."""
     return max(letters, key=letters.get)
 
 
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:
-    """How far the letters' probabilities can be believed; None where no row has any. Rows without are `left_out`.
+    """Calibration of the letters' probabilities; None where no row has any. Rows without are counted as `left_out`.
 
     `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017): the mean
-    over rows of how far a bin's accuracy is from its mean confidence, which is the largest letter's probability. Bins
-    hold like many rows, not like widths of confidence: of a few hundred rows those would have bins of one or two,
-    whose accuracy is 0 or 1. `brier` is Brier's score (1950) over all letters, 0 to 2.
+    over rows of the distance between a bin's accuracy and its mean confidence, the largest letter's probability. Bins
+    lie between quantiles: bins of equal width would hold one or two of a few hundred rows. `brier` is Brier's score
+    (1950) over all letters, 0 to 2.
 
-    ECE sums absolute values, so noise adds to it and n rows of a model that is perfectly calibrated have one above 0:
-    `ece_if_calibrated` is that model's mean, and 95% of its draws lie below `ece_if_calibrated_p95`, by simulation
-    with these confidences. It has no interval: a bootstrap adds the noise once more. `overconfidence`, the mean
-    confidence minus the accuracy, has one, from `share_interval`, which is never too narrow for rows that are right
-    with different probabilities (Hoeffding, Annals of Mathematical Statistics 27, 1956: their number spreads less).
+    Noise adds to the ECE, so that a perfectly calibrated model has one above 0: `ece_if_calibrated` is its mean, and
+    95% of its draws lie below `ece_if_calibrated_p95`, simulated with these confidences. The ECE has no interval: a
+    bootstrap would add the noise once more. `overconfidence`, the mean confidence minus the accuracy, has one, from
+    `share_interval`, which is never too narrow for rows that are right with different probabilities (Hoeffding, Annals
+    of Mathematical Statistics 27, 1956).
     """
     known = [row for row in rows if row.get("letters")]
     if not known:
@@ -115,29 +108,30 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
         "ece_if_calibrated_p95": float(np.percentile(if_calibrated, 95)),
         "brier": fmean(_brier(row["letters"], row["answer_idx"]) for row in known),
         "bins": [
-            {"confidence": float(confidence[number == each].mean()), **_share(hit[number == each])}
+            {"confidence": float(confidence[number == each].mean()), **accuracy_of(hit[number == each])}
             for each in np.unique(number)
         ],
     }
 
 
 def _bin_numbers(values: np.ndarray, bins: int) -> np.ndarray:
-    """Of values (..., n) the number of each one's bin, between quantiles along the last axis, same shape.
+    """Numbers of the quantile bins of values (..., n) along the last axis, same shape.
 
-    Equal values share a bin, so that some may be empty; there are fewer bins where these would hold under ten rows.
+    Equal values share a bin, so that some may be empty. There are fewer bins where one would hold under ROWS_A_BIN.
     """
     count = max(1, min(bins, values.shape[-1] // ROWS_A_BIN))
     edges = np.quantile(values, np.arange(1, count) / count, axis=-1)
     return sum((values > edge[..., None] for edge in edges), np.zeros(values.shape, dtype=int))
 
 
-def _share(right: np.ndarray) -> dict[str, Any]:
-    n, k = right.size, int(right.sum())
-    return {"n": n, "accuracy": k / n, "ci95": list(share_interval(k, n))}
+def accuracy_of(right: Collection[bool]) -> dict[str, Any]:
+    """`n`, and the share that is right with its interval, None of nothing."""
+    n, k = len(right), int(sum(right))
+    return {"n": n, "accuracy": k / n if n else None, "ci95": list(share_interval(k, n)) if n else None}
 
 
 def _ece(confidence: np.ndarray, hit: np.ndarray, bins: int) -> np.ndarray:
-    """Of confidences and hits, both (..., n), the expected calibration error, (...)."""
+    """The expected calibration error, (...), of confidences and hits, both (..., n)."""
     number, gap = _bin_numbers(confidence, bins), confidence - hit
     return sum(abs(np.where(number == each, gap, 0).sum(-1)) for each in range(bins)) / confidence.shape[-1]
 

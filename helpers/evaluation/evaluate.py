@@ -1,21 +1,21 @@
 """Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
+from helpers.decoding import can_decode
 from helpers.evaluation.calibration import likeliest
 from helpers.evaluation.lm_eval_tasks import write_tasks
 from helpers.evaluation.metrics import SIDES, Prediction, side_by_side, summarise
 from helpers.evaluation.scoring import extract_choice
 from helpers.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import Reply, generate
-from helpers.losses import letter_probabilities, token_nlls
+from helpers.losses import Forced, causal_model, letter_probabilities, token_nlls
 from helpers.machine import describe_machine
 from helpers.models.loading import load_tokenizer, load_with_adapter
 from helpers.modules import fingerprints
@@ -25,19 +25,17 @@ from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commit
 from helpers.run_dir import Run, note_in_record
 from helpers.tracking import log_table, tracked
 
-DECODING = ("models.loading", "generation", "decoding")  # the modules that decide which tokens come
-
+DECODING = ("models.loading", "generation", "decoding")  # the modules that a reply's tokens depend on
+BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which an answer is forced, beside the whole
 Question = dict[str, Any]
-BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which a model is made to answer, beside the whole
 
 
 @contextmanager
 def adapter_switched(model: Any, side: str) -> Iterator[None]:
-    """In the block `model` answers as the base model, or as the tuned one: the same weights either way.
+    """In the block `model` answers as the base or as the tuned model; its weights are the same before and after.
 
-    For the tuned side the adapter is added into the weights for the time of the block, which spares two small
-    matrix products a layer and token; not into 4-bit or 16-bit weights, where part of the change would be rounded away
-    and another model measured than the one that was trained.
+    The tuned side's adapter is merged for the block, which saves two small matrix products a layer and token; but not
+    into 4-bit or 16-bit weights, where rounding would make it another model than the one that was trained.
     """
     import torch
 
@@ -55,59 +53,70 @@ def adapter_switched(model: Any, side: str) -> Iterator[None]:
 
 
 def validation_rows(run: Run) -> list[dict[str, str]]:
-    """The unseen rows that are scored and answered."""
+    """The unseen rows that are scored and answered, `evaluation.max_validation` of them."""
     path = run.require("data/validation.jsonl", "03_dataset_prep")
     return read_jsonl(path)[: run.config.evaluation.max_validation]
 
 
-def predict(run: Run, model: Any, tokenizer: Any, side: str) -> list[Prediction]:
-    """One side's predictions: every validation row and every multiple-choice question, see `score`.
+def questions(run: Run, tokenizer: Any) -> list[Question]:
+    """Validation rows first, then the multiple-choice questions task by task.
 
-    A validation row also has what `unseen_losses` gives, a choice question what `made_to_answer` gives.
+    Keys: task, id, question, target, prompt (what the model reads); of a multiple-choice question also options.
     """
-    asked = questions(run, tokenizer, validation_rows(run))
+    settings, style = run.config.evaluation, run.config.model.prompt_style
+    found = [
+        {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
+        for i, row in enumerate(validation_rows(run))
+    ]
+    for task, choices in choice_questions(settings.questions, settings.max_questions).items():
+        found += [
+            {"task": task, "id": q.id, "question": q.as_prompt(), "target": q.answer_idx, "options": q.options}
+            for q in choices
+        ]
+    return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in found]
+
+
+def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str) -> list[Prediction]:
+    """One side's predictions for the questions, see `score`.
+
+    A validation row also has what `unseen_losses` gives, a multiple-choice question what `force_answers` gives.
+    """
+    prompts = _encoded(run, tokenizer, asked)
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        replies = _replies(run, model, tokenizer, [question["question"] for question in asked], side)
-        predictions = score(asked, replies, tokenizer)
-        made_to_answer(run, model, tokenizer, [row for row in predictions if "options" in row], side)
+        predictions = score(asked, _replies(run, model, tokenizer, prompts, side), tokenizer)
+        choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
+        force_answers(run, model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
     return predictions
 
 
-def made_to_answer(run: Run, model: Any, tokenizer: Any, rows: list[Prediction], side: str) -> None:
-    """Add to each choice question's row what the model would answer after its thought, and after parts of it.
+def force_answers(run: Run, model: Any, tokenizer: Any, choices: list[tuple[Prediction, list[int]]], side: str) -> None:
+    """Add to each multiple-choice prediction, given with its prompt's ids, the answers after parts of its thought.
 
-    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are put after it,
-    and the letters' probabilities read off: the model no longer loses by thinking long. `forced` maps each of these
-    numbers to the likeliest letter; its last is the limit on new tokens, and so the whole thought, of which `letters`
+    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are appended, and
+    the letters' probabilities are read: a long thought no longer costs the answer. `forced` maps each of these numbers
+    to the likeliest letter; the last is the limit on new tokens, so that the whole thought counts, of which `letters`
     has the probabilities. Both are None where the vocabulary does not tell the letters apart.
     """
     limit = run.config.generation.max_new_tokens
-    budgets = [int(limit * share) for share in BUDGETS]
+    budgets = [*(int(limit * share) for share in BUDGETS), limit]
     # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
     before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
-    tag, asked = encode_thought(tokenizer, ""), []
-    for row in rows:
-        prompt = encode_prompt(tokenizer, row["question"], run.config.model.prompt_style)
-        thought = split_reasoning(row["reply"]).thinking.rstrip() + before
-        tokens = encode_thought(tokenizer, thought)
-        whole = tokens[: len(tokens) - len(tag)]
-        asked += [([*prompt, *whole[:budget], *tag], after + LEAD, list(row["options"])) for budget in [*budgets, None]]
-    found = letter_probabilities(model, tokenizer, asked, f"forced answers, {side} model")
-    for i, row in enumerate(rows):
-        each = found[i * (len(budgets) + 1) : (i + 1) * (len(budgets) + 1)]
-        known = each[-1] is not None
-        row["letters"] = each[-1]
-        row["forced"] = (
-            {str(budget): likeliest(letters) for budget, letters in zip([*budgets, limit], each, strict=True)}
-            if known
-            else None
-        )
+    tag, forced = encode_thought(tokenizer, ""), []
+    for row, prompt in choices:
+        thought = encode_thought(tokenizer, split_reasoning(row["reply"]).thinking.rstrip() + before)[: -len(tag)]
+        cuts = [len(prompt) + min(budget, len(thought)) for budget in budgets[:-1]] + [len(prompt) + len(thought)]
+        forced.append(Forced([*prompt, *thought], cuts, tag, after + LEAD, list(row["options"])))
+    cached = can_decode(causal_model(model))
+    found = letter_probabilities(model, tokenizer, forced, f"forced answers, {side} model", cached)
+    for (row, _), each in zip(choices, found, strict=True):
+        row["letters"] = each and each[-1]
+        row["forced"] = each and {str(n): likeliest(letters) for n, letters in zip(budgets, each, strict=True)}
 
 
-def predict_between(run: Run, model: Any, tokenizer: Any, share: float) -> list[Prediction]:
+def predict_between(run: Run, model: Any, tokenizer: Any, asked: list[Question], share: float) -> list[Prediction]:
     """Predictions with a share of the adapter's strength: rows with `nll`, and each task's first few questions.
 
     Weights between the base's and the tuned ones can be better than both, or keep what tuning lost (Wortsman et al.,
@@ -115,26 +124,23 @@ def predict_between(run: Run, model: Any, tokenizer: Any, share: float) -> list[
     """
     from peft.helpers import rescale_adapter_scale
 
-    most = run.config.evaluation.strength_questions
-    taken: Counter[str] = Counter()
-    asked = []
-    for question in questions(run, tokenizer, validation_rows(run)):
-        taken[question["task"]] += 1
-        if "options" in question and taken[question["task"]] <= most:
-            asked.append(question)
+    choices = (question for question in asked if "options" in question)
+    few: list[Question] = []
+    for _, task in groupby(choices, key=itemgetter("task")):
+        few += islice(task, run.config.evaluation.strength_questions)
+    name = f"strength-{share:g}"
     with rescale_adapter_scale(model, share), adapter_switched(model, "tuned"):
-        losses = unseen_losses(run, model, tokenizer, f"rows scored, strength-{share:g} model")
-        texts = [question["question"] for question in asked]
-        replies = _replies(run, model, tokenizer, texts, f"strength-{share:g}") if texts else []
+        losses = unseen_losses(run, model, tokenizer, f"rows scored, {name} model")
+        replies = _replies(run, model, tokenizer, _encoded(run, tokenizer, few), name) if few else []
     unseen = [{"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", **nlls} for i, nlls in enumerate(losses)]
-    return [*unseen, *score(asked, replies, tokenizer)]
+    return [*unseen, *score(few, replies, tokenizer)]
 
 
 def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:
-    """Of each validation row the NLL, nats a token, of all that the model should write, of the thought, of the rest.
+    """NLL of each validation row's completion in nats a token: all of it, the thought (with `</think>`), the answer.
 
-    `nll_delimiter` is the part of `nll` that falls on `</think>` and the token after it, where the thought ends: the
-    base model's makers trained another separator. `nll_text` is the NLL of all other tokens.
+    `nll_delimiter` is the part of `nll` that falls on `</think>` and the token after it: the base model's makers
+    trained another separator. `nll_text` is the mean over all other tokens.
     """
     settings, rows = run.config.model, validation_rows(run)
     encoded = [encode_example(tokenizer, row, settings.max_length, settings.prompt_style) for row in rows]
@@ -155,41 +161,19 @@ def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[
     return losses
 
 
-def _prompts(run: Run, tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [encode_prompt(tokenizer, text, run.config.model.prompt_style) for text in texts]
+def _encoded(run: Run, tokenizer: Any, asked: list[Question]) -> list[list[int]]:
+    return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
 
 
-def _replies(run: Run, model: Any, tokenizer: Any, texts: list[str], name: str) -> list[Reply]:
-    """Replies to questions by the model as it is set up now, named for the reader; each is kept as it ends."""
-    return generate(
-        model,
-        tokenizer,
-        _prompts(run, tokenizer, texts),
-        run.config.generation,
-        run.config.seed,
-        f"replies, {name} model",
-        kept=_kept(run, name),
-        identity=_identity(run, name),
-    )
-
-
-def questions(run: Run, tokenizer: Any, rows: list[dict[str, str]]) -> list[Question]:
-    """What is asked, the rows first, then task by task, in the order in which it is asked."""
-    settings, style = run.config.evaluation, run.config.model.prompt_style
-    asked = [
-        {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
-        for i, row in enumerate(rows)
-    ]
-    for task, choices in choice_questions(settings.questions, settings.max_questions).items():
-        asked += [
-            {"task": task, "id": q.id, "question": q.as_prompt(), "target": q.answer_idx, "options": q.options}
-            for q in choices
-        ]
-    return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in asked]
+def _replies(run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], name: str) -> list[Reply]:
+    """Replies of the model called `name`; each is stored as it ends, and a call that was stopped continues."""
+    kept = run / f"evaluation/.replies.{name}.jsonl"
+    what, identity = f"replies, {name} model", _identity(run, name)
+    return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
 
 
 def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
-    """A row a question.
+    """One row for each question.
 
     Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
     a multiple-choice question options, answer_idx, choice, correct.
@@ -217,74 +201,75 @@ def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[P
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, and return the metrics.
+    """Ask both sides, save evaluation/predictions.{base,tuned,strength}.jsonl and metrics.json, return the metrics.
 
-    Replies are kept as they are made: an evaluation that was stopped goes on with the next question, and one of which
-    only the scoring or the figures have changed asks nothing again.
+    Each reply is stored as it ends: an evaluation that was stopped continues with the next question, and after a change
+    in scoring or metrics alone no question is asked again.
     """
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
-    write_tasks(run / "evaluation/tasks", questions(run, tokenizer, []), run.config.generation)
+    asked = questions(run, tokenizer)
+    write_tasks(run / "evaluation/tasks", asked, run.config.generation)
     with tracked(run, "evaluation") as tracker:
-        predictions = {side: predict(run, model, tokenizer, side) for side in SIDES}
-        between = {share: predict_between(run, model, tokenizer, share) for share in run.config.evaluation.strengths}
-        metrics = summarise(predictions["base"], predictions["tuned"], run.config.seed, flagged(run), between)
+        base, tuned = (predict(run, model, tokenizer, asked, side) for side in SIDES)
+        strengths = run.config.evaluation.strengths
+        between = {share: predict_between(run, model, tokenizer, asked, share) for share in strengths}
         if commits := question_commits(run.config.evaluation.questions):
             note_in_record(run, questions=commits)
-        for side in SIDES:
-            write_jsonl(run / f"evaluation/predictions.{side}.jsonl", predictions[side])
-        write_json(run / "evaluation/metrics.json", metrics)
-        write_jsonl(
-            run / "evaluation/predictions.strength.jsonl",
-            [{"strength": share, **row} for share, rows in between.items() for row in rows],
-        )
+        metrics = _save(run, base, tuned, between)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
-        log_table(tracker, "replies_before_after", side_by_side(predictions["base"], predictions["tuned"]))
+        log_table(tracker, "replies_before_after", side_by_side(base, tuned))
+    return metrics
+
+
+def _save(
+    run: Run, base: list[Prediction], tuned: list[Prediction], between: dict[float, list[Prediction]] | None
+) -> dict[str, Any]:
+    """Write the predictions and the metrics of them, and return the metrics."""
+    metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
+    predictions = {"base": base, "tuned": tuned}
+    if between is not None:
+        predictions["strength"] = [{"strength": share, **row} for share, rows in between.items() for row in rows]
+    for name, rows in predictions.items():
+        write_jsonl(run / f"evaluation/predictions.{name}.jsonl", rows)
+    write_json(run / "evaluation/metrics.json", metrics)
     return metrics
 
 
 def flagged(run: Run) -> dict[str, list[str]]:
-    """By task the questions that 03 found to resemble training rows; of a task that it did not compare, nothing."""
+    """Ids of the questions that resemble training rows, by task; a task that 03 did not compare is missing."""
     path = run / "data/report.json"
     compared = read_json(path)["overlap"] if path.is_file() else {}
     return {task: found["flagged"] for task, found in compared.items() if "flagged" in found}  # older ones have none
 
 
-def _kept(run: Run, name: str) -> Path:
-    """Where a model's replies are kept, token by token."""
-    return run / f"evaluation/.replies.{name}.jsonl"
-
-
 def _identity(run: Run, name: str) -> str:
-    """What makes a model's replies: settings, code, GPU and, but for the base model, the adapter and its strength."""
+    """What a model's replies depend on: settings, code, GPU and, but for the base model, adapter and strength."""
     adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
     return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])
 
 
 def _choice(row: Prediction) -> Prediction:
-    """How a multiple-choice reply reads: `choice`, `correct`."""
+    """`choice` and `correct` of a multiple-choice reply."""
     choice = extract_choice(row["reply"], row["options"])
-    # Without its end a reply may not have had its last word: it counts as wrong, whatever it has said so far.
+    # A reply that was cut off counts as wrong, whatever it has stated so far: it might have changed its answer.
     return {"choice": choice, "correct": row["finished"] and choice == row["answer_idx"]}
 
 
 def rescore(run: Run) -> dict[str, Any]:
-    """Read the replies that the folder holds by today's rules, without a model; writes and returns as `evaluate` does.
+    """Score the stored replies again, without a model; writes and returns what `evaluate` does.
 
-    What a model or its tokenizer has measured stays: losses, letters, tokens.
+    What needs a model or a tokenizer stays: losses, letters, numbers of tokens.
     """
-    paths = [run.require(f"evaluation/predictions.{side}.jsonl", "05_evaluation") for side in SIDES]
-    paths += (run / "evaluation").glob("predictions.strength.jsonl")  # older folders have none
-    base, tuned, *rest = files = [read_jsonl(path) for path in paths]
-    for row in filter(lambda row: "reply" in row, chain(*files)):
-        row |= {"closed": split_reasoning(row["reply"]).closed} | (_choice(row) if "options" in row else {})
+    base, tuned = (read_jsonl(run.require(f"evaluation/predictions.{side}.jsonl", "05_evaluation")) for side in SIDES)
+    path = run / "evaluation/predictions.strength.jsonl"
+    strength = read_jsonl(path) if path.is_file() else []  # older folders have none
+    for row in chain(base, tuned, strength):
+        if "reply" in row:
+            row |= {"closed": split_reasoning(row["reply"]).closed} | (_choice(row) if "options" in row else {})
     between: dict[float, list[Prediction]] = {}
-    for row in chain(*rest):
+    for row in strength:
         between.setdefault(row["strength"], []).append(row)
-    metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
-    for path, rows in zip(paths, files, strict=True):
-        write_jsonl(path, rows)
-    write_json(run / "evaluation/metrics.json", metrics)
-    return metrics
+    return _save(run, base, tuned, between if path.is_file() else None)

@@ -7,6 +7,7 @@ from typing import Any
 from helpers.evaluation.calibration import (
     accuracy_by_budget,
     accuracy_by_length,
+    accuracy_of,
     calibration,
     likeliest,
     repetition_rate,
@@ -21,7 +22,6 @@ from helpers.statistics import (
     paired_difference,
     paired_shares,
     points_apart,
-    share_interval,
     verdict,
 )
 
@@ -40,8 +40,8 @@ def summarise(
 ) -> dict[str, Any]:
     """evaluation/metrics.json from the two sides' predictions, which are in the same order.
 
-    `flagged`: by task the ids of questions that training rows resemble, as 03 found; of a task that is not in it
-    nothing is known. `between`: by the share of the adapter's strength predictions for rows that are in `base` too.
+    `flagged`: ids of the questions that resemble training rows, by task; a task that 03 did not compare is missing.
+    `between`: predictions for some of the same rows, by the share of the adapter's strength.
     """
     sides = (base, tuned)
     return {
@@ -54,12 +54,12 @@ def summarise(
 def compare_tasks(
     base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-    """Each task's figures in both readings, as replied and made to answer, and the sentences that they allow.
+    """Each task's figures and verdicts, as replied and with forced answers.
 
-    p values are adjusted to the number of all these tests together.
+    p values are adjusted for the number of all these tests together.
     """
     tasks: dict[str, Any] = {}
-    tests: dict[tuple[str, str], dict[str, Any]] = {}
+    tests: dict[tuple[str, str], dict[str, Any]] = {}  # (task, noun of its verdict): the figures
     for name in dict.fromkeys(row["task"] for row in base):
         sides = _of(base, name), _of(tuned, name)
         tasks[name] = _accuracies(*sides)
@@ -68,23 +68,17 @@ def compare_tasks(
         for key, measure in (("length", accuracy_by_length), ("budget", accuracy_by_budget)):
             tasks[name][key] = {side: measure(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
-        tests[name, "replied"] = tasks[name]
+        tests[name, "accuracy"] = tasks[name]
         if tasks[name]["made_to_answer"]:
-            tests[name, "forced"] = tasks[name]["made_to_answer"]
+            tests[name, "accuracy when made to answer"] = tasks[name]["made_to_answer"]
     adjusted = adjust_holm({key: found["paired"]["mcnemar_p"] for key, found in tests.items()})
-    for (name, reading), found in tests.items():
+    for (name, noun), found in tests.items():
         paired = found["paired"]
-        paired["mcnemar_p_holm"] = adjusted[name, reading]
-        found["verdict"] = verdict(
-            paired["delta"],
-            paired["delta_ci95"],
-            detectable=paired["detectable"],
-            p_value=adjusted[name, reading],
-            n=found["n"],
-            noun="accuracy" if reading == "replied" else "accuracy when made to answer",
-        )
-        if reading == "replied":
-            found["verdict"] += _cut_off(found) + _below_chance(found)
+        paired["mcnemar_p_holm"] = p = adjusted[name, noun]
+        figures = paired["delta"], paired["delta_ci95"]
+        found["verdict"] = verdict(*figures, noun=noun, detectable=paired["detectable"], p_value=p, n=found["n"])
+    for task in tasks.values():
+        task["verdict"] += _cut_off(task) + _below_chance(task)
     return tasks
 
 
@@ -93,8 +87,8 @@ def strength_points(
 ) -> list[dict[str, Any]]:
     """NLL and accuracy by the share of the adapter's strength, on the rows and questions that all shares have.
 
-    An interval is that of the paired difference from the base model, laid around the curve: rows differ far more from
-    each other than one row does from itself at another strength. So the base model's own has no width.
+    The intervals are those of the paired difference from the base model, whose own therefore has no width: rows differ
+    far more from each other than one row does from itself at another strength.
     """
     asked = {(row["task"], row["id"]) for rows in between.values() for row in rows}
     shares = {0.0: base, **between, 1.0: tuned}
@@ -117,7 +111,7 @@ def strength_points(
 
 
 def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each task's accuracy difference on all questions and without those that training rows resemble, as text."""
+    """Each task's accuracy difference on all questions and without those that resemble training rows, as text."""
     rows = []
     for name, task in tasks.items():
         flagged = task["flagged"]
@@ -137,8 +131,8 @@ def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
     """Pairs of replies to the same question, those that got worse first, then those that got better.
 
-    What is judged is the reply: of a choice question whether it is right, of an open one whether it comes to an
-    answer at all. A row's NLL says what text a model expects, not what it writes.
+    A reply to a multiple-choice question is judged by whether it is right, to an open one by whether it closes its
+    thought. A row's NLL measures what text a model expects, not what it writes.
     """
     pairs = []
     for one, two in zip(base, tuned, strict=True):
@@ -158,7 +152,7 @@ def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Predic
 
 
 def example(pairs: list[Prediction], outcome: str) -> str:
-    """The first pair with this outcome ("worse", "better" or "same") as markdown, both replies taken apart."""
+    """The first pair with this outcome ("worse", "better" or "same") as markdown, each reply split at its thought."""
     pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
     if pair is None:
         return f"*No reply got {outcome}.*"
@@ -175,33 +169,27 @@ def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
         return by([measure(row) for row in base], [measure(row) for row in tuned])
 
     nll = compared(lambda row: row["nll"])
-    parts = {
-        part: compared(lambda row, part=part: row[f"nll_{part}"]) for part in PARTS if f"nll_{part}" in base[0]
-    }  # the replies of an older release have not all of them
+    known = [part for part in PARTS if f"nll_{part}" in base[0]]  # an older release wrote fewer
+    parts = {part: compared(lambda row, part=part: row[f"nll_{part}"]) for part in known}
     form = {key: compared(lambda row, key=key: row[key], paired_shares) for key in ("closed", "finished")}
     tokens = compared(lambda row: row["thinking_tokens"])
+    measures = {"nll": nll, **form, "thinking_tokens": tokens}
+    delta, interval = nll["delta"], nll["delta_ci95"]
+    claim = verdict(delta, interval, lower_is_better=True, noun="completion NLL", points=False, n=nll["n"])
     return {
         "n": len(base),
-        **{
-            side: {"nll": nll[side], **{key: form[key][side] for key in form}, "thinking_tokens": tokens[side]}
-            for side in SIDES
-        },
-        "paired": {"nll_delta": nll["delta"], "nll_delta_ci95": nll["delta_ci95"]},
+        **{side: {key: measure[side] for key, measure in measures.items()} for side in SIDES},
+        "paired": {"nll_delta": delta, "nll_delta_ci95": interval},
         "parts": parts,
-        "delimiter_share": parts["delimiter"]["delta"] / nll["delta"]
-        if "delimiter" in parts and nll["delta"]
-        else None,
+        "delimiter_share": parts["delimiter"]["delta"] / delta if "delimiter" in parts and delta else None,
         "form": {**form, "thinking_tokens": tokens},
         "repetition": compared(lambda row: repetition_rate(row["reply"])),
-        "verdict": verdict(
-            nll["delta"], nll["delta_ci95"], lower_is_better=True, noun="completion NLL", points=False, n=nll["n"]
-        )
-        + _at_the_delimiter(nll, parts),
+        "verdict": claim + _at_the_delimiter(nll, parts),
     }
 
 
 def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    """A sentence on how much of the difference is form: `</think>` and the token after it, where makers differ."""
+    """A sentence on how much of the difference is form: `</think>` and the token after it."""
     if "delimiter" not in parts or not nll["delta_ci95"]:
         return ""
     there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
@@ -211,33 +199,8 @@ def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
-    pairs = compare_paired([row["correct"] for row in base], [row["correct"] for row in tuned])
-    return {
-        "n": pairs["n"],
-        "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
-        "chance": chance([len(row["options"]) for row in base]),
-        **{
-            side: {
-                "accuracy": pairs[f"{side}_accuracy"],
-                "ci95": pairs[f"{side}_ci95"],
-                "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
-                "truncated": fmean(not row["finished"] for row in rows),
-                "answered": _answered([row["correct"] for row in rows if row["choice"] is not None]),
-            }
-            for side, rows in zip(SIDES, (base, tuned), strict=True)
-        },
-        "paired": {key: pairs[key] for key in PAIRED},
-    }
-
-
-def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any] | None:
-    """Accuracy of the letters that both sides' thoughts lead to, closed or not; None where no letter could be had."""
-    pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
-    if not pairs:
-        return None
-    right = [[likeliest(pair[i]["letters"]) == pair[i]["answer_idx"] for pair in pairs] for i in range(len(SIDES))]
-    found = compare_paired(*right)
+def _compared(base: Sequence[bool], tuned: Sequence[bool]) -> dict[str, Any]:
+    found = compare_paired(base, tuned)
     return {
         "n": found["n"],
         **{side: {"accuracy": found[f"{side}_accuracy"], "ci95": found[f"{side}_ci95"]} for side in SIDES},
@@ -245,8 +208,31 @@ def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str
     }
 
 
+def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
+    figures = _compared(*([row["correct"] for row in rows] for rows in (base, tuned)))
+    for side, rows in zip(SIDES, (base, tuned), strict=True):
+        figures[side] |= {
+            "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
+            "truncated": fmean(not row["finished"] for row in rows),
+            "answered": accuracy_of([row["correct"] for row in rows if row["choice"] is not None]),
+        }
+    return {
+        "n": figures.pop("n"),
+        "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
+        "chance": chance([len(row["options"]) for row in base]),
+        **figures,
+    }
+
+
+def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any] | None:
+    """Accuracy of the answers forced after both sides' thoughts, closed or not; None where no letters were measured."""
+    pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
+    right = [[likeliest(row["letters"]) == row["answer_idx"] for row in rows] for rows in zip(*pairs, strict=True)]
+    return _compared(*right) if right else None
+
+
 def _cut_off(task: Mapping[str, Any]) -> str:
-    """A sentence on the replies that the token limit cut off: a model can gain by being brief."""
+    """A sentence on the replies that the token limit cut off: a model can gain by brevity alone."""
     base, tuned = (task[side]["truncated"] for side in SIDES)
     if not base and not tuned:
         return " No reply was cut off at the token limit."
@@ -256,29 +242,21 @@ def _cut_off(task: Mapping[str, Any]) -> str:
     )
 
 
-def _answered(correct: list[bool]) -> dict[str, Any]:
-    """Of the replies that name an option: how many, and the share of them that is right."""
-    if not correct:
-        return {"n": 0, "accuracy": None, "ci95": None}
-    return {"n": len(correct), "accuracy": fmean(correct), "ci95": list(share_interval(sum(correct), len(correct)))}
-
-
 def _below_chance(task: Mapping[str, Any]) -> str:
-    """A sentence on the models that a guess would beat: what they gain by naming options at all is no knowledge."""
+    """A sentence on the models that a guess would beat: what they gain by naming options at all is not knowledge."""
     below = [side for side in SIDES if task[side]["ci95"][1] < task["chance"]]
     if not below:
         return ""
-    told = []
+    shares = []
     for side in below:
         answered = task[side]["answered"]
         right = f" and is right in {answered['accuracy']:.0%} of those" if answered["n"] else ""
-        told.append(f"the {side} model names an option in {answered['n']} of {task['n']} replies{right}")
+        shares.append(f"the {side} model names an option in {answered['n']} of {task['n']} replies{right}")
     guess = f"a guess would be right more often ({task['chance']:.0%})"
-    return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(told)}."
+    return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(shares)}."
 
 
 def _without(base: list[Prediction], tuned: list[Prediction], flagged: Sequence[str]) -> dict[str, Any]:
-    """How many questions are flagged, and the figures without them; None where none is left."""
-    clean = [pair for pair in zip(base, tuned, strict=True) if pair[0]["id"] not in set(flagged)]
-    rest = _accuracies(*map(list, zip(*clean, strict=True))) if clean else None
-    return {"n": len(base) - len(clean), "without": rest}
+    """The number of flagged questions, and the figures without them; None where none is left."""
+    sides = [[row for row in rows if row["id"] not in flagged] for rows in (base, tuned)]
+    return {"n": len(base) - len(sides[0]), "without": _accuracies(*sides) if sides[0] else None}

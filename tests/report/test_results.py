@@ -1,0 +1,259 @@
+"""index.html and the model card: the figures of metrics.json, and text from outside as text."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from evaluated_rows import BASE, SEED, TUNED
+
+from helpers import machine
+from helpers.evaluation.metrics import summarise
+from helpers.files import write_json, write_jsonl, write_text
+from helpers.report.results import STAGES, headline, write_index, write_model_card
+from helpers.run_dir import open_run
+
+MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder in which nothing has run yet."""
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    return open_run("smoke", tmp_path / "a run")
+
+
+def fill(run, base=BASE, tuned=TUNED):
+    """Every stage's results as the stages would leave them, by hand."""
+    metrics = summarise(base, tuned, SEED, {"medqa": ["medqa-1"], "other": []}, {0.5: tuned})
+    edges = [0, 256, 512]
+    tokens = {"histogram": {"edges": edges, "train": [12, 3], "validation": [1, 1], "test": [0, 1]}}
+    splits = {"train": 1501, "validation": 37, "test": 41}
+    provenance = {"source": "rows", "revision": "0a1b2c", "rows": 1579, "fingerprint": "f"}
+    write_json(run / "data/report.json", {"provenance": provenance, "splits": splits, "tokens": tokens})
+    write_jsonl(run / "training/log.jsonl", [{"step": 0, "validation_nll": 3.5}, {"step": 1, "loss": 3.25}])
+    training = {"steps": 4, "tokens_per_second": 115.4, "peak_memory_gib": 1.26}
+    write_json(run / "training/metrics.json", {**training, "validation_nll": {"before": 3.5, "after": 3.25}})
+    write_jsonl(run / "evaluation/predictions.base.jsonl", base)
+    write_jsonl(run / "evaluation/predictions.tuned.jsonl", tuned)
+    write_json(run / "evaluation/metrics.json", metrics)
+    write_json(run / "export/report.json", {"files": [{"name": "model-q8_0.gguf", "mib": 138.4}]})
+    write_text(run / "export/model-q8_0.gguf", "")
+    write_json(run / "stages.json", {name: {"inputs": "x", "seconds": 7.0 + i} for i, name in enumerate(STAGES)})
+    for name in STAGES:
+        write_text(run / f"notebooks/{name}.html", "")
+    return metrics
+
+
+class Page(HTMLParser):
+    """The texts of a page's cells and every address that it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.addresses, self.tags, self._cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def figures_of(metrics):
+    """What a reader must find, from metrics.json: row by row the base's, the tuned's and the difference's figures."""
+    unseen = metrics["validation"]
+    rows = []
+    for base, tuned, delta, interval in (
+        (unseen["base"]["nll"], unseen["tuned"]["nll"], *unseen["paired"].values()),
+        *(tuple(part.values())[1:] for part in unseen["parts"].values()),
+    ):
+        spread = "{:+.3f} to {:+.3f}".format(*interval) if interval else "too few rows for an interval"
+        rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({spread})"])
+    for key in ("closed", "finished"):
+        base, tuned = (unseen[side][key] for side in ("base", "tuned"))
+        interval = unseen["form"][key]["delta_ci95"]
+        spread = "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval)) if interval else rows[0][2][8:-1]
+        rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.1f} points ({spread})"])
+    medqa, other = metrics["tasks"].values()
+    for task in (medqa, medqa["flagged"]["without"], other):
+        low, high = (100 * end for end in task["paired"]["delta_ci95"])
+        difference = f"{100 * task['paired']['delta']:+.1f} points ({low:+.1f} to {high:+.1f})"
+        rows.append([f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned")] + [difference])
+    return rows
+
+
+def test_there_is_no_headline_before_there_are_metrics(run):
+    assert headline(run) == []
+
+
+def test_the_headline_holds_the_figures_of_the_metrics(run):
+    metrics = fill(run)
+    rows = headline(run)
+    assert [list(row[1:]) for row in rows] == figures_of(metrics)
+    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (too few rows for an interval)")
+    assert "2 unseen rows" in rows[0][0]
+    assert "medqa (n=4, chance 27%)" in rows[5][0]
+    assert "without 1 flagged as like training rows (n=3)" in rows[6][0]
+    metrics = fill(run, BASE[:2] * 3 + BASE[2:], TUNED[:2] * 3 + TUNED[2:])
+    rows = headline(run)
+    assert [list(row[1:]) for row in rows] == figures_of(metrics)
+    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.545 to +0.145)")
+
+
+def test_the_index_of_an_empty_run_says_what_is_to_come(run):
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "Did it help?" not in text
+    assert "img" not in page.tags
+    assert page.addresses == ["run.yaml"]
+    assert [row[0].strip() for row in page.rows[1:]] == [f"{name[:2]} {title}" for name, title in STAGES.items()]
+
+
+def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
+    metrics = fill(run)
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    shown = [row[1:] for row in page.rows if len(row) == 4]
+    assert shown == [["base", "tuned", "difference (95% interval)"], *figures_of(metrics)]
+    for verdict in (metrics["validation"]["verdict"], *(task["verdict"] for task in metrics["tasks"].values())):
+        assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
+    stages = [" ".join(cell.split()) for row in page.rows if len(row) == 3 for cell in row[1:]][2:]
+    assert stages[::2] == [
+        "",
+        "",
+        "1501 training, 37 validation, 41 test rows",
+        "4 steps, 115 tokens/s, peak 1.3 GiB, validation loss 3.500 to 3.250",
+        "2 unseen rows, 7 multiple-choice questions",
+        "model-q8_0.gguf (138 MiB)",
+    ]
+    assert stages[1::2] == ["7", "8", "9", "10", "11", "12"]
+    assert page.tags.count("img") == 6
+    # It needs nothing from elsewhere, and its links lead somewhere.
+    pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
+    links = [address for address in page.addresses if address not in pictures]
+    assert len(links) >= 12
+    assert [link for link in links if not (run / link).is_file()] == []
+    without = re.sub(r'"data:image/png;base64,[A-Za-z0-9+/=]*"', "", text)
+    assert not re.search(r"//[\w-]+\.|@import|url\(", without)
+    assert not {"script", "iframe", "link", "object", "embed"} & set(page.tags)
+
+
+@pytest.mark.parametrize("stages", [("data",), ("data", "training", "evaluation")])
+def test_the_index_can_be_written_after_each_stage(run, stages):
+    fill(run)
+    for name in {"data", "training", "evaluation", "export"} - set(stages):
+        for path in (run / name).iterdir():
+            path.unlink()
+    text = write_index(run).read_text(encoding="utf-8")
+    assert ("1501 training" in text, "115 tokens/s" in text) == ("data" in stages, "training" in stages)
+    assert ("Did it help?" in text) == ("evaluation" in stages)
+    assert "138 MiB" not in text
+    assert [link for link in Page(text).addresses if ":" not in link and not (run / link).is_file()] == []
+
+
+def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE.model_copy(update={"gpu": "<u>GPU</u>"}))
+    run = open_run("smoke", tmp_path / "<b>&run")
+    evil = "<img src=x onerror=alert(1)>"
+    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
+    fill(run, base, tuned)
+    text = write_index(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags.count("img") == 6  # the pictures
+    assert not {"b", "u"} & set(page.tags)
+    assert "x" not in page.addresses
+    assert html.escape(evil) in text
+    assert "&lt;b&gt;&amp;run" in text
+    assert "&lt;u&gt;GPU" in text
+
+
+def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
+    from nbconvert.filters.markdown import markdown2html
+
+    run = open_run("smoke", tmp_path / "run", {"data.source": str(file_of(tmp_path, "a`|<b>.jsonl"))})
+    evil = "<img src=x onerror=alert(1)> | [x](javascript:alert(2)) ![](http://a.example/b.png) $\\frac$"
+    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
+    metrics = fill(run, base, tuned)
+    write_model_card(run, run / "README.md")
+    text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+    page = Page(markdown2html(text))
+    assert not {"img", "b", "script"} & set(page.tags)
+    assert not [address for address in page.addresses if "javascript" in address or "a.example" in address]
+    assert [row[1:] for row in card_rows(text.partition("## Results")[2])[2:]] == figures_of(metrics)
+    write_index(run)  # nor is it a formula in a picture
+
+
+def file_of(folder, name):
+    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    return folder / name
+
+
+def card_rows(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_model_card_holds_the_figures_of_the_metrics(run):
+    metrics = fill(run)
+    write_model_card(run, run / "adapter/README.md")
+    text = (run / "adapter/README.md").read_text(encoding="utf-8")
+    results = card_rows(text.partition("## Results")[2])
+    assert [row[1:] for row in results[2:]] == figures_of(metrics)
+    assert metrics["validation"]["verdict"] in text
+    assert f"medqa: {metrics['tasks']['medqa']['verdict']}" in text
+    assert "1501 for training, 37 for validation, 41 held back" in text
+    assert "revision `0a1b2c`" in text
+    settings = {row[0].strip("`"): row[1] for row in card_rows(text.partition("## Results")[0])}
+    wanted = {
+        k: str(v) for k, v in run.config.flat().items() if k.split(".")[0] in ("seed", "model", "lora", "training")
+    }
+    assert settings.items() >= wanted.items()
+    assert "Not for clinical use" in text
+    assert "synthetic" in text
+    assert "Not evaluated yet" not in text
+
+
+def test_a_model_card_without_results_says_so(run):
+    write_model_card(run, run / "adapter/README.md")
+    text = (run / "adapter/README.md").read_text(encoding="utf-8")
+    assert "Not evaluated yet." in text
+    assert "Not for clinical use" in text
+    for word in ("None", "Undefined", "{{", "{%"):
+        assert word not in text.partition("## Results")[2]
+    assert card_rows(text.partition("## Results")[2]) == []
+
+
+def test_a_model_cards_head_is_the_hubs(run, tmp_path):
+    import yaml
+
+    write_model_card(run, run / "README.md")
+    _, head, _ = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    head = yaml.safe_load(head)
+    assert (head["library_name"], head["language"], head["license"]) == ("peft", "en", "apache-2.0")
+    embedded = open_run("laptop", tmp_path / "laptop")
+    write_model_card(embedded, embedded / "README.md")
+    _, head, _ = (embedded / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(head)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    source = tmp_path / "secret folder/rows.jsonl"
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    run = open_run("smoke", tmp_path / "run", {"data.source": str(source)})
+    fill(run)
+    write_model_card(run, run / "README.md")
+    text = (run / "README.md").read_text(encoding="utf-8")
+    assert "Source: `rows.jsonl`" in text
+    assert "secret folder" not in text
+    assert "synthetic" not in text
