@@ -230,7 +230,7 @@ def observe(lora_training: Any, options: dict[str, Any]) -> dict[str, Any]:
     from safetensors.torch import load_file, save_file
 
     facts: dict[str, Any] = {"allocated_gib": {}}
-    load, journal, make = lora_training.load_trainable, lora_training.Journal, lora_training.trainer_class
+    load, journal, make = lora_training.load_trainable, lora_training.TrainingLogCallback, lora_training.trainer_class
 
     def most_so_far(when: str) -> None:
         facts["allocated_gib"][when] = round(torch.cuda.max_memory_allocated() / GIB, 2)
@@ -293,7 +293,7 @@ def observe(lora_training: Any, options: dict[str, Any]) -> dict[str, Any]:
                 losses.append(trainer.model(**batch, use_cache=False).loss.item())
         return max(abs(loss / losses[0] - 1) for loss in losses)
 
-    lora_training.load_trainable, lora_training.Journal = load_trainable, Journal
+    lora_training.load_trainable, lora_training.TrainingLogCallback = load_trainable, Journal
     lora_training.trainer_class = trainer_class
     return facts
 

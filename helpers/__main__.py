@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -49,8 +49,8 @@ def run(
     stages = choose_stages(start, only)
     opened = _open(profile, run_dir, settings, force)
     console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-    with _Screen() as screen:
-        times = run_series(opened, stages, force, screen.tell)
+    with _stage_lines() as tell:
+        times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
     console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
@@ -121,7 +121,7 @@ def ask(
 
 
 def _print_reply(pieces: Iterator[Any]) -> None:
-    """Pieces of text as they come, to be read or piped; what to know about them goes past the pipe."""
+    """Print the text as it streams to standard output, and notes about it to standard error."""
     from helpers.prompts.encoding import split_reasoning
     from helpers.use.client import Ended
 
@@ -164,7 +164,7 @@ def serve(
     folder = _made(run_dir)
     opened = find_run(Path.cwd() / Path(folder).expanduser())
     if opened is None and not base:
-        raise InputError(f"{folder} is no run folder yet; --base serves the embedded model")
+        raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm)
 
@@ -185,7 +185,7 @@ def push(
 
 @app.command()
 def check(profile: Profile = "auto", settings: Setting = None) -> None:
-    """Say what this machine is, what it can run, and which secrets are set."""
+    """Show this machine, the profile that it can run, and which secrets are set."""
     from helpers.config import Config, parse_assignment
     from helpers.machine import choose_profile, describe_machine
     from helpers.run_dir import versions
@@ -212,36 +212,27 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     console.print(table)
 
 
-class _Screen:
-    """A line for each stage: the running one alive on a terminal, the finished ones left standing."""
+@contextmanager
+def _stage_lines() -> Iterator[Callable[[str, str, str], None]]:
+    """Yields `tell` for `run_series`: on a terminal the running stage is a live line, finished ones stay."""
+    announced: set[str] = set()
+    with console.status("") as status:
 
-    def __init__(self) -> None:
-        self.live = Live(console=console, transient=True, refresh_per_second=4) if console.is_terminal else None
-        self.announced: set[str] = set()
+        def tell(stage: str, state: str, detail: str) -> None:
+            if state != "running":
+                status.update("")
+                console.print(f"{stage:<24} {state:<9} {detail}")
+            elif console.is_terminal:
+                status.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
+            elif stage not in announced:
+                announced.add(stage)
+                console.print(f"{stage:<24} running   {detail}".rstrip())
 
-    def __enter__(self) -> "_Screen":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.live:
-            self.live.stop()
-
-    def tell(self, stage: str, state: str, detail: str) -> None:
-        if state != "running":
-            if self.live:
-                self.live.update("")
-            console.print(f"{stage:<24} {state:<9} {detail}")
-        elif self.live:
-            self.live.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
-        elif stage not in self.announced:
-            self.announced.add(stage)
-            console.print(f"{stage:<24} running   {detail}".rstrip())
+        yield tell
 
 
 def _made(run_dir: str) -> str:
-    """The run folder that was asked for, or the newest, which is then named: the reader did not."""
+    """The requested run folder, else the newest, whose name is then printed."""
     from helpers.run_dir import newest_run
 
     newest = None if run_dir else newest_run()
@@ -261,7 +252,7 @@ def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = 
 
 
 def _from_here(value: Any) -> Any:
-    """A file named on the command line is meant from the folder one is in."""
+    """A file on the command line is relative to the working folder, not to the project."""
     if isinstance(value, list):
         return [_from_here(item) for item in value]
     here = Path.cwd() / str(value)
@@ -281,7 +272,7 @@ def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
 
 
 def main() -> None:
-    """Run a command; one readable line and status 2 for a wrong input, 1 for a failed stage with its traceback."""
+    """Run a command: status 2 and one line for a wrong input, status 1 and the traceback for a failed stage."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(prog_name="python -m helpers")

@@ -1,30 +1,22 @@
 """Stage 02: the base model's answers to fixed clinical questions, before any training."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from helpers.config import Config
 from helpers.files import write_jsonl
-from helpers.generation import stream, stream_together
+from helpers.generation import stream_together
 from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.questions import baseline_questions
 from helpers.report.markdown import as_markdown
 from helpers.run_dir import Run
 
 
-def ask(model: Any, tokenizer: Any, question: str, config: Config) -> Iterator[str]:
-    """Stream a reply to `question`, with the prompt that training uses and the settings' sampling."""
-    prompt = encode_prompt(tokenizer, question, config.model.prompt_style)
-    yield from stream(model, tokenizer, prompt, config.generation, config.seed)
-
-
 def predict_baseline(run: Run, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
-    """Answer the fixed questions together, shown in a notebook as they come, and save baseline/predictions.jsonl.
+    """Answer the fixed questions in one batch, show the replies as they grow, and save baseline/predictions.jsonl.
 
     A prediction has the question, the whole `reply`, its parts `thinking`, `answer` and `closed`, whether it
-    `finished` by itself, and its `tokens`.
+    `finished` before the token limit, and its number of `tokens`.
     """
     from IPython.display import Markdown, display
 

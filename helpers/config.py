@@ -1,4 +1,4 @@
-"""Configuration: the table in profiles.yaml, overridden by dotted keys, checked before any work starts."""
+"""Configuration: a profile of profiles.yaml, overridden by dotted keys and validated."""
 
 import difflib
 from functools import cache
@@ -27,7 +27,7 @@ CHANGES = {
     "profile": NONE,
 }
 
-# Settled when a run folder is opened, by what the card can do (helpers/gpus.yaml).
+# Resolved when a run folder is opened, by the GPU (helpers/gpus.yaml).
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 
@@ -108,7 +108,7 @@ class ExportSettings(_Section):
 
     @property
     def kinds(self) -> list[str]:
-        """Every kind of GGUF file to make, once: f16 first, which the others are rounded from."""
+        """The GGUF quantisation types to make, without repeats: f16 first, from which the others are quantised."""
         asked = [self.gguf] if isinstance(self.gguf, str) else self.gguf
         return list(dict.fromkeys(["f16", *asked]))
 
@@ -134,7 +134,7 @@ class Config(_Section):
 
     @classmethod
     def resolve(cls, profile: str, overrides: dict[str, Any] | None = None) -> "Config":
-        """Look `profile` up in the table and lay `overrides` (dotted key to value) over it.
+        """Look up `profile` in the table and apply `overrides` (dotted key to value).
 
         Raises InputError for an unknown profile or key, naming the nearest valid one, and for a bad value.
         """
@@ -204,18 +204,20 @@ def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
     except yaml.YAMLError:
         overrides = given
     if not isinstance(overrides, dict | None):
-        raise InputError(f'OVERRIDES = {given!r} maps no keys to values; write it as {{"training.max_steps": 20}}')
+        raise InputError(
+            f'OVERRIDES = {given!r} is not a mapping of keys to values; write it as {{"training.max_steps": 20}}'
+        )
     return overrides or {}
 
 
 def may_change(key: str, there: Any, asked: Any) -> bool:
-    """Whether a folder that holds results made with one value of a setting may be given another, see CHANGES."""
+    """Whether a setting of a folder with results may change from `there` to `asked`, see CHANGES."""
     rule = CHANGES.get(key) or CHANGES[key.split(".")[0]]
     return rule == ANY or (rule == LARGER and asked > there > 0)  # max_steps = -1: as many as `epochs` takes
 
 
 def nearest(word: str, choices: list[str]) -> str:
-    """What to add to a message about an unknown `word`: the choice that was meant, else all of them."""
+    """The end of a message about an unknown `word`: the nearest choice, else all of them."""
     section, _, name = word.rpartition(".")
     in_short = {c: "".join(w[0] for w in c.rpartition(".")[2].split("_")) for c in choices if c.startswith(section)}
     match = [c for c, initials in in_short.items() if initials == name and len(name) > 1]  # training.lr

@@ -15,12 +15,12 @@ from helpers import PROJECT_ROOT
 
 
 def project_path(path: str | Path) -> Path:
-    """A path as given if absolute, else below the project: a notebook's own folder must not matter."""
+    """A path as given if absolute, else below the project, so that the working folder does not matter."""
     return (PROJECT_ROOT / Path(path).expanduser()).resolve()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it: a killed run leaves the old file or the new, never half."""
+    """Atomic: temporary file, fsync, rename. A killed process leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON for people and programs: indented, UTF-8, and refusing NaN, which is not JSON."""
+    """Indented UTF-8 JSON; ValueError for NaN and infinities, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -47,18 +47,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    # Not splitlines(): U+2028 and its like are allowed inside JSON strings and are no line ends there.
+    # Not splitlines(): JSON strings may contain U+2028 and similar characters, at which it would split.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place when the block ends without an error."""
+    """Atomic folder: yields an empty temporary one that replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
     try:
-        with locked(temporary):  # so that `clear_leftovers` sees that somebody is at work on it
+        with locked(temporary):  # `clear_leftovers` leaves a locked folder alone
             yield temporary
             retired = temporary.with_name(temporary.name + ".old")
             if path.exists():
@@ -70,7 +70,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def fingerprint(*paths: Path) -> str:
-    """SHA-256, shortened to 16 hex digits, of files' contents (a folder's in name order); absent paths count too."""
+    """SHA-256, shortened to 16 hex digits, of files' contents (a folder's in name order); a missing path counts too."""
     digest = hashlib.sha256()
     for path in paths:
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
@@ -82,40 +82,38 @@ def fingerprint(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-TEMPORARY = re.compile(r"\.(?P<final>.+)\.[a-z0-9_]{8}(?P<old>\.old)?")  # as `run_dir.atomic_dir` names them
+TEMPORARY = re.compile(r"\.(?P<final>.+)\.[a-z0-9_]{8}(?P<old>\.old)?")  # as `atomic_dir` names them
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock in the block, or yield False where the file system has no locks.
+    """Hold the folder's lock in the block; yields False where the file system has no locks.
 
-    Raises BlockingIOError where another process holds it. A killed process's lock is gone with it.
+    Raises BlockingIOError if another process holds it. The lock of a killed process is released.
     """
-    handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked: a lock file would be left in it
+    import fcntl  # not on Windows, where this module must import
+
+    handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked: a lock file would stay behind
+    held = True
     try:
-        yield _flock(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
+        held = False
+    try:
+        yield held
     finally:
         os.close(handle)
 
 
-def _flock(handle: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
-
-
 def clear_leftovers(parent: Path) -> None:
-    """Remove the temporary folders in `parent` whose process was killed, and take back a folder that it had renamed.
+    """Remove the temporary folders in `parent` whose process was killed, and restore a folder that it had renamed.
 
-    A living process holds the lock of its own, which stays; so does every one where the file system has no locks.
+    The folder of a running process is locked and stays. Without file locks all temporary folders stay.
     """
-    for folder in sorted(parent.glob(".*.*")):  # a temporary folder comes before the one that it was to replace
+    for folder in sorted(parent.glob(".*.*")):  # a temporary folder sorts before the .old one beside it
         match = TEMPORARY.fullmatch(folder.name)
         if not match or not folder.is_dir():
             continue

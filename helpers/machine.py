@@ -19,8 +19,8 @@ from helpers.config import table_columns
 if platform.system() == "Linux" and "microsoft" not in platform.release().lower():
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
-# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job, and would
-# make accelerate wait for processes that do not exist, or this one believe that another writes the adapter.
+# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job: accelerate
+# would wait for processes that do not exist, or this process would leave the adapter to another.
 if "LOCAL_RANK" not in os.environ:
     for name in ("WORLD_SIZE", "RANK"):
         os.environ.pop(name, None)
@@ -31,7 +31,7 @@ ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_a
 
 
 class Machine(BaseModel):
-    """Hardware as it matters here; memory and disk in GiB, compute capability as (major, minor)."""
+    """The hardware; memory and disk in GiB, compute capability as (major, minor)."""
 
     system: str
     cpu_cores: int
@@ -47,12 +47,12 @@ class Machine(BaseModel):
 
     @property
     def compute_dtype(self) -> str:
-        """The type to compute in: what the table of cards says, float32 without one."""
+        """The type to compute in: from gpus.yaml, float32 without a GPU."""
         return self.fit.get("compute_dtype", "float32")
 
     @property
     def fit(self) -> dict[str, Any]:
-        """The column of the table of cards (helpers/gpus.yaml) that this machine's GPU gets; empty without a GPU."""
+        """Defaults for this GPU: the first column of gpus.yaml whose conditions it meets; empty without a GPU."""
         if self.compute_capability is None:
             return {}
         capability = float(f"{self.compute_capability[0]}.{self.compute_capability[1]}")
@@ -69,20 +69,20 @@ class Choice(BaseModel):
 
 
 def describe_machine() -> Machine:
-    """Look at this machine; needs no GPU and no network. A GPU that cannot be used is not described as one."""
+    """Describe this machine. A GPU that PyTorch cannot use is only in `unusable_gpu`."""
     import torch
 
     facts: dict[str, Any] = {}
-    card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    if card and (why_not := _unusable((card.major, card.minor), torch.cuda.get_arch_list())):
-        facts = {"unusable_gpu": f"{card.name}, compute capability {card.major}.{card.minor}: {why_not}"}
-    elif card:
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    if gpu and (why_not := _unusable((gpu.major, gpu.minor), torch.cuda.get_arch_list())):
+        facts = {"unusable_gpu": f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}: {why_not}"}
+    elif gpu:
         facts = {
-            "gpu": card.name,
+            "gpu": gpu.name,
             "gpu_count": torch.cuda.device_count(),
-            "gpu_memory_gib": round(card.total_memory / GIB, 1),
+            "gpu_memory_gib": round(gpu.total_memory / GIB, 1),
             "gpu_free_gib": round(torch.cuda.mem_get_info(0)[0] / GIB, 1),
-            "compute_capability": (card.major, card.minor),
+            "compute_capability": (gpu.major, gpu.minor),
         }
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
@@ -95,7 +95,7 @@ def describe_machine() -> Machine:
 
 
 def cpu_cores() -> int:
-    """How many CPU cores this process may use: a container's or a scheduler's share, where there is one."""
+    """Number of CPU cores that this process may use, which a container or a scheduler may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -116,18 +116,18 @@ def _unusable(capability: tuple[int, int], compiled_for: list[str]) -> str:
 
 @cache
 def gpu_table() -> list[dict[str, Any]]:
-    """gpus.yaml turned on its side: its columns, each a dict of conditions, choices and dotted settings."""
+    """The columns of gpus.yaml, each a dict of conditions, choices and dotted settings."""
     return table_columns("gpus.yaml")
 
 
 def gpu_settings(machine: Machine) -> dict[str, Any]:
-    """What the settings that say `auto` become on this machine; without a GPU the most frugal choice."""
+    """Values for the settings that are `auto`, by dotted key; without a GPU the most frugal column, unquantised."""
     column = machine.fit or {**gpu_table()[-1], "model.load_in_4bit": False}
     return {key: value for key, value in column.items() if "." in key}
 
 
 def choose_profile(machine: Machine) -> Choice:
-    """The profile that `auto` stands for on this machine, with the reason said."""
+    """The profile that `auto` stands for on this machine, and the reason."""
     if machine.unusable_gpu:
         return Choice(profile="laptop", why=f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
     if machine.gpu is None:
@@ -145,10 +145,10 @@ def choose_profile(machine: Machine) -> Choice:
 
 
 def world_size() -> int:
-    """Processes that train together, each on a card of its own: as `accelerate launch` or `torchrun` says, else 1."""
+    """Number of processes that train together, one a GPU, from `accelerate launch` or `torchrun`; else 1."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_main_process() -> bool:
-    """Of processes that train together, the one that writes and speaks."""
+    """Whether this is the process that writes and prints; the only one unless several train together."""
     return int(os.environ.get("RANK", 0)) == 0

@@ -1,4 +1,4 @@
-"""The code that a stage runs: which modules of this package some source imports, and which files those read."""
+"""The code that a stage runs: the modules of this package that a source imports, and the files that they read."""
 
 import ast
 import hashlib
@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-# These decide nothing in a file that a stage leaves behind. They are in no stage's key, and what they alone import is
-# not either; so a new plot trains no model. SHOWS are those of them that make 06's model cards.
+# These affect no file that a later stage reads. They, and what only they import, are in no stage's key, so that a new
+# plot trains no model. SHOWS are those of them that 06's model cards depend on.
 SHOWS = {
     "report/results.py": "index.html and the model cards",
     "report/model_card.py": "the model cards' facts",
@@ -31,9 +31,9 @@ LEFT_OUT = SHOWS | {
 
 
 def code_of(source: str, left_out: Collection[str] = LEFT_OUT, package: Path = PACKAGE) -> dict[str, str]:
-    """Fingerprints of what `source` runs of the package: its modules, however far down, and the files they name.
+    """Fingerprints, by name, of the modules that `source` imports, directly or not, and of the files that they name.
 
-    Imports count wherever they stand, in functions too. A module's comments and docstrings do not count.
+    Imports inside functions count; comments and docstrings do not.
     """
     files = {path.name: path for path in package.rglob("*") if path.suffix != ".py" and path.is_file()}
     files |= {path.name: path for path in (package / "data").glob("*.py")}
@@ -53,7 +53,7 @@ def code_of(source: str, left_out: Collection[str] = LEFT_OUT, package: Path = P
 
 
 def fingerprints(names: Sequence[str]) -> list[str]:
-    """Of each of these modules the fingerprint of its own code."""
+    """The fingerprints of these modules' own code."""
     return [read_code(_module(PACKAGE, name).read_text(encoding="utf-8")).fingerprint for name in names]
 
 
@@ -71,7 +71,7 @@ class Code:
 
 @lru_cache(maxsize=1024)
 def read_code(source: str) -> Code:
-    """What there is to know of some Python code; it is parsed once, however often a stage asks."""
+    """Parse Python code; cached."""
     tree = ast.parse(source)
     names, strings = set(), set()
     for node in ast.walk(tree):

@@ -1,17 +1,16 @@
-"""How far a long step is: one line in a notebook, on a terminal, or for the runner that waits outside the kernel."""
+"""Progress of a long step: one line in a notebook, a bar on a terminal, a file for the runner outside the kernel."""
 
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
 from helpers.machine import is_main_process
 
-PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: a file that the kernel keeps up to date
+PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: the path of a file that the kernel keeps up to date
 
 
 class Progress:
@@ -19,8 +18,8 @@ class Progress:
 
     def __init__(self, total: int, what: str, done: int = 0) -> None:
         self.total, self.what, self.done, self.note = total, what, done, ""
-        self._from = done  # a resumed step says nothing about the speed of the rest
-        self._over = False
+        self._resumed_at = done  # what was done before says nothing about the speed of the rest
+        self._ended = False
         self._started = self._shown = time.monotonic()
         self._display = self._bar = None
 
@@ -30,61 +29,48 @@ class Progress:
 
             self._display = display({"text/plain": self._line()}, raw=True, display_id=True)
         elif sys.stderr.isatty() and is_main_process():
-            shape = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # without an estimate of its own
-            self._bar = tqdm(total=self.total, desc=self.what, leave=False, initial=self.done, bar_format=shape)
-        self._report()
+            unit = f" {self.what}"
+            self._bar = tqdm(total=self.total, initial=self.done, unit=unit, leave=False, smoothing=0)
+        self._show()
         return self
 
     def update(self, step: int = 1, note: str = "") -> None:
-        """`step` more are done; at most twice a second does anybody see it."""
+        """`step` more are done; shown at most twice a second."""
         self.done, self.note = self.done + step, note or self.note
         if self._bar is not None:
             self._bar.update(step)
         if time.monotonic() - self._shown >= 0.5:
             self._shown = time.monotonic()
             self._show()
-            self._report()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over = True
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
         self._show()
-        self._report()
         if self._bar is not None:
             self._bar.close()
 
     def _line(self) -> str:
-        seconds = time.monotonic() - self._started
-        return " · ".join([f"{self.done}/{self.total} {self.what}", f"{seconds:.0f} s", *self._notes()])
-
-    def _notes(self) -> list[str]:
-        left = self._left() if self.done < self.total and not self._over else ""
-        return [note for note in (self.note, left) if note]
-
-    def _left(self) -> str:
-        if self.done == self._from:
-            return ""
-        seconds = time.monotonic() - self._started
-        return f"about {seconds / (self.done - self._from) * (self.total - self.done):.0f} s left"
+        seconds, made = time.monotonic() - self._started, self.done - self._resumed_at
+        parts = [f"{self.done}/{self.total} {self.what}", f"{seconds:.0f} s", self.note]
+        if made and self.done < self.total and not self._ended:
+            parts.append(f"about {seconds / made * (self.total - self.done):.0f} s left")
+        return " · ".join(filter(None, parts))
 
     def _show(self) -> None:
         if self._display is not None:
             self._display.update({"text/plain": self._line()}, raw=True)
         if self._bar is not None:
-            self._bar.set_postfix_str(" · ".join(self._notes()))
-
-    def _report(self) -> None:
+            self._bar.set_postfix_str(self.note)
         if os.environ.get(PROGRESS_FILE):
             path = Path(os.environ[PROGRESS_FILE])
             temporary = path.with_suffix(".new")
-            said = {"line": self._line(), "done": self.done, "total": self.total}
-            temporary.write_text(json.dumps(said), encoding="utf-8")
+            state = {"line": self._line(), "done": self.done, "total": self.total}
+            temporary.write_text(json.dumps(state), encoding="utf-8")
             temporary.replace(path)
 
 
 class StageLines:
-    """`run_series(tell=StageLines())` in a notebook: a line for each finished stage, and how far the running one is."""
+    """`run_series(tell=StageLines())` in a notebook: a line for each finished stage and one for the running stage."""
 
     def __init__(self) -> None:
         from IPython.display import display

@@ -1,4 +1,4 @@
-"""The run folder: the only place where stages meet. Opening one, reading it, and writing to it whole or not at all."""
+"""The run folder, through which the stages exchange files: opening one, its record, and what settings may change."""
 
 import os
 import platform
@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,9 @@ import yaml
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import clear_leftovers, locked, project_path, write_text
+from helpers.setup import installed
 
-RECORDED_PACKAGES = [
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "bitsandbytes",
-    "unsloth",
-]
+RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
 
 
 @dataclass(frozen=True)
@@ -43,14 +34,14 @@ class Run:
         return self.path / name
 
     def require(self, name: str, stage: str) -> Path:
-        """The artefact `name`, or an InputError that says which notebook makes it."""
+        """The path of the artifact `name`; InputError with the stage that makes it if it is missing."""
         if not (self / name).exists():
             raise InputError(f"{self.label} has no {name} yet: run {stage} first")
         return self / name
 
     @property
     def label(self) -> str:
-        """The folder as a reader should see it: relative to the project where it lies inside."""
+        """The folder to show: relative to the project if it is inside."""
         inside = self.path.is_relative_to(PROJECT_ROOT)
         return str(self.path.relative_to(PROJECT_ROOT) if inside else self.path)
 
@@ -69,20 +60,20 @@ def open_run(
 ) -> Run:
     """Open `run_dir`, making it and its run.yaml on first use.
 
-    A folder that holds results keeps its settings, whether `profile` is "auto" or the one it was made with, so that a
-    notebook opened alone needs the folder and nothing else. Overrides are laid over them and recorded: those that
-    `config.CHANGES` allows, and others, like another profile, only with `force`, which sets aside what was made with
-    the old ones and says so on standard output. Without it they are an InputError. One where no stage has left any
-    results is bound to nothing. With `record` false the settings of a folder with results hold for this opening alone.
+    A folder with results keeps its settings when `profile` is "auto" or its own, so a notebook opened alone needs only
+    the folder. Overrides that `config.CHANGES` allows are applied and recorded. Others, and another profile, raise
+    InputError; with `force` they are applied, and what was made with the old settings is set aside, which is printed.
+    A folder without results takes any settings. With `record` false the overrides of a folder with results are not
+    recorded.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
     for folder in (path, path / "export", path / "evaluation"):
         clear_leftovers(folder)
     stored = read_settings(path)
-    bound = stored is not None and _has_results(path)
+    bound = stored is not None and any((path / name).exists() for name in RESULT_FOLDERS)
     other = stored is not None and profile not in ("auto", stored.get("profile"))
     if stored and not (force and other):
-        stored = _settle(Config.from_flat(stored), {}).flat()  # a setting that is younger than the folder may be open
+        stored = _settle(Config.from_flat(stored), {}).flat()  # a setting newer than the folder may be auto
     if stored and (profile == "auto" or (bound and not other)):
         wanted = Config.from_flat(stored, overrides)
     else:
@@ -102,7 +93,7 @@ def open_run(
 
 
 def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: bool, record: bool) -> None:
-    """Let through and record settings that differ from those there, each with the value there and the one asked for."""
+    """Record changed settings, by key (stored value, requested value); InputError for those that need `force`."""
     from helpers.source_check import check_sources
 
     refused = [key for key in changed if bound and not may_change(key, *changed[key])]
@@ -132,35 +123,30 @@ def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: b
 
 
 def _first_made_with(key: str) -> str:
-    """The first of RESULT_FOLDERS that a setting decides on, and with it those that are made from it."""
+    """The first of RESULT_FOLDERS that depends on a setting; those after it are made from it."""
     return {"data": "data", "lora": "checkpoints", "training": "checkpoints"}.get(key.split(".")[0], "baseline")
 
 
 @contextmanager
 def alone_in(run: Run) -> Iterator[None]:
-    """Keep a second series out of the folder; InputError where one is at work. A killed owner's lock goes with it."""
+    """Lock the folder against a second series; InputError if one is running. A killed process releases its lock."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(run.path))
         except BlockingIOError:
-            raise InputError(f"another run is at work in {run.label}: wait for it, or take another folder") from None
+            raise InputError(f"another process is using {run.label}: wait, or choose another folder") from None
         yield
 
 
-def _has_results(path: Path) -> bool:
-    """Whether a stage has left anything in a run folder that depends on its settings; 01 leaves nothing."""
-    return any((path / name).exists() for name in RESULT_FOLDERS)
-
-
 def find_run(path: Path) -> Run | None:
-    """The run in a folder, with its own settings; None where there is none, and then none is made."""
+    """The run in a folder, with its own settings; None, and no new folder, if there is none."""
     return open_run(run_dir=path) if read_settings(path) else None
 
 
 def newest_run() -> Path | None:
-    """The folder that AI_DOCTOR_RUN_DIR names, else the run in runs/ that was exported last; None where there is none.
+    """The folder in AI_DOCTOR_RUN_DIR, else the run in runs/ that was exported last, else None.
 
-    Runs of the `smoke` profile do not count: the tests make some, and their model knows nothing.
+    Runs of the `smoke` profile are skipped: the tests make them, and their weights are random.
     """
     if named := os.environ.get("AI_DOCTOR_RUN_DIR"):
         return project_path(named)
@@ -170,9 +156,9 @@ def newest_run() -> Path | None:
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The dotted settings in a folder's run.yaml, None where there is none.
+    """The dotted settings in a folder's run.yaml; None if there is none.
 
-    A folder from before a setting existed has its profile's value of today.
+    A setting that is newer than the folder has its profile's current value.
     """
     try:
         record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
@@ -185,24 +171,24 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _settle(config: Config, stored: dict[str, Any]) -> Config:
-    """Each `auto` that the table of cards has a value for becomes what the folder was made with, else this card's.
+    """Replace each `auto` that gpus.yaml has a value for: by the folder's stored value, else by this GPU's.
 
-    So a folder keeps its settings where another card is in the machine today, and a machine is looked at, for which
-    torch has to be imported, only where something is still open.
+    So a folder keeps its settings on another GPU, and the machine is only examined, which imports torch, if an `auto`
+    remains.
     """
     from helpers.machine import describe_machine, gpu_settings, gpu_table
 
     config = config.settled({key: stored[key] for key in gpu_table()[0] if key in stored})
     flat = config.flat()
     if any(flat.get(key) == "auto" for key in gpu_table()[0]):
-        # Where the 8B model needs 4 bit the small ones do not; SmolLM2's NLL on real rows is 0.30 higher with it.
+        # The small models need no 4-bit weights; SmolLM2's NLL on real rows is 0.30 higher with them.
         small = {"model.load_in_4bit": False} if config.model.name in ("tiny", "embedded") else {}
         config = config.settled(gpu_settings(describe_machine()) | small)
     return config
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder and prove that it can be written to, before hours of work need it."""
+    """Make the folder and check that it is writable, before any work; InputError if not."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -212,7 +198,7 @@ def check_writable(path: Path) -> None:
 
 
 def note_in_record(run: Run, **facts: Any) -> None:
-    """Add facts that a stage found out (the data's fingerprint, say) to run.yaml."""
+    """Add facts from a stage to run.yaml, such as the fingerprint of the data."""
     record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     _write_record(run, record | facts)
 
@@ -222,14 +208,9 @@ def _write_record(run: Run, record: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a result."""
-    found = {"python": platform.python_version()}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Installed versions of Python and of the packages that can change a result."""
+    found = {name: installed(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
 def _new_record(config: Config) -> dict[str, Any]:
@@ -261,20 +242,20 @@ def _git_commit() -> str | None:
         return None
 
 
-# Of a run folder, in the order of the stages: each is made from those before it.
+# In the order of the stages: each is made from those before it.
 RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export")
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
 def set_aside(run_folder: Path, names: Sequence[str], copied: Sequence[str] = ()) -> str:
-    """Move those of `names` that are there to earlier/TIME in the run folder, with a copy of run.yaml and of `copied`.
+    """Move those of `names` that exist to earlier/TIME in the run folder, with copies of run.yaml and of `copied`.
 
-    Returns a sentence that says so; "" where there was nothing to move.
+    Returns a sentence about it; "" if there was nothing to move.
     """
     there = [name for name in names if (run_folder / name).exists()]
     if not there:
         return ""
-    time = datetime.now(UTC).isoformat(timespec="seconds").replace(":", "-").removesuffix("+00-00")
+    time = _now().replace(":", "-").removesuffix("+00-00")
     taken = len(list(run_folder.glob(f"earlier/{time}*")))
     aside = run_folder / "earlier" / (f"{time}-{taken + 1}" if taken else time)
     aside.mkdir(parents=True)

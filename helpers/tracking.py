@@ -1,4 +1,4 @@
-"""Weights & Biases: one tracked job a stage, grouped by run; it never asks for a key and never ends the work."""
+"""Weights & Biases: one tracked job a stage, grouped by run. It never asks for a key and never stops a stage."""
 
 import hashlib
 import json
@@ -24,10 +24,10 @@ INIT_TIMEOUT = 20
 
 @contextmanager
 def tracked(run: Run, job: str) -> Iterator[Any]:
-    """A W&B run with the configuration and the data's fingerprint, or None where tracking is disabled.
+    """Yields a W&B run with the configuration and the data's fingerprint, or None if tracking is disabled.
 
-    Online when there is a key and a connection, else offline into the run folder (`wandb sync` uploads it later). A job
-    that was stopped goes on with its W&B run; one that fails is recorded as failed.
+    Online with a key and a connection, else offline in the run folder (`wandb sync` uploads it later). A stopped job
+    resumes its W&B run; a failed one is recorded as failed.
     """
     mode = wandb_mode(run.config.tracking.wandb)
     if mode == "disabled" or not is_main_process():
@@ -48,7 +48,7 @@ def _start(run: Run, job: str, mode: str) -> Any:
 
     settings = {"silent": True, "console": "off"}
     settings |= {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": INIT_TIMEOUT}
-    words = {
+    arguments = {
         "project": _project(run),
         "group": run.path.name,
         "name": f"{run.path.name}-{job}",
@@ -61,26 +61,26 @@ def _start(run: Run, job: str, mode: str) -> Any:
     }
     if mode == "online":
         try:
-            _reach()
-            return wandb.init(mode=mode, **words)
+            _check_connection()
+            return wandb.init(mode=mode, **arguments)
         except (httpx.HTTPError, wandb.Error) as error:
             print(f"W&B online fails ({brief(error)}): tracking offline, `wandb sync` uploads it later")
-            _let_go()
-    return wandb.init(mode="offline", **words)
+            _discard_session()
+    return wandb.init(mode="offline", **arguments)
 
 
-def _reach() -> None:
-    """Raise httpx.HTTPError where W&B's server cannot be reached, which W&B itself keeps trying for minutes."""
+def _check_connection() -> None:
+    """Raise httpx.HTTPError if W&B's server cannot be reached, which W&B itself retries for minutes."""
     from wandb.sdk.wandb_setup import singleton
 
-    # Whether anybody answers: no secret is sent, and which certificates are good is for W&B to say.
+    # Any answer will do: no secret is sent, and W&B itself checks the certificate.
     httpx.get(singleton().settings.base_url, timeout=10, verify=False)
 
 
-def _let_go() -> None:
-    """Give up a W&B session whose run has failed to start, which else keeps the run's id for itself.
+def _discard_session() -> None:
+    """Discard a W&B session whose run failed to start and which still holds the run's id.
 
-    It is not waited for: wandb 0.28 tries to upload that run for ever.
+    In a thread: wandb 0.28 retries the upload of that run without end.
     """
     import wandb
 
@@ -90,21 +90,21 @@ def _let_go() -> None:
 
 
 def run_id(run: Run, job: str) -> str:
-    """The same for a job of a run folder until it has left its metrics: so one that was stopped is gone on with."""
+    """Constant for a job of a run folder until it has written its metrics, so that a stopped job is resumed."""
     finished = fingerprint(run / job / "metrics.json")
     made_of = json.dumps([str(run.record["created"]), run.path.name, job, finished])
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def _project(run: Run) -> str:
-    """The setting where it is not the profile's own, else what WANDB_PROJECT says."""
+    """The setting if it is not the profile's, else WANDB_PROJECT, else the profile's."""
     project = run.config.tracking.project
     usual = project == profile_table()[run.config.profile]["tracking.project"]
     return (os.environ.get("WANDB_PROJECT") if usual else None) or project
 
 
 def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:
-    """Send rows of equal keys as a W&B table; nothing where tracking is disabled."""
+    """Send rows with equal keys as a W&B table; does nothing if tracking is disabled."""
     if tracker is None or not rows:
         return
     import wandb
@@ -115,8 +115,8 @@ def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:
 def wandb_mode(setting: str) -> str:
     """online, offline or disabled: `setting`, or for `auto` what W&B's own variables say.
 
-    Where those are silent too it is online with a key and offline without, so that W&B never stops a run to ask.
-    Raises InputError where online is asked for and there is no key.
+    If those are not set either: online with a key, offline without, so that W&B never prompts. Raises InputError for
+    online without a key.
     """
     asked = (_wandb_variable() if setting == "auto" else None) or setting
     if asked in ("offline", "disabled"):
@@ -125,12 +125,12 @@ def wandb_mode(setting: str) -> str:
         return "online"
     if asked == "online":
         where = "tracking.wandb" if setting == "online" else "WANDB_MODE"
-        raise InputError(f"{where} = 'online' needs a key: set WANDB_API_KEY, or take offline")
+        raise InputError(f"{where} = 'online' requires an API key: set WANDB_API_KEY, or choose offline")
     return "offline"
 
 
 def _wandb_variable() -> str | None:
-    """The mode that WANDB_DISABLED or WANDB_MODE (old names too) ask for, None where they are not set."""
+    """The mode in WANDB_DISABLED or WANDB_MODE (old names too), None if they are not set."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         return "disabled"
     mode = os.environ.get("WANDB_MODE", "").strip().lower()

@@ -99,7 +99,7 @@ def tiny_run(tmp_path_factory, sample_rows):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from helpers.baseline_inference import ask
+    from helpers.baseline_inference import predict_baseline
     from helpers.dataset_prep.prepare import prepare
     from helpers.evaluation.evaluate import evaluate
     from helpers.export.files import check_room
@@ -110,9 +110,10 @@ def tiny_run(tmp_path_factory, sample_rows):
     few = {"max_validation": 2, "max_questions": 2, "strength_questions": 1}
     few = {f"evaluation.{key}": value for key, value in few.items()} | {"generation.max_new_tokens": 8}
     run, read = open_run("smoke", tmp_path_factory.mktemp("tiny") / "run", few), {}
-    with settings_read() as read["02_baseline_inference"]:
+    with settings_read() as read["02_baseline_inference"], pytest.MonkeyPatch.context() as patch:
+        patch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=lambda shown: None))
         tokenizer, model = load_tokenizer(run.config.model), load_base(run.config)
-        list(ask(model, tokenizer, "Why?", run.config))
+        predict_baseline(run, model, tokenizer)
     with settings_read() as read["03_dataset_prep"]:
         prepare(run, load_tokenizer(run.config.model))
     torch.manual_seed(0)

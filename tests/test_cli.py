@@ -1,6 +1,5 @@
 """The command line and its runner: one line for a wrong input, finished stages skipped, nothing finished harmed."""
 
-import ctypes
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from helpers import PROJECT_ROOT, InputError, StageError, machine, run_dir
+from helpers import PROJECT_ROOT, InputError, StageError, machine
 from helpers.__main__ import main
 from helpers.dataset_prep import prepare as dataset_prep
 from helpers.files import read_json, write_json, write_jsonl, write_text
@@ -153,15 +152,6 @@ def test_the_stages_run_in_order_and_then_not_again(run, pretended):
     assert contents(run.path) == before
 
 
-def test_a_file_written_again_with_the_same_content_changes_nothing(finished, pretended, source):
-    source.write_bytes(source.read_bytes())
-    os.utime(source, (1, 1))
-    for name in sum(LEAVES.values(), ()):
-        os.utime(finished / name, (1, 1))
-    run_series(finished, NAMES)
-    assert pretended.since() == []
-
-
 def test_a_changed_source_runs_03_again_and_the_next_only_if_its_outputs_changed(finished, pretended, source):
     write_jsonl(source, ROWS[1:])
     run_series(finished, NAMES)
@@ -233,13 +223,6 @@ def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run,
     assert stage_inputs(run, "02_baseline_inference") != before
 
 
-def test_force_runs_the_stages_that_were_asked_for_again(finished, pretended):
-    run_series(finished, ["03_dataset_prep"], force=True)
-    assert pretended.since() == ["03_dataset_prep"]
-    run_series(finished, NAMES, force=True)
-    assert pretended.since() == NAMES
-
-
 TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export")
 
 
@@ -299,16 +282,6 @@ def test_what_a_stage_itself_sets_aside_is_told_also_where_it_fails(finished, mo
     assert ("04_lora_training", "moved", f"set aside in earlier/{aside.name}: adapter") in told
 
 
-def test_a_record_of_version_0_1_0_runs_its_stages_once_more_and_sets_nothing_aside(finished, pretended):
-    records = {name: {"inputs": "b1946ac92492d234", "seconds": 1.0} for name in NAMES}
-    write_json(finished / "stages.json", records)
-    run_series(finished, NAMES)
-    assert pretended.since() == NAMES
-    assert not (finished / "earlier").exists()
-    run_series(finished, NAMES)
-    assert pretended.since() == []
-
-
 def test_after_a_failed_stage_the_series_goes_on_there(run, pretended):
     pretended.breaks = "04_lora_training"
     with pytest.raises(StageError):
@@ -350,18 +323,15 @@ def test_the_inputs_are_those_from_before_the_stage_ran(run, monkeypatch, preten
     [
         (None, None, "01 02 03 04 05 06"),
         ("03", None, "03 04 05 06"),
-        ("3", None, "03 04 05 06"),
         ("06_export", None, "06"),
-        (None, "05", "05"),
         (None, "5", "05"),
-        (None, "01_setup", "01"),
     ],
 )
 def test_from_and_only_choose_stages(start, only, numbers):
     assert " ".join(name[:2] for name in choose_stages(start, only)) == numbers
 
 
-@pytest.mark.parametrize("word", ["07", "00", "0", "export", "three", "-1", "033"])
+@pytest.mark.parametrize("word", ["07", "0", "export"])
 def test_an_unknown_stage_is_named_with_the_valid_ones(word):
     for choice in ({"start": word}, {"only": word}):
         with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06"):
@@ -454,33 +424,19 @@ def test_a_failed_stage_is_status_1_with_the_cell_and_traceback_below(cli, prete
     assert "Traceback" not in result.err
 
 
-WRONG_FILES = {
-    "missing column": ("rows.jsonl", b'{"Question": "Q", "Response": "A"}\n', ["rows.jsonl", "Complex_CoT"]),
-    "no header": ("rows.csv", b"a question,a thought,an answer\n1,2,3\n", ["rows.csv", "header line"]),
-    "empty": ("rows.jsonl", b"", ["rows.jsonl", "holds no rows"]),
-    "only blank lines": ("rows.jsonl", b"\n  \n", ["rows.jsonl", "holds no rows"]),
-    "empty csv": ("rows.csv", b"", ["rows.csv", "holds no rows"]),
-    "not UTF-8": ("rows.jsonl", '{"Question": "Fièvre"}'.encode("latin-1"), ["rows.jsonl", "not UTF-8", "byte 16"]),
-    "malformed line": (
-        "rows.jsonl",
-        b'{"Question": "Q"}\n\n{"Question": "Q",}\n',
-        ["rows.jsonl", "line 3", "not JSON"],
-    ),
-    "no object": ("rows.jsonl", b'{"Question": "Q"}\n[1]\n', ["rows.jsonl", "line 2"]),
-    "not parquet": ("rows.parquet", b"PAR1 no", ["rows.parquet", "parquet"]),
-    "unknown ending": ("rows.xlsx", b"PK", ["rows.xlsx", ".jsonl"]),
-}
-
-
-@pytest.mark.parametrize("fault", WRONG_FILES)
-def test_a_wrong_file_is_one_line_before_any_work(cli, pretended, tmp_path, fault):
-    name, content, parts = WRONG_FILES[fault]
-    (tmp_path / name).write_bytes(content)
-    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run", "--set", f"data.source={tmp_path / name}")
-    assert all(part in error_line(result) for part in parts)
-    assert result.out == ""
+def test_a_wrong_file_is_one_line_before_any_work(cli, finished, pretended, tmp_path):
+    """The faults themselves are tested in dataset_prep; a finished folder stays as it was, also with --force."""
+    (tmp_path / "wrong.jsonl").write_text('{"Question": "Q"}\n\n{"Question": "Q",}\n')
+    before = contents(finished.path)
+    words = ["run", "--profile", "smoke", "--set", f"data.source={tmp_path / 'wrong.jsonl'}", "--run-dir"]
+    for folder in (tmp_path / "new", finished.path):
+        result = cli(*words, folder, "--force")
+        assert "wrong.jsonl line 3: not JSON" in error_line(result)
+        assert result.out == ""
+    assert "data.source is" in error_line(cli(*words, finished.path))
     assert pretended.ran == []
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "new").exists()
+    assert contents(finished.path) == before
 
 
 WRONG_WORDS = {
@@ -504,49 +460,6 @@ def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, fin
     result = cli("run", "--run-dir", finished.path, *profile, *words)
     assert says in error_line(result)
     assert result.out == ""
-    assert pretended.ran == []
-    assert contents(finished.path) == before
-
-
-@pytest.mark.parametrize("fault", WRONG_FILES)
-def test_a_wrong_file_leaves_a_finished_folder_as_it_was_even_with_force(cli, finished, pretended, tmp_path, fault):
-    name, content, _ = WRONG_FILES[fault]
-    (tmp_path / "wrong").mkdir()
-    (tmp_path / "wrong" / name).write_bytes(content)
-    before = contents(finished.path)
-    words = [
-        "run",
-        "--profile",
-        "smoke",
-        "--run-dir",
-        finished.path,
-        "--set",
-        f"data.source={tmp_path / 'wrong' / name}",
-    ]
-    assert "data.source is" in error_line(cli(*words))
-    assert name in error_line(cli(*words, "--force"))
-    assert pretended.ran == []
-    assert contents(finished.path) == before
-
-
-def test_a_damaged_record_is_one_line(cli, finished, pretended):
-    (finished / "run.yaml").write_text("config: [")
-    before = contents(finished.path)
-    assert "run.yaml is not a run record" in error_line(cli("run", "--run-dir", finished.path))
-    assert contents(finished.path) == before
-
-
-def test_a_run_folder_that_cannot_be_written_to_is_one_line(cli, finished, pretended, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("mine")
-    assert "cannot write" in error_line(cli("run", "--profile", "smoke", "--run-dir", tmp_path / "file"))
-    assert (tmp_path / "file").read_text() == "mine"
-
-    def refuse(**kwargs):
-        raise OSError(30, "Read-only file system")
-
-    before = contents(finished.path)
-    monkeypatch.setattr(run_dir.tempfile, "TemporaryFile", refuse)
-    assert "Read-only file system" in error_line(cli("run", "--run-dir", finished.path))
     assert pretended.ran == []
     assert contents(finished.path) == before
 
@@ -622,16 +535,17 @@ def test_a_notebook_that_works_is_kept_with_its_page_and_got_the_parameters(cli,
 
 
 def test_a_notebook_that_fails_is_status_1_with_its_cell_and_is_kept_as_far_as_it_came(cli, small):
-    folder = small("print('came this far')", "x = 1\nx / 0", "print('never')")
+    folder = small("print('came this far')", "x = 1\nraise RuntimeError('first\\nsecond')", "print('never')")
     result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
     assert result.status == 1
-    assert result.err.splitlines()[0] == "error: 01_setup failed: ZeroDivisionError: division by zero"
-    assert "x = 1\nx / 0" in result.err
+    assert result.err.splitlines()[:2] == ["error: 01_setup failed: RuntimeError: first", ""]
+    assert "x = 1\nraise RuntimeError" in result.err
+    assert "second" in result.err
     assert "Traceback" in result.err  # the notebook's own, and not the runner's
     assert "papermill" not in result.err
     page = (folder / "notebooks/01_setup.html").read_text()
     assert "came this far" in page
-    assert "ZeroDivisionError" in page
+    assert "RuntimeError" in page
     assert not (folder / "stages.json").exists()
     assert not [name for name in contents(folder) if "tmp" in name or "progress" in name]
 
@@ -642,23 +556,7 @@ def test_a_wrong_input_that_a_notebook_finds_is_one_line_too(cli, small):
     assert error_line(result) == "error: rows.jsonl line 3: not JSON"
 
 
-def test_a_message_of_many_lines_comes_after_one_that_says_it_all(cli, small):
-    folder = small("raise RuntimeError('first\\nsecond')")
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert result.status == 1
-    assert result.err.splitlines()[:2] == ["error: 01_setup failed: RuntimeError: first", ""]
-    assert "second" in result.err
-
-
 def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
-    folder = small("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert result.status == 1
-    [line] = result.err.splitlines()
-    assert line.startswith("error: 01_setup failed: its kernel died")
-
-
-def test_the_last_words_of_a_kernel_that_dies_are_shown(cli, small):
     folder = small("import os, sys\nos.write(sys.__stderr__.fileno(), b'double free')\nos.abort()")
     result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
     assert result.status == 1
@@ -686,14 +584,6 @@ def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_d
     assert not (run / "stages.json").exists()
 
 
-def test_rows_that_are_all_too_long_are_one_line_and_leave_the_older_data(cli, tmp_path):
-    folder = open_run("smoke", tmp_path / "run", {"model.max_length": 16}).path
-    before = with_data(folder)
-    result = cli("run", "--run-dir", folder, "--only", "03")
-    assert contents(folder).items() >= before.items()
-    assert "no row fits model.max_length = 16" in error_line(result)
-
-
 def test_preparing_rows_that_are_all_too_long_leaves_the_older_data(tmp_path):
     run = open_run("smoke", tmp_path / "run", {"model.max_length": 16})
     before = with_data(run.path)
@@ -711,41 +601,6 @@ def python(*args, **more):
     return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def test_hub_without_a_network_is_one_line_from_the_shell_and_leaves_the_older_data(tmp_path):
-    folder = tmp_path / "run"
-    before = with_data(open_run("smoke", folder, {"data.source": "hub"}).path)
-    words = ["-m", "helpers", "run", "--run-dir", str(folder), "--only", "03"]
-    result = python(*words, cwd=PROJECT_ROOT, env={"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")})
-    assert "cannot get FreedomIntelligence/medical-o1-reasoning-SFT: " in error_line(result)
-    assert "sample or a file" in result.err
-    assert contents(folder).items() >= before.items()
-
-
-def bound_by_permissions():
-    """For a child of root's: without the two capabilities that let root read and write what permissions forbid."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
-            raise OSError(ctypes.get_errno(), "prctl")
-
-
-def test_a_read_only_folder_is_one_line_from_the_shell(finished):
-    root = os.geteuid() == 0
-    if root and sys.platform != "linux":
-        pytest.skip("permissions do not bind root")
-    before = contents(finished.path)
-    finished.path.chmod(0o555)
-    try:
-        words = ["-m", "helpers", "run", "--run-dir", str(finished.path)]
-        result = python(*words, cwd=PROJECT_ROOT, preexec_fn=bound_by_permissions if root else None)
-    except subprocess.SubprocessError:
-        pytest.skip("root may not give up its capabilities here")
-    finally:
-        finished.path.chmod(0o755)
-    assert error_line(result) == f"error: cannot write to the run folder {finished.path}: Permission denied"
-    assert contents(finished.path) == before
-
-
 def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
     result = python("-m", "helpers", "run", "--profile", "smok", cwd=tmp_path, env={"PYTHONPATH": str(PROJECT_ROOT)})
     assert error_line(result) == "error: unknown profile 'smok'; did you mean 'smoke'?"
@@ -760,7 +615,7 @@ def test_a_second_series_in_one_folder_is_refused_and_a_killed_ones_lock_is_gone
     assert other.stdout.readline() == "in\n"
     result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
     assert result.status == 2
-    assert "another run is at work in" in error_line(result)
+    assert "another process is using" in error_line(result)
     other.kill()
     other.wait()
     with alone_in(open_run(run_dir=folder)):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helpers import InputError
-from helpers.config import Config, TrainingSettings, nearest, parse_assignment, profile_table, read_overrides
+from helpers.config import Config, TrainingSettings, nearest, parse_assignment, read_overrides
 from helpers.run_dir import open_run
 
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
@@ -25,11 +25,6 @@ def one_line(error) -> str:
 # The table -------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_the_profiles_of_the_design_and_one_value_each():
-    assert TABLE["profiles"] == PROFILES
-    assert {key: len(TABLE[key]) for key in KEYS} == dict.fromkeys(KEYS, len(PROFILES))
-
-
 def test_no_row_of_the_table_is_there_twice():
     text = resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8")
     keys = [line.partition(":")[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -45,14 +40,6 @@ def test_every_profile_resolves_and_has_exactly_the_fields_of_config(profile):
     assert {key: config.flat()[key] for key in KEYS} == expected
 
 
-def test_the_published_recipe_is_what_t4_stands_for():
-    t4 = Config.resolve("t4")
-    assert (t4.training.batch_size, t4.training.gradient_accumulation, t4.training.max_steps) == (2, 4, 60)
-    assert (t4.lora.r, t4.lora.alpha, t4.training.learning_rate) == (16, 16, 2e-4)
-    assert (t4.model.max_length, t4.model.load_in_4bit, t4.data.sample_size) == (2048, True, 500)
-    assert t4.model.name == "unsloth/DeepSeek-R1-Distill-Llama-8B"
-
-
 @pytest.mark.parametrize("profile", ["smoke", "laptop"])
 def test_no_network_and_no_account_without_a_gpu(profile):
     config = Config.resolve(profile)
@@ -65,14 +52,6 @@ def test_no_network_and_no_account_without_a_gpu(profile):
 def test_flat_settings_make_the_same_config_again():
     config = Config.resolve("laptop", {"lora.r": 8, "evaluation.questions": ["sample"]})
     assert Config.from_flat(config.flat()) == config
-
-
-def test_a_config_cannot_be_changed():
-    config = Config.resolve("smoke")
-    with pytest.raises(ValueError, match="frozen"):
-        config.seed = 1
-    with pytest.raises(ValueError, match="frozen"):
-        config.lora.r = 1
 
 
 def test_every_optimizer_that_can_be_asked_for_is_one_that_the_trainer_knows():
@@ -90,7 +69,6 @@ def test_every_optimizer_that_can_be_asked_for_is_one_that_the_trainer_knows():
     [
         ("training.max_steps", "20", 20),
         ("training.learning_rate", "1e-4", 1e-4),
-        ("training.learning_rate", "0.001", 0.001),
         ("model.load_in_4bit", "true", True),
         ("data.sample_size", None, None),
         ("seed", "0", 0),
@@ -107,27 +85,15 @@ def test_an_override_takes_the_place_of_the_tables_value_and_its_type(key, given
     assert {k: v for k, v in flat.items() if k != key} == {k: v for k, v in others.items() if k != key}
 
 
-def test_the_table_is_not_changed_by_an_override():
-    before = Config.resolve("smoke").flat()
-    Config.resolve("smoke", {"lora.r": 99, "seed": 1})
-    assert Config.resolve("smoke").flat() == before
-    assert profile_table()["smoke"]["lora.r"] == before["lora.r"]
-
-
 @pytest.mark.parametrize(
     ("asked", "meant"),
     [
         ("training.lr", "training.learning_rate"),
         ("lr", "training.learning_rate"),
-        ("training.bs", "training.batch_size"),
-        ("training.learning_rte", "training.learning_rate"),
         ("learning_rate", "training.learning_rate"),
-        ("training.steps", "training.max_steps"),
         ("Training.max_steps", "training.max_steps"),
         ("lora.rank", "lora.r"),
-        ("dataset.source", "data.source"),
         ("model", "model.name"),
-        ("model.maxlength", "model.max_length"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(asked, meant):
@@ -148,46 +114,25 @@ def test_the_profile_is_no_key_to_override():
         Config.resolve("smoke", {"profile": "laptop"})
 
 
-@pytest.mark.parametrize(
-    ("asked", "meant"), [("smok", "smoke"), ("T4", "t4"), ("lap-top", "laptop"), ("autoo", "auto"), ("fulll", "full")]
-)
+@pytest.mark.parametrize(("asked", "meant"), [("smok", "smoke"), ("T4", "t4"), ("autoo", "auto")])
 def test_an_unknown_profile_is_named_with_the_nearest_valid_one(asked, meant):
     with pytest.raises(InputError) as error:
         Config.resolve(asked)
     assert one_line(error) == f"unknown profile {asked!r}; did you mean {meant!r}?"
 
 
-def test_a_profile_that_is_like_none_gets_the_list_of_all():
-    with pytest.raises(InputError) as error:
-        Config.resolve("xyz")
-    assert one_line(error) == "unknown profile 'xyz'; valid: auto, smoke, laptop, t4, full"
-
-
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
         ("training.max_steps", "many", "integer"),
-        ("training.max_steps", 2.5, "integer"),
-        ("training.learning_rate", "fast", "number"),
         ("training.learning_rate", 0, "greater than 0"),
-        ("training.learning_rate", float("nan"), ""),
         ("training.weight_decay", float("inf"), "finite"),
-        ("training.batch_size", 0, "greater than or equal to 1"),
-        ("training.epochs", -1, "greater than 0"),
         ("training.scheduler", "lineer", "'linear'"),
-        ("training.optimizer", "adamw_9bit", "'adamw_8bit'"),
-        ("model.prompt_style", "nativ", "'native' or 'plain'"),
-        ("model.max_length", 8, "greater than or equal to 16"),
         ("model.load_in_4bit", "perhaps", "boolean"),
-        ("model.name", "", "at least 1 character"),
         ("data.source", None, "string"),
         ("data.validation_fraction", 0.5, "less than 0.5"),
-        ("data.near_duplicate", 1.1, "less than or equal to 1"),
-        ("data.sample_size", 0, "greater than or equal to 1"),
-        ("generation.temperature", -0.1, "greater than or equal to 0"),
         ("evaluation.questions", [], "at least 1 item"),
         ("export.gguf", "q4_0", "'f16', 'q8_0' or 'q4_k_m'"),
-        ("tracking.wandb", "on", "'online'"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**32, "less than"),
     ],
@@ -197,12 +142,6 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_valid(key, value, says):
         Config.resolve("smoke", {key: value})
     assert one_line(error).startswith(f"{key} = {value!r}: ")
     assert says in str(error.value)
-
-
-def test_the_nearest_of_two_with_the_same_initials_is_of_the_section_that_was_named():
-    choices = ["data.batch_size", "training.batch_size"]
-    assert nearest("training.bs", choices) == "; did you mean 'training.batch_size'?"
-    assert nearest("data.bs", choices) == "; did you mean 'data.batch_size'?"
 
 
 # KEY=VALUE -------------------------------------------------------------------------------------------------------
@@ -225,11 +164,6 @@ def test_the_nearest_of_two_with_the_same_initials_is_of_the_section_that_was_na
 def test_an_assignment_reads_its_value_as_yaml(text, key, value):
     assert parse_assignment(text) == (key, value)
     assert type(parse_assignment(text)[1]) is type(value)
-
-
-def test_a_power_of_ten_without_a_dot_is_a_number_in_the_end():
-    key, value = parse_assignment("training.learning_rate=1e-4")  # text in YAML 1.1
-    assert Config.resolve("smoke", {key: value}).training.learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("text", ["training.max_steps", "", "=5", "  =5"])
@@ -267,3 +201,9 @@ def test_overrides_that_are_no_mapping_are_one_line_and_no_folder(tmp_path, give
         open_run("smoke", tmp_path / "run", given)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_nearest_of_two_with_the_same_initials_is_of_the_section_that_was_named():
+    choices = ["data.batch_size", "training.batch_size"]
+    assert nearest("training.bs", choices) == "; did you mean 'training.batch_size'?"
+    assert nearest("data.bs", choices) == "; did you mean 'data.batch_size'?"

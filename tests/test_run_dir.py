@@ -1,6 +1,5 @@
 """The run folder: what opening one records and refuses, and that nothing in it is ever half written."""
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from helpers.files import (
     atomic_dir,
     fingerprint,
     project_path,
-    read_json,
     read_jsonl,
     write_json,
     write_jsonl,
@@ -28,7 +26,6 @@ from helpers.run_dir import (
     RESULT_FOLDERS,
     Run,
     alone_in,
-    check_writable,
     find_run,
     note_in_record,
     open_run,
@@ -93,20 +90,8 @@ def test_the_commit_is_recorded_and_marked_when_files_differ_from_it(tmp_path, m
     assert open_run("smoke", tmp_path / "runs/clean").record["git_commit"] == commit
     (tmp_path / ".gitignore").write_text("runs/\nother\n")
     assert open_run("smoke", tmp_path / "runs/dirty").record["git_commit"] == f"{commit}-dirty"
-
-
-def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert open_run("smoke", tmp_path / "run").record["git_commit"] is None
-
-
-def test_auto_takes_over_the_settings_of_the_folder(tmp_path):
-    made = open_run("smoke", tmp_path, {"lora.r": 8, "evaluation.questions": ["sample"]})
-    before = contents(tmp_path)
-    again = open_run("auto", tmp_path)
-    assert again.config == made.config
-    assert again.config.profile == "smoke"
-    assert contents(tmp_path) == before
+    assert open_run("smoke", tmp_path / "runs/without").record["git_commit"] is None  # git is not installed
 
 
 @pytest.mark.parametrize("profile", ["full", "auto"])
@@ -148,8 +133,9 @@ def test_the_same_settings_open_the_folder_and_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("profile", "overrides", "key", "there", "asked"),
     [
-        ("smoke", {"lora.r": 9}, "lora.r", "4", "9"),
-        ("auto", {"lora.r": 9}, "lora.r", "4", "9"),
+        ("smoke", {"lora.r": 9}, "lora.r", "4", "9 asked; choose"),
+        ("auto", {"lora.r": 9, "lora.alpha": 9, "seed": 9}, "seed", "3407", "9 asked (and 2 more); choose"),
+        ("auto", {"training.max_steps": 3}, "training.max_steps", "4", "3 asked, and can only grow; choose"),
         ("auto", {"data.sample_size": None}, "data.sample_size", "24", "None"),
         ("laptop", {}, "profile", "'smoke'", "'laptop'"),
     ],
@@ -162,7 +148,7 @@ def test_another_configuration_is_refused_and_leaves_the_record_as_it_was(
     (tmp_path / "data/train.jsonl").write_text("{}\n")
     before = contents(tmp_path)
     message = refused(profile, tmp_path, overrides)
-    assert f"{key} is {there} there, {asked} asked" in message
+    assert f"{key} is {there} there, {asked}" in message
     assert str(tmp_path) in message
     assert "--force" in message
     assert contents(tmp_path) == before
@@ -185,13 +171,6 @@ def test_settings_that_led_to_nothing_are_replaced(tmp_path, overrides):
     assert run.config == open_run("full", tmp_path / "new", {"data.source": "sample", **overrides}).config
     assert open_run("auto", tmp_path).config == run.config  # as the notebooks open it
     assert (tmp_path / "notebooks/01_setup.ipynb").is_file()
-
-
-def test_more_than_one_difference_is_counted(tmp_path):
-    open_run("smoke", tmp_path)
-    (tmp_path / "data").mkdir()
-    assert "(and 2 more)" in refused("smoke", tmp_path, {"lora.r": 9, "lora.alpha": 9, "seed": 9})
-    assert "(and" not in refused("smoke", tmp_path, {"lora.r": 9})
 
 
 # A folder's second life -------------------------------------------------------------------------------------------
@@ -269,12 +248,6 @@ def test_a_number_of_steps_may_only_grow(there, asked, may):
     assert may_change("training.max_steps", there, asked) is may
 
 
-def test_fewer_steps_are_refused_with_the_reason(finished):
-    assert "training.max_steps is 9 there, 8 asked, and can only grow; " in refused(
-        "auto", finished, {"training.max_steps": 8}
-    )
-
-
 @pytest.mark.parametrize("profile", ["auto", "smoke"])
 @pytest.mark.parametrize("force", [False, True])
 def test_overrides_are_laid_over_the_stored_settings(finished, profile, force):
@@ -336,8 +309,8 @@ def test_two_folders_set_aside_in_one_second_are_two(finished):
 
 def test_a_folder_in_which_a_series_is_at_work_keeps_its_settings(finished):
     with alone_in(open_run("auto", finished)):
-        assert "another run is at work" in refused("auto", finished, {"lora.r": 8}, force=True)
-        assert "another run is at work" in refused("auto", finished, {"evaluation.max_questions": 3})
+        assert "another process is using" in refused("auto", finished, {"lora.r": 8}, force=True)
+        assert "another process is using" in refused("auto", finished, {"evaluation.max_questions": 3})
         assert open_run("auto", finished).config.lora.r == 4
     assert open_run("auto", finished, {"evaluation.max_questions": 3}).config.evaluation.max_questions == 3
 
@@ -397,33 +370,11 @@ def test_hidden_folders_of_others_stay(finished):
     assert contents(finished) == before
 
 
-def test_force_writes_the_new_configuration_and_keeps_the_other_files(tmp_path):
-    open_run("smoke", tmp_path)
-    (tmp_path / "stages.json").write_text("{}")
-    forced = open_run("smoke", tmp_path, {"lora.r": 9}, force=True)
-    assert forced.config.lora.r == 9
-    assert forced.record["config"]["lora.r"] == 9
-    assert open_run("auto", tmp_path).config.lora.r == 9
-    assert (tmp_path / "stages.json").read_text() == "{}"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"just words",
-        b"config:\n",
-        b"config: words\n",
-        b"config: [1, 2]\n",
-        b"profile: smoke\n",
-        b"config: {seed: 1",
-        b"\xff\xfe\x00",
-    ],
-)
-@pytest.mark.parametrize("force", [False, True])
-def test_a_damaged_record_is_one_line_that_names_it_and_is_not_overwritten(tmp_path, damage, force):
+@pytest.mark.parametrize("damage", [b"", b"config: words\n", b"profile: smoke\n", b"config: {seed: 1", b"\xff\xfe\x00"])
+def test_a_damaged_record_is_one_line_that_names_it_and_is_not_overwritten(tmp_path, damage):
     (tmp_path / "run.yaml").write_bytes(damage)
-    assert f"{tmp_path / 'run.yaml'} is not a run record" in refused("auto", tmp_path, force=force)
+    for force in (False, True):
+        assert f"{tmp_path / 'run.yaml'} is not a run record" in refused("auto", tmp_path, force=force)
     assert contents(tmp_path) == {"run.yaml": damage}
 
 
@@ -432,11 +383,6 @@ def test_a_record_that_lacks_settings_names_one_and_force_replaces_it(tmp_path):
     assert "field required" in refused("auto", tmp_path)
     assert "field required" in refused("smoke", tmp_path)
     assert open_run("smoke", tmp_path, force=True).record["config"] == Config.resolve("smoke").flat()
-
-
-def test_a_record_that_is_a_folder(tmp_path):
-    (tmp_path / "run.yaml").mkdir()
-    assert "run.yaml" in refused("smoke", tmp_path)
 
 
 def test_wrong_requests_make_no_folder(tmp_path):
@@ -452,7 +398,7 @@ def test_wrong_requests_make_no_folder(tmp_path):
 def test_a_source_that_is_not_there_makes_no_folder(tmp_path):
     for source in ("sampel", "no/such/file.jsonl", str(tmp_path)):
         message = refused("smoke", tmp_path / "run", {"data.source": source})
-        assert message.startswith(f"data.source = {source!r} is neither sample nor hub nor a file")
+        assert message.startswith(f"data.source = {source!r} is neither sample nor hub nor an existing file")
     assert not (tmp_path / "run").exists()
 
 
@@ -484,14 +430,6 @@ def test_a_wrong_source_with_force_leaves_the_old_record(tmp_path):
     before = contents(tmp_path)
     refused("smoke", tmp_path / "run", {"data.source": "no/such/file.jsonl"}, force=True)
     assert contents(tmp_path) == before
-
-
-def test_a_finished_folder_opens_after_its_source_is_gone(tmp_path):
-    source = tmp_path / "rows.jsonl"
-    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
-    open_run("smoke", tmp_path / "run", {"data.source": str(source)})
-    source.unlink()
-    assert open_run("auto", tmp_path / "run").config.data.source == str(source)
 
 
 # Paths -----------------------------------------------------------------------------------------------------------
@@ -537,26 +475,6 @@ def test_a_file_in_the_folders_place(tmp_path):
         assert contents(tmp_path) == {"run": b"mine"}
 
 
-def test_a_place_where_nobody_can_make_a_folder():
-    if not Path("/proc/self").is_dir():
-        pytest.skip("no /proc here")
-    assert refused("smoke", "/proc/ai-doctor/run").startswith("cannot write to the run folder /proc/ai-doctor/run: ")
-
-
-def test_a_read_only_folder_is_refused_before_any_work_and_stays_as_it_was(tmp_path):
-    open_run("smoke", tmp_path / "run")
-    before = contents(tmp_path)
-    (tmp_path / "run").chmod(0o555)
-    try:
-        if os.access(tmp_path / "run", os.W_OK):
-            pytest.skip("permissions do not bind this user")
-        for overrides, force in ((None, False), ({"seed": 1}, True)):
-            assert "cannot write to the run folder" in refused("smoke", tmp_path / "run", overrides, force)
-        assert contents(tmp_path) == before
-    finally:
-        (tmp_path / "run").chmod(0o755)
-
-
 def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
     """The same where permissions do not bind, as for root: the file system itself refuses."""
     open_run("smoke", tmp_path)
@@ -571,12 +489,6 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
         message = refused("smoke", tmp_path, overrides, force)
         assert message == f"cannot write to the run folder {tmp_path}: Read-only file system"
     assert contents(tmp_path) == before
-
-
-def test_the_proof_that_a_folder_can_be_written_to_leaves_nothing_in_it(tmp_path):
-    check_writable(tmp_path / "a/b")
-    assert contents(tmp_path) == {}
-    assert (tmp_path / "a/b").is_dir()
 
 
 # Whole or not at all ---------------------------------------------------------------------------------------------
@@ -620,15 +532,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     assert contents(tmp_path) == {"file": b"old"}
 
 
-def test_while_a_file_is_written_the_old_one_stands_under_its_name(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("old")
-    seen = []
-    monkeypatch.setattr(files.os, "fsync", lambda handle: seen.append((tmp_path / "file").read_text()))
-    write_text(tmp_path / "file", "new")
-    assert seen == ["old"]
-    assert contents(tmp_path) == {"file": b"new"}
-
-
 def test_a_folder_that_fails_in_the_middle_leaves_the_old_one_and_nothing_else(tmp_path):
     for old in ({}, {"data/a": b"old", "data/b": b"old"}):
         for name, content in old.items():
@@ -652,12 +555,6 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755  # a temporary folder is its maker's alone
 
 
-def test_a_folder_of_a_folder_that_is_not_there_yet(tmp_path):
-    with atomic_dir(tmp_path / "export/merged") as folder:
-        (folder / "x").write_text("x")
-    assert contents(tmp_path) == {"export/merged/x": b"x"}
-
-
 # Reading back ----------------------------------------------------------------------------------------------------
 
 ODD = "a\u2028b\u2029c\u0085d\x0be\x1cf\r\ng\n שלום 😀 <｜User｜> \ufeff\x00"
@@ -670,20 +567,6 @@ def test_every_text_comes_back_from_jsonl_as_it_was(tmp_path):
     raw = (tmp_path / "rows.jsonl").read_bytes()
     assert raw.count(b"\n") == len(rows)
     assert "\u2028".encode() in raw  # written as it is and not as an escape, so that reading has to cope with it
-
-
-def test_no_rows_and_blank_lines(tmp_path):
-    write_jsonl(tmp_path / "rows.jsonl", [])
-    assert read_jsonl(tmp_path / "rows.jsonl") == []
-    (tmp_path / "rows.jsonl").write_text('\n{"a": 1}\r\n  \n{"a": 2}')
-    assert read_jsonl(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}]
-
-
-def test_json_is_for_people_too(tmp_path):
-    write_json(tmp_path / "x.json", {"α": [1, None]})
-    assert read_json(tmp_path / "x.json") == {"α": [1, None]}
-    text = (tmp_path / "x.json").read_text(encoding="utf-8")
-    assert text == json.dumps({"α": [1, None]}, indent=2, ensure_ascii=False) + "\n"
 
 
 def test_facts_found_later_join_the_record_and_leave_the_settings(tmp_path):

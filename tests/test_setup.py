@@ -20,7 +20,6 @@ import pytest
 
 import helpers
 from helpers import PROJECT_ROOT
-from helpers.run_dir import read_settings
 from helpers.setup import replaced_packages
 from tools.notebooks import SERIES, repository_address
 
@@ -286,23 +285,3 @@ def test_packages_that_nothing_replaced_are_not_complained_of():
 
     assert {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "huggingface_hub"} <= set(sys.modules)
     assert replaced_packages() == []
-
-
-def test_without_the_projects_installation_01_runs_from_its_folder(tmp_path):
-    """All packages, and no project among them."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "python"], check=True)
-    site = sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "python")})
-    Path(site, "packages.pth").write_text(sysconfig.get_path("purelib"))  # the .pth files in there are not followed
-    python = tmp_path / "python/bin/python"
-    missing = subprocess.run([python, "-c", "import torch, helpers"], cwd=tmp_path, capture_output=True, text=True)
-    assert "No module named 'helpers'" in missing.stderr
-    more = {"AI_DOCTOR_PROFILE": "smoke", "AI_DOCTOR_RUN_DIR": str(tmp_path / "run"), "JUPYTER_PREFER_ENV_PATH": "1"}
-    ended = subprocess.run(
-        [python, "-m", "nbconvert", "--execute", "--to=notebook", f"--output-dir={tmp_path}", "01_setup.ipynb"],
-        cwd=PROJECT_ROOT / "notebooks",
-        env=os.environ | more | {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert read_settings(tmp_path / "run")["profile"] == "smoke"

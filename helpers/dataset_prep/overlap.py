@@ -1,4 +1,4 @@
-"""Which evaluation questions the training rows give away: the same text, shared runs of words, nearest neighbours."""
+"""Contamination: evaluation questions that training rows contain, by exact text, shared n-grams and TF-IDF cosine."""
 
 import textwrap
 from collections import Counter
@@ -17,7 +17,7 @@ from helpers.questions import ChoiceQuestion
 # (Renyi 1953), and there the first beats the tenth by STANDOUT times what the second usually has over the eleventh
 # (the median of a task's questions) in 1% of cases, by however many rows. Beside 50 to 15,700 unrelated rows 0.3 to
 # 2.5% of four tasks' questions were flagged, 3 to 4% beside 19,700 made of other questions' sentences; of 600 vignettes
-# that came with another ending 598. (tests/test_dataset_prep.py has the small ones of these.)
+# that came with another ending 598.
 RANK = 10
 STANDOUT = 3.75
 LEAST = 0.1  # the least median that is used: so the nearest row has at least 1.45 times the cosine of the tenth
@@ -32,7 +32,7 @@ SHOWN = 10, 50  # pairs in the report: the nearest, and at most so many when mor
 
 
 def overlap(rows: list[dict[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) -> dict[str, Any]:
-    """What the training rows share with the questions that are to judge the model: told to the reader, nothing dropped.
+    """Overlap of the training rows with the evaluation questions; it is reported, and no row is dropped.
 
     By task: `exact`, how many questions are a row's question after `normalise`; `ngram`, the share of a question's
     runs of NGRAM words that is found in one row; `cosine`, to the nearest row by TF-IDF of words and word pairs, the
@@ -88,7 +88,7 @@ def overlap(rows: list[dict[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) 
 
 
 def _close(cosines: np.ndarray) -> np.ndarray:
-    """Which of a task's questions have a row that is closer than unrelated rows come.
+    """Mask (questions,) of a task's questions whose nearest row is closer than unrelated rows are.
 
     `cosines` holds each question's highest, falling: (questions, RANK + 1), or fewer columns where there are fewer
     rows, and then only SURE and NEAREST flag. That the second to the eleventh are the measure keeps a task's bound

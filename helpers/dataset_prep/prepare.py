@@ -43,7 +43,7 @@ Dropped = dict[str, list[int]]
 def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
     """The rows without `<think>` and `</think>` around a reasoning, as data sets made with R1 have it, and how many.
 
-    The two tags go, and the white space at them, where they enclose all of it and stand nowhere else in it.
+    The tags and the white space around them are removed if they enclose all of it and occur nowhere else in it.
     """
 
     def bare(row: Row) -> Row:
@@ -58,10 +58,10 @@ def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
 
 
 def validate(rows: list[Row], forbidden: frozenset[str]) -> tuple[list[Row], Dropped]:
-    """Leave out rows that cannot be trained, each under its first fault.
+    """Leave out rows that cannot be trained, by the first fault of each.
 
-    `forbidden`: special-token strings, which would end a thought or a reply where they stand. A question may hold
-    them; it is encoded as plain text.
+    `forbidden`: special-token strings, which would end a thought or a reply early. Questions may contain them: they are
+    encoded as plain text.
     """
     special = re.compile("|".join(map(re.escape, sorted(forbidden))) or "(?!)")
 
@@ -159,7 +159,7 @@ def split(
 def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native") -> tuple[list[Row], Dropped]:
     """Leave out rows that `encode_example` cannot put into `max_length` tokens; none is cut.
 
-    It follows the split, so that a row's side does not hang on the model. Kept rows are given their lengths in
+    It follows the split, so that a row's side does not depend on the model. Kept rows are given their lengths in
     tokens, `prompt_tokens` and `completion_tokens`. InputError when no row fits.
     """
 
@@ -186,10 +186,10 @@ def _total_tokens(row: Row) -> int:
 
 
 def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None = None) -> dict[str, Any]:
-    """Do all of it: fill the run's data/ with train, validation and test.jsonl and report.json; return the report.
+    """Prepare the data: write train, validation and test.jsonl and report.json to the run's data/; return the report.
 
-    `progress` gets a line after each step. Nothing is written before every step has succeeded, and then the whole
-    folder at once, so an InputError (no row left, too few to split, none that fits) leaves an older one as it was.
+    `progress` is called with a line after each step. The folder is written atomically at the end, so an InputError (no
+    row left, too few to split, none that fits) leaves an older one unchanged.
     """
     config, data = run.config, run.config.data
     started = lap = time.monotonic()
@@ -252,7 +252,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
 
 
 def _check_spelling(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]]) -> None:
-    """InputError for a question of 05 that the model cannot read, before hours of training."""
+    """InputError, before any training, for an evaluation question that the vocabulary cannot spell."""
     for task, questions in tasks.items():
         for question in questions:
             if lost := unspellable(tokenizer, question.as_prompt()):
@@ -260,13 +260,13 @@ def _check_spelling(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]]) -> N
 
 
 def _left_out(steps: list[dict[str, Any]]) -> str:
-    """What the rules left out so far, to follow a message."""
+    """The rows left out so far by reason, to append to a message."""
     reasons = [f"{count} x {reason}" for step in steps for reason, count in step["reasons"].items()]
     return f" (of {steps[0]['rows_in']} rows: {', '.join(reasons)})" if reasons else ""
 
 
 def _remarks(unwrapped: int, shared: dict[str, int], splits: dict[str, int], fractions: dict[str, float]) -> list[str]:
-    """What a reader should know of the data beside the rules' counts, a sentence each."""
+    """Sentences about the data that the rules' counts do not show."""
     remarks, total = [], sum(splits.values())
     if unwrapped:
         remarks.append(f"The tags around the reasoning, {THINK} and {END_THINK}, were taken off {unwrapped} x.")

@@ -1,4 +1,4 @@
-"""The library that trains: Unsloth on a GPU, transformers with PEFT anywhere, behind the same functions."""
+"""The training backend: Unsloth on a GPU, or transformers with PEFT, behind the same functions."""
 
 import os
 from importlib import util
@@ -12,7 +12,7 @@ from helpers.run_dir import Run
 
 
 def choose_backend(config: Config, machine: Machine) -> str:
-    """Which library trains: "unsloth" on a machine with a GPU that has it installed, else "transformers" with PEFT."""
+    """ "unsloth" with a GPU and Unsloth installed, else "transformers"; InputError if Unsloth is required."""
     wanted, possible = config.training.backend, bool(machine.gpu and util.find_spec("unsloth"))
     if wanted == "unsloth" and not possible:
         missing = "is not installed" if machine.gpu else "needs a GPU"
@@ -21,7 +21,7 @@ def choose_backend(config: Config, machine: Machine) -> str:
 
 
 def start_backend(run: Run) -> str:
-    """Import the library that trains this run and return its name; before anything imports transformers.
+    """Import the training backend and return its name; call it before anything imports transformers.
 
     Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and writes what it compiles to disk,
     here into the run folder.
@@ -30,12 +30,12 @@ def start_backend(run: Run) -> str:
     backend = choose_backend(run.config, machine)
     if backend == "unsloth":
         os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(run / "unsloth_compiled_cache"))
-        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be out of reach
+        os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would call the hub, which may be unreachable
         os.environ.setdefault("UNSLOTH_CE_LOSS_TARGET_GB", str(machine.fit["loss_gib"]))
         import unsloth  # noqa: F401
 
         if machine.fit["attention"] == "varlen":
-            _lend_torchs_varlen_attention()
+            _enable_varlen_attention()
     return backend
 
 
@@ -74,11 +74,11 @@ def _load_with_unsloth(config: Config) -> Any:
     model, _ = from_source(
         FastLanguageModel.from_pretrained,
         config.model,
-        # Of a micro-batch, not of a row: packs of one micro-batch go through the model as one long row.
+        # Of a micro-batch, not of a row: its packs go through the model as one long row.
         max_seq_length=config.model.max_length * (training.batch_size if training.packing else 1),
         dtype=getattr(torch, compute_dtype(config)),
         load_in_4bit=config.model.load_in_4bit,
-        # Else it takes its own 4-bit copy of a known model, quantised differently from the base that 05 compares with.
+        # By default Unsloth loads its own 4-bit copy, quantised differently from the base that 05 compares with.
         use_exact_model_name=True,
         offload_embedding=describe_machine().fit["offload_embedding"],
     )
@@ -94,12 +94,12 @@ def _load_with_unsloth(config: Config) -> Any:
     )
 
 
-def _lend_torchs_varlen_attention() -> None:
-    """Let Unsloth use torch's attention for packs also in torch 2.11, Colab's, where it would go row by row.
+def _enable_varlen_attention() -> None:
+    """Let Unsloth use torch's varlen attention for packs with torch 2.11 (Colab), where it would go row by row.
 
-    It asks for an argument, `enable_gqa`, that came with torch 2.12. The kernel of 2.11 shares keys among query
-    heads without being told (`benchmarks/training.py parity` compares packed rows with padded ones on the card). Packed
-    training of the 8B model: 15,380 tokens/s with it, 12,006 without, on one H100.
+    Unsloth passes `enable_gqa`, which is new in torch 2.12. The kernel of 2.11 shares keys among query heads without
+    it (`benchmarks/training.py parity` compares packed rows with padded ones on the GPU). Packed training of the 8B
+    model: 15,380 tokens/s with it, 12,006 without, on one H100.
     """
     import inspect
 

@@ -1,4 +1,4 @@
-"""From rows on disk to what the trainer sees in one step: encoded, packed or padded, and how many steps that makes."""
+"""From rows on disk to batches: encoded, packed or padded, and the number of steps."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Encoded = dict[str, list[int]]
 
 
 def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
-    """The rows of data/`name`.jsonl as token ids and labels; 03 has left out those that would not fit."""
+    """The rows of data/`name`.jsonl as token ids and labels; InputError if one does not fit, which 03 has checked."""
     rows = read_jsonl(run.require(f"data/{name}.jsonl", "03_dataset_prep"))[:limit]
     model = run.config.model
     encoded = [encode_example(tokenizer, row, model.max_length, model.prompt_style) for row in rows]
@@ -24,10 +24,10 @@ def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) ->
 
 
 def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
-    """The rows as the trainer takes them: one by one, or laid end to end into packs of up to `model.max_length`.
+    """The rows as a dataset: one by one, or concatenated into packs of up to `model.max_length` tokens.
 
-    Packs hold whole rows, longest first into the fullest pack that has room (TRL's "bfd"); `seq_lengths` says how long
-    each row of a pack is.
+    Packs hold whole rows, longest first into the fullest pack with room (TRL's "bfd"); `seq_lengths` has the lengths of
+    a pack's rows.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -41,10 +41,10 @@ def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
 
 
 def collator(config: Config, pad: int, unsloth: bool) -> Any:
-    """Make a batch of dataset rows: padded on the right, or, of packs, one long row without any padding.
+    """A collator that pads rows on the right, or makes packs one row (1, tokens) without padding.
 
-    In such a row positions start again at 0 with every document, which is how transformers sees where attention has
-    to end; Unsloth is told by `packed_seq_lengths`.
+    Position ids restart at 0 with every document, by which transformers limits attention; Unsloth reads
+    `packed_seq_lengths`.
     """
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -65,17 +65,17 @@ def collator(config: Config, pad: int, unsloth: bool) -> Any:
 
 
 def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
-    """Optimizer steps that the trainer will make with so many rows, or packs of rows."""
+    """Number of optimizer steps for this many rows, or packs of rows."""
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
-    a_step = training.batch_size * training.gradient_accumulation * devices
-    return math.ceil(math.ceil(rows / a_step) * training.epochs)
+    step_rows = training.batch_size * training.gradient_accumulation * devices
+    return math.ceil(math.ceil(rows / step_rows) * training.epochs)
 
 
 def smaller_batch(batch: int, accumulation: int) -> tuple[int, int]:
-    """Half the micro-batch and twice the accumulation, so that a step still sees as many rows; of odd sizes, a third
-    and so on. Raises InputError for a micro-batch of one row."""
+    """Divide the micro-batch by its smallest factor and multiply gradient accumulation by it, so that a step has as
+    many rows as before. Raises InputError for a micro-batch of one row."""
     if batch == 1:
         raise InputError(
             "out of GPU memory with one row at a time: lower model.max_length or lora.r, or set model.load_in_4bit or "

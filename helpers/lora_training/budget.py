@@ -1,4 +1,4 @@
-"""What a training will take, in time and memory, before it is started."""
+"""Estimate of the time and memory that a training takes."""
 
 import time
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from helpers.models.loading import compute_dtype, model_shape
 # Share of the machine's matrix-product rate that a large enough micro-batch reaches: on an H100 between 0.52 and 0.61
 # in benchmarks/results/training-h100.json, on two CPU cores 130 tokens/s of the embedded model beside 135 GFLOP/s.
 REACHED = 0.58
-# Seconds that a layer of a micro-batch takes a GPU at the least, however few its tokens: Unsloth's two rows of 350
+# Minimum seconds that a GPU takes for a layer of a micro-batch, however few its tokens: Unsloth's two rows of 350
 # tokens took 0.385 s for 32 layers (same file), of which 0.07 s is arithmetic.
 LAYER_SECONDS = 0.01
 
 
 def matmul_rate() -> float:
-    """Floating-point operations a second of a large matrix product in this machine's compute type, measured now."""
+    """Floating-point operations a second of a large matrix product in the compute type, measured."""
     import torch
 
     machine = describe_machine()
@@ -39,8 +39,8 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
 
     `units` is the number of rows or, where they are packed, of packs. A token costs 2 operations a weight forward
     and 2 backward, since the frozen weights get no gradient of their own, and 2 more where activations are recomputed
-    (Kaplan et al. 2020, section 2.1, without the weight gradients). A GPU's arithmetic hides what a layer takes at the
-    least, except where it waits for activations to be recomputed. Memory is weights, adapters with their gradients
+    (Kaplan et al. 2020, section 2.1, without the weight gradients). A GPU's arithmetic hides the minimum time of a
+    layer, except where it waits for activations to be recomputed. Memory is weights, adapters with their gradients
     and optimizer states, and activations: per token and layer six vectors of the hidden size, two of the keys' and
     two of the MLP's, or one vector where they are recomputed.
     """
@@ -69,7 +69,7 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
 
 
 def budget_table(budget: dict[str, float], metrics: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """The plan beside what happened, as text: quantity to (before, after)."""
+    """Estimate and outcome as text: quantity to (planned, measured)."""
     return {
         "optimizer steps": (f"{budget['steps']:,}", f"{metrics['steps']:,}"),
         "tokens": (f"{budget['tokens']:,}", f"{metrics['tokens']:,}"),

@@ -1,6 +1,5 @@
-"""What a training has left in a run folder: is it this one, and which checkpoint can it go on from?"""
+"""The results of earlier training in a run folder: whether they are of this training, and where to resume."""
 
-import json
 import os
 import shutil
 from collections.abc import Collection
@@ -18,13 +17,13 @@ Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}
 NOTE = "training/made_from.json"
 LENGTH = [key for key, rule in CHANGES.items() if rule == LARGER]
 
-MARKER = "complete"  # written last; a checkpoint without it was being written when its process ended
+MARKER = "complete"  # written last; a checkpoint without it is incomplete
 
 
 def mark_complete(run: Run, folder: Path) -> None:
-    """Flush a checkpoint's files to disk, then write down what they are and the training that they belong to.
+    """Flush a checkpoint's files to disk, then record their fingerprints and the training that they belong to.
 
-    A power cut, or a drive that is mounted over the network, can deliver the marker and lose what was written before.
+    After a power cut, or on a network drive, the marker may exist while earlier writes are lost.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     for path in (*(folder / name for name in names), folder):
@@ -38,19 +37,19 @@ def mark_complete(run: Run, folder: Path) -> None:
 
 
 def finished(run: Run) -> dict[str, Any] | None:
-    """training/metrics.json where the folder holds this very training, adapter and all; else None."""
+    """training/metrics.json if exactly this training is finished in the folder, with its adapter; else None."""
     there = all((run / name).is_file() for name in (*ADAPTER, "training/log.jsonl", "training/metrics.json"))
-    made = _made_here(run) if there else None
+    made = _made(run / NOTE) if there else None
     return read_json(run / "training/metrics.json") if made and _same(made, identity(run), but=()) else None
 
 
 def take_over(run: Run) -> None:
-    """Make the folder this training's, by a note in training/: called before anything of it is written.
+    """Record this training in the folder, before it writes anything else.
 
-    What another training has left is set aside, with all that was measured and exported of it; of this one with fewer
-    steps, which it goes on from, the adapter and what follows it, and a copy of its figures.
+    The results of a different training are set aside, with all that was measured and exported of it. Of this training
+    with fewer steps, which is continued, the adapter and later results are set aside with a copy of its metrics.
     """
-    made, now = _made_here(run), identity(run)
+    made, now = _made(run / NOTE), identity(run)
     if is_main_process():
         moved = ""
         if made and not _same(made, now):
@@ -65,10 +64,10 @@ def take_over(run: Run) -> None:
 
 
 def last_checkpoint(run: Run) -> tuple[Path | None, int]:
-    """The newest checkpoint that is whole and belongs to these settings and rows, and its step; (None, 0) if none.
+    """The newest complete checkpoint of these settings and rows, and its step; (None, 0) if there is none.
 
-    Unfinished ones are of no use and are deleted, those of other settings set aside. One whose files are not those
-    that were saved is moved to `damaged-...` beside it, and said so.
+    Incomplete ones are deleted, those of other settings set aside. One whose files have changed is renamed to
+    `damaged-...`, which is printed.
     """
     found, damaged = [], []
     for folder in (run / "checkpoints").glob("checkpoint-*"):
@@ -88,15 +87,15 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
         aside = folder.with_name(f"damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
-        print(f"{folder.name} is damaged ({wrong}), and now {aside.name}: training goes on from step {step}")
+        print(f"{folder.name} is damaged ({wrong}) and renamed to {aside.name}: training continues from step {step}")
     return newest, step
 
 
 def follow_schedule(optimizer: Any, scheduler: Any) -> None:
-    """Set the learning rates to where the schedule stands now.
+    """Set the learning rates to the current point of the schedule.
 
-    A checkpoint brings those of the schedule that it was saved under: the last one of a shorter training brings zero,
-    with which a longer one would make its first step.
+    A checkpoint restores those of the schedule that it was saved under: the last one of a shorter training has zero,
+    with which the first step of a longer one would be wasted.
     """
     schedule = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
     pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
@@ -106,49 +105,32 @@ def follow_schedule(optimizer: Any, scheduler: Any) -> None:
 
 
 def identity(run: Run) -> Made:
-    """What makes two trainings the same: settings and rows."""
+    """What identifies a training: settings and rows."""
     settings = {k: v for k, v in run.config.flat().items() if k.startswith(("seed", "model.", "lora.", "training."))}
     return {"settings": settings, "rows": fingerprint(run / "data/train.jsonl")}
 
 
 def _same(one: Made, other: Made, but: Collection[str] = LENGTH) -> bool:
-    """Whether two trainings are of the same rows and settings, `but` some, and those that the older is from before."""
+    """Whether two trainings have the same rows and settings, except those in `but` and those that only one has."""
     both = one["settings"].keys() & other["settings"].keys() - set(but)
     return one["rows"] == other["rows"] and all(one["settings"][key] == other["settings"][key] for key in both)
 
 
-def _made_here(run: Run) -> Made | None:
-    """The training that a folder holds, finished or not; None where there is none.
-
-    A folder from before the note was written has it in its checkpoints; one without any was made by its own settings.
-    """
-    markers = sorted((run / "checkpoints").glob(f"checkpoint-*/{MARKER}"), key=lambda path: path.stat().st_mtime)
-    made = [found for found in map(_made, [run / NOTE, *reversed(markers)]) if found]
-    if made or not any((run / name).exists() for name in (*ADAPTER, "training/metrics.json")):
-        return made[0] if made else None
-    own = identity(run)
-    if run.config.training.max_steps > 0 and (run / "training/metrics.json").is_file():
-        own["settings"]["training.max_steps"] = read_json(run / "training/metrics.json")["steps"]
-    return own
-
-
 def _made(path: Path) -> Made | None:
-    """The training that a note or a checkpoint's marker names; None where it cannot be read."""
+    """The training in a note or a checkpoint's marker; None if it cannot be read."""
     try:
         made = read_json(path)
         made = made["training"] if path.name == MARKER else made
-        if isinstance(made, str):  # as version 0.1.0 wrote it
-            made = dict(zip(("settings", "rows"), json.loads(made), strict=True))
         return made if isinstance(made["settings"], dict) and made["rows"] else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a marked checkpoint's files; "" if they are as they were saved."""
+    """What is wrong with a complete checkpoint's files; "" if they are unchanged."""
     for name, expected in read_json(folder / MARKER)["files"].items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if fingerprint(folder / name) != expected:
-            return f"{name} is not as it was saved"
+            return f"{name} has changed"
     return ""

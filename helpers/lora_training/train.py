@@ -5,8 +5,7 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -29,12 +28,12 @@ from helpers.sources.hub import nameless_base, public_name
 from helpers.tracking import log_table, tracked
 
 LogRows = list[dict[str, Any]]
-# The embedding layers are not trained; without being told, PEFT asks the hub whether they might have been.
+# The embedding layers are not trained; by default PEFT asks the hub whether they might have been resized.
 ADAPTER_ONLY = {"save_embedding_layers": False}
 
 
 def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulation: int) -> Any:
-    """The run's settings as TRL's SFTConfig. Rows come encoded, so TRL's own preparation is switched off."""
+    """The run's settings as TRL's SFTConfig. Rows are already encoded, so TRL's own preparation is off."""
     from trl import SFTConfig
 
     training, machine, dtype = run.config.training, describe_machine(), compute_dtype(run.config)
@@ -50,12 +49,12 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         optim=automatic if training.optimizer == "auto" else training.optimizer,
-        # Asked for by name: TRL switches bf16 on by itself, which a T4 only emulates.
+        # Explicit, since TRL enables bf16 by default, which a T4 only emulates.
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
         use_cpu=machine.gpu is None,
         max_length=None,
-        # Both said in the collator; TRL and Unsloth would otherwise arrange them a second time.
+        # Both are done in the collator; TRL and Unsloth would otherwise do them again.
         packing=False,
         padding_free=False,
         remove_unused_columns=False,
@@ -70,28 +69,28 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         report_to=report_to,
         ddp_find_unused_parameters=False,  # every adapter is used in every step
     )
-    # A process has one card. Of several that it sees, transformers would make a DataParallel, which 4-bit weights and
-    # packs do not survive; `accelerate launch train.py` uses them all.
+    # One GPU a process. If it sees several, transformers would use DataParallel, which fails with 4-bit weights and
+    # packs; `accelerate launch train.py` uses them all.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
 def trainer_class(unsloth: bool) -> type:
-    """TRL's SFTTrainer that also logs throughput; with the loss that its model computes where TRL's own will not do.
+    """TRL's SFTTrainer that also logs throughput, with the model's own loss where TRL's cannot run.
 
-    TRL 1.15 computes its loss in a Triton kernel and has no other way: without Triton (a CPU, macOS) it stops at the
-    first step. Unsloth has a fused loss in its model.
+    TRL 1.15 computes its loss in a Triton kernel only: without Triton (a CPU, macOS) it fails at the first step.
+    Unsloth has a fused loss in its model.
     """
     from trl import SFTTrainer
 
     fused = not unsloth and importlib.util.find_spec("triton") and describe_machine().gpu
 
     class ReasoningTrainer(SFTTrainer):
-        clock: "Clock"
+        journal: "TrainingLogCallback"
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if "loss" in logs:
-                logs |= self.clock.lap(int(self.state.num_input_tokens_seen))
+                logs |= self.journal.lap(int(self.state.num_input_tokens_seen))
             super().log(logs, *args, **kwargs)
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,35 +99,8 @@ def trainer_class(unsloth: bool) -> type:
     return ReasoningTrainer
 
 
-class Clock:
-    """Seconds of training, without those that validation takes, and what each step made of them."""
-
-    def __init__(self) -> None:
-        self.last = time.monotonic()
-        self.paused, self.tokens = 0.0, 0
-
-    def start(self, tokens: int) -> None:
-        """Begin the first lap, with so many tokens seen by the part of the training that this one goes on from."""
-        self.last, self.tokens = time.monotonic() - self.paused, tokens
-
-    def lap(self, tokens: int) -> dict[str, float]:
-        """Throughput since the last call, given all real tokens so far, and the memory reserved or resident now."""
-        now = time.monotonic() - self.paused
-        rate = (tokens - self.tokens) / (now - self.last)
-        self.last, self.tokens = now, tokens
-        return {"tokens_per_second": rate, "memory_gib": memory_gib()}
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.paused += time.monotonic() - started
-
-
-class Journal(TrainerCallback):
-    """Writes training/log.jsonl as it goes, measures the validation loss, and marks checkpoints as whole."""
-
-    clock: Clock  # the trainer's
+class TrainingLogCallback(TrainerCallback):
+    """Writes training/log.jsonl after each step, measures the validation loss, and marks checkpoints as complete."""
 
     def __init__(
         self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
@@ -137,11 +109,12 @@ class Journal(TrainerCallback):
         self.validation = validation[: run.config.evaluation.max_validation]
         self.log: LogRows = []
         self.progress = Progress(0, "steps")
+        self.lap_started, self.lap_tokens = time.monotonic(), 0
 
     def resume(self, step: int) -> None:
-        """Take over an interrupted run's log up to `step`; what came after it is trained again."""
+        """Keep an interrupted run's log up to `step`; later steps are trained again."""
         self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
-        self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # whatever the settings say by now
+        self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # also if the setting has changed
         if self.watch:
             self.watch(self.log)
 
@@ -149,8 +122,15 @@ class Journal(TrainerCallback):
         follow_schedule(loaded["optimizer"], loaded["lr_scheduler"])
         if not self.log:
             self._validate(model, 0)
-        self.clock.start(int(state.num_input_tokens_seen))
+        self.lap_started, self.lap_tokens = time.monotonic(), int(state.num_input_tokens_seen)
         self.progress = Progress(state.max_steps, "steps", done=state.global_step).__enter__()
+
+    def lap(self, tokens: int) -> dict[str, float]:
+        """Tokens a second since the last step, given all real tokens so far, and memory in GiB."""
+        now = time.monotonic()
+        rate = (tokens - self.lap_tokens) / (now - self.lap_started)
+        self.lap_started, self.lap_tokens = now, tokens
+        return {"tokens_per_second": rate, "memory_gib": memory_gib()}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" in logs:
@@ -174,12 +154,13 @@ class Journal(TrainerCallback):
         self.progress.__exit__(None, None, None)
 
     def validations(self) -> LogRows:
-        """The log's validation measurements, first to last."""
+        """The log's validation measurements in order."""
         return [row for row in self.log if "validation_nll" in row]
 
     def _validate(self, model: Any, step: int) -> None:
-        with self.clock.pause():
-            rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        started = time.monotonic()
+        rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        self.lap_started += time.monotonic() - started  # validation does not count as training time
         self._add({"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]})
 
     def _add(self, row: dict[str, Any]) -> None:
@@ -191,13 +172,13 @@ class Journal(TrainerCallback):
 
 
 def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
-    """Fine-tune, from the newest whole checkpoint if there is one; writes adapter/ and training/.
+    """Fine-tune from the newest complete checkpoint, if there is one; writes adapter/ and training/.
 
-    A training that is finished is left as it is, and one of fewer steps is gone on with. Whatever else an earlier one
-    has left is set aside and named, see `checkpoints.take_over`. `watch` is called with the log whenever it grows. When
-    GPU memory runs out the micro-batch is halved, the accumulation doubled, and training goes on from the last
-    checkpoint. Returns what training/metrics.json holds: losses in nats a completion token; of the whole training, also
-    where it was interrupted, seconds without validation and real (non-padding) tokens a second; peak memory in GiB.
+    A finished training is left as it is; one with fewer steps is continued. Other results of an earlier training are
+    set aside, see `checkpoints.take_over`. `watch` is called with the log whenever it grows. When GPU memory runs out
+    the micro-batch is halved, gradient accumulation doubled, and training continues from the last checkpoint. Returns
+    the contents of training/metrics.json: losses in nats a completion token; seconds without validation and real
+    (non-padding) tokens a second, over all parts of an interrupted training; peak memory in GiB.
     """
     import torch
 
@@ -205,8 +186,8 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
         if watch:
             watch(read_jsonl(run / "training/log.jsonl"))
         print(
-            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.max_steps goes "
-            "on from here, `python -m helpers run --only 04 --force` starts again."
+            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.max_steps "
+            "continues from here, `python -m helpers run --only 04 --force` starts again."
         )
         return metrics
     start_backend(run)
@@ -216,21 +197,21 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
     take_over(run)
     batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
     with tracked(run, "training") as tracker:
-        # Once, also where memory runs out: what a failed trainer leaves behind would not let a second one fit.
+        # Loaded once, also if memory runs out: a second model would not fit beside the first.
         model = load_trainable(run.config)
         state = get_peft_model_state_dict(model, **ADAPTER_ONLY)
         untrained = {name: weight.to("cpu", copy=True) for name, weight in state.items()}
         while True:
-            journal = Journal(run, validation, tokenizer.pad_token_id, watch)
+            journal = TrainingLogCallback(run, validation, tokenizer.pad_token_id, watch)
             report_to = ["wandb"] if tracker else []
             try:
                 metrics = _train_once(run, model, tokenizer, rows, journal, report_to, batch, accumulation)
                 break
             except torch.OutOfMemoryError:
-                if world_size() > 1:  # the other processes wait for this one's gradients
-                    raise InputError("out of GPU memory on one of several cards: lower training.batch_size") from None
+                if world_size() > 1:  # the other processes wait for its gradients
+                    raise InputError("out of GPU memory on one of several GPUs: lower training.batch_size") from None
                 batch, accumulation = smaller_batch(batch, accumulation)
-                print(f"out of GPU memory: going on with micro-batches of {batch}, {accumulation} to a step")
+                print(f"out of GPU memory: continuing with micro-batches of {batch}, {accumulation} to a step")
             # Only here are the failed attempt's activations unreachable.
             model.zero_grad(set_to_none=True)
             gc.collect()
@@ -245,7 +226,7 @@ def _train_once(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Encoded],
-    journal: Journal,
+    journal: TrainingLogCallback,
     report_to: list[str],
     batch: int,
     accumulation: int,
@@ -265,10 +246,10 @@ def _train_once(
         callbacks=[journal],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.clock = journal.clock = Clock()
+    trainer.journal = journal
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_main_process():
-        save_adapter(run, model, tokenizer)  # first: nothing that goes wrong with the figures may cost it
+        save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
     metrics = _metrics(run, journal, trainer, done, len(rows))
     if is_main_process():
         write_json(run / "training/metrics.json", metrics)
@@ -276,7 +257,7 @@ def _train_once(
 
 
 def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
-    """Write adapter/: weights, tokenizer and a first model card, whole or not at all."""
+    """Write adapter/ atomically: weights, tokenizer and a first model card."""
     model.peft_config["default"].base_model_name_or_path = public_name(run.config)
     if warning := nameless_base(run.config):
         print(warning)
@@ -287,7 +268,7 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
 
 
 def memory_gib() -> float:
-    """Memory taken now: reserved on the GPU where there is one, else the process's resident set."""
+    """Memory in GiB now: reserved on the GPU if there is one, else the process's resident set."""
     import psutil
     import torch
 
@@ -295,7 +276,7 @@ def memory_gib() -> float:
 
 
 def peak_memory_gib() -> float:
-    """Most memory that was taken: reserved on the GPU where there is one, else the process's resident set."""
+    """Peak memory in GiB: reserved on the GPU if there is one, else the process's resident set."""
     import torch
 
     if torch.cuda.is_available():
@@ -306,13 +287,13 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
-def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> dict[str, Any]:
+def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, rows: int) -> dict[str, Any]:
     first, last = journal.validations()[0], journal.validations()[-1]
     losses = [row for row in journal.log if "loss" in row]
     tokens = [row["tokens"] for row in losses]
     laps = zip(losses, [0, *tokens], strict=False)
     seconds = sum((row["tokens"] - before) / row["tokens_per_second"] for row, before in laps)
-    trainable, parameters = trainer.model.get_nb_trainable_parameters()  # counts 4-bit weights, which lie two to a byte
+    trainable, parameters = trainer.model.get_nb_trainable_parameters()  # 4-bit weights count as two a byte
     return {
         "steps": trainer.state.global_step,
         "resumed_from": done,
@@ -324,7 +305,7 @@ def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> 
         "seconds": seconds,
         "tokens": tokens[-1],
         "tokens_per_second": tokens[-1] / seconds,
-        # Without the first steps, in which kernels are compiled and memory is first taken.
+        # Without the first steps, which compile kernels and allocate memory.
         "steady_tokens_per_second": median(row["tokens_per_second"] for row in losses[min(5, len(losses) // 2) :]),
         "peak_memory_gib": peak_memory_gib(),
         "trainable_parameters": trainable,
@@ -336,7 +317,7 @@ def _metrics(run: Run, journal: Journal, trainer: Any, done: int, rows: int) -> 
     }
 
 
-def _log_before_after(tracker: Any, journal: Journal) -> None:
+def _log_before_after(tracker: Any, journal: TrainingLogCallback) -> None:
     first, last = journal.validations()[0], journal.validations()[-1]
     pairs = zip(first["validation_rows"], last["validation_rows"], strict=True)
     log_table(

@@ -30,29 +30,29 @@ SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 
 
 class PrivateKernelManager(AsyncKernelManager):
-    """Kernels reached through files of this user and not through TCP ports that other users could listen in on.
+    """Kernels reached through Unix sockets of this user, not through TCP ports that other users could connect to.
 
-    What a kernel writes past its notebook goes into the file `said`: one that is ended just after an error complains of
-    its closed sockets, which is nothing to read on a terminal.
+    What a kernel prints outside its notebook goes into the file `stderr`: a kernel that ends just after an error
+    complains about its closed sockets.
     """
 
     transport = "ipc"
-    said: IO[bytes]
+    stderr: IO[bytes]
 
     async def start_kernel(self, **kwargs: Any) -> None:
         # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
         # process, whatever launcher's variables there are (see helpers/machine.py).
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-        await super().start_kernel(stderr=self.said, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
+        await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
     def _ip_default(self) -> str:
-        # A folder of its own: the default is the project's, where a killed run leaves its sockets for others to meet.
+        # The default is the project folder, where a killed run would leave its sockets.
         self._folder = socket_folder()
         return f"{self._folder.name}/socket"
 
 
 def socket_folder() -> tempfile.TemporaryDirectory:
-    """A temporary folder with a path short enough for a socket's; those of runs that were killed are removed."""
+    """A temporary folder with a path short enough for sockets; removes the folders of killed runs."""
     for parent in (tempfile.gettempdir(), "/tmp"):
         prefix = f"ai-doctor-{os.getpid()}-"
         if len(os.fsencode(f"{parent}/{prefix}12345678/socket-9")) > SOCKET_PATH_BYTES:
@@ -62,7 +62,7 @@ def socket_folder() -> tempfile.TemporaryDirectory:
             if maker.isdecimal() and not psutil.pid_exists(int(maker)):
                 shutil.rmtree(left_over, ignore_errors=True)
         return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
-    raise InputError(f"TMPDIR is too long a path for a kernel's sockets: {tempfile.gettempdir()}; set a shorter one")
+    raise InputError(f"TMPDIR = {tempfile.gettempdir()} is too long for a kernel's sockets: set a shorter path")
 
 
 def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
@@ -90,13 +90,13 @@ def run_series(
 ) -> list[tuple[str, float | None]]:
     """Execute `stages` in order; returns each with its seconds, None for one that was skipped as finished.
 
-    `tell(stage, state, detail)` hears what happens: state is "running", "finished", "skipped" or "moved". With `force`,
-    and where the code of the training has changed, 04 trains from the start: what an earlier training has left, and
-    what was measured and exported of it, is set aside. Raises StageError.
+    `tell(stage, state, detail)` is called with each event: state is "running", "finished", "skipped" or "moved". With
+    `force`, or if the code of the training has changed, 04 trains from the start: the earlier training, and what was
+    measured and exported of it, is set aside. Raises StageError.
     """
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
-        choose_backend(run.config, describe_machine())  # says so before any work where it cannot be had
-    export_secrets()  # Colab gives them to the process that its page talks to, and to no kernel that is started here
+        choose_backend(run.config, describe_machine())  # InputError before any work if Unsloth cannot run
+    export_secrets()  # Colab gives secrets to the process of its page, not to the kernels started here
     with alone_in(run):
         return _run_series(run, stages, force, tell)
 
@@ -108,9 +108,9 @@ def _run_series(
     for stage in stages:
         inputs = stage_inputs(run, stage)
         records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
-        before = records.get(stage, {}).get("inputs")
-        left_behind = all((run / name).is_file() for name in LEAVES.get(stage, ()))
-        if not force and left_behind and before == inputs:
+        before = records.get(stage, {}).get("inputs", {})
+        complete = all((run / name).is_file() for name in LEAVES.get(stage, ()))
+        if not force and complete and before == inputs:
             tell(stage, "skipped", "finished earlier, inputs unchanged")
             times.append((stage, None))
             continue
@@ -118,7 +118,7 @@ def _run_series(
             tell(stage, "running", f"changed: {', '.join(changed)}")
         if stage == "04_lora_training" and (force or trained_by_other_code(before, inputs)):
             moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("checkpoints") :])
-            # Without its record, a training that is stopped now goes on the next time, and does not start once more.
+            # Without its record, a training that is stopped now is resumed the next time instead of restarted.
             records.pop(stage, None)
             write_json(run / "stages.json", records)
             if moved:
@@ -143,7 +143,7 @@ def _run_series(
 
 
 def execute(run: Run, stage: str) -> None:
-    """One notebook through papermill into notebooks/ of the run folder, and its page beside it."""
+    """Run one notebook with papermill; writes it and its HTML page to notebooks/ of the run folder."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -152,7 +152,7 @@ def execute(run: Run, stage: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp.ipynb")
     parameters = {"PROFILE": "auto", "RUN_DIR": run.label, "OVERRIDES": {}}
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         try:
             papermill.execute_notebook(
                 PROJECT_ROOT / f"notebooks/{stage}.ipynb",
@@ -160,7 +160,7 @@ def execute(run: Run, stage: str) -> None:
                 parameters=parameters,
                 cwd=PROJECT_ROOT,
                 kernel_name="python3",
-                kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"said": said}),
+                kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"stderr": stderr}),
                 start_timeout=300,
                 progress_bar=False,
                 log_output=False,
@@ -173,20 +173,20 @@ def execute(run: Run, stage: str) -> None:
                 input_error,
             ) from None
         except DeadKernelError:
-            said.seek(0)
+            stderr.seek(0)
             raise StageError(
                 f"{stage} failed: its kernel died, most often because memory ran out",
-                said.read().decode(errors="replace"),
+                stderr.read().decode(errors="replace"),
             ) from None
         finally:
-            # Also after a failure: the notebook as far as it came is what one reads to understand it.
+            # Also after a failure, which the notebook helps to understand.
             if temporary.is_file():
                 temporary.replace(target)
                 write_page(target)
 
 
 def write_page(notebook: Path) -> None:
-    """The notebook as a self-contained HTML page, which runs no script and fetches nothing, whatever its cells hold."""
+    """Write the notebook as a self-contained HTML page that runs no script and loads nothing."""
     from nbconvert import HTMLExporter
 
     quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
@@ -204,7 +204,7 @@ def write_page(notebook: Path) -> None:
 
 @contextmanager
 def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, pass on what the kernel writes into its progress file, twice a second."""
+    """In the block, pass on the line in the kernel's progress file twice a second."""
     path, done = run / ".progress.json", threading.Event()
 
     def listen() -> None:

@@ -1,4 +1,4 @@
-"""What each stage is made from and what it leaves: a stage runs again when one of the first has changed."""
+"""Inputs and outputs of each stage: a stage runs again when one of its inputs has changed."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
 from helpers.run_dir import ADAPTER, Run
 
 # The settings that a stage reads, by key, or by section where it reads all of one. Printing them is not reading, and
-# what 06's model card tells of earlier stages' settings comes with their files.
+# 06's model card has earlier stages' settings from their files.
 SETTINGS = {
     "01_setup": ("model", "tracking"),
     "02_baseline_inference": ("seed", "model", "generation"),
@@ -40,7 +40,7 @@ Inputs = dict[str, dict[str, Any]]
 
 
 def stage_inputs(run: Run, stage: str) -> Inputs:
-    """All that a stage's results depend on: the values of its settings, and fingerprints of its files and its code."""
+    """Everything that a stage's results depend on: its settings' values, and fingerprints of its files and code."""
     read = SETTINGS[stage]
     settings = {key: value for key, value in run.config.flat().items() if key in read or key.split(".")[0] in read}
     files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
@@ -57,30 +57,25 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
 
 
 def notebook_code(stage: str) -> str:
-    """The code of a stage's notebook after its parameters; what comes before finds and installs the project."""
+    """The code of a stage's notebook after the parameters cell; what comes before installs the project."""
     notebook = nbformat.read(PROJECT_ROOT / f"notebooks/{stage}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     start = next((i for i, cell in enumerate(code, 1) if "parameters" in cell.metadata.get("tags", [])), 0)
     return "\n".join(cell.source for cell in code[start:])
 
 
-def changes(before: Any, now: Inputs) -> list[str]:
-    """What differs between a stage's inputs when it last finished and today's, by name; of an older record, nothing."""
-    if not isinstance(before, dict):
-        return []
+def changes(before: Inputs, now: Inputs) -> list[str]:
+    """Names of the inputs that have changed since the stage last finished; none if it never did (`before` is {})."""
     missing = object()
     return [
         f"helpers/{name}" if name.endswith(".py") else name
         for part, values in now.items()
-        if part in before
-        for name in {**before[part], **values}
-        if before[part].get(name, missing) != values.get(name, missing)
+        if (old := before.get(part)) is not None
+        for name in {**old, **values}
+        if old.get(name, missing) != values.get(name, missing)
     ]
 
 
-def trained_by_other_code(before: Any, now: Inputs) -> bool:
-    """Whether the modules that a training runs have changed since; its notebook may look different."""
-    if not isinstance(before, dict) or "modules" not in before:  # a record from before these were told apart
-        return False
-    old, new = ({k: v for k, v in inputs["modules"].items() if k != "notebook"} for inputs in (before, now))
-    return old != new
+def trained_by_other_code(before: Inputs, now: Inputs) -> bool:
+    """Whether a module that training runs has changed since; a change of the notebook alone does not count."""
+    return "modules" in before and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}

@@ -154,14 +154,6 @@ def test_csv_of_another_dialect(tmp_path, name):
     assert [{column: r[column] for column in COLUMNS} for r in rows] == CELLS
 
 
-def test_a_changed_letter_changes_the_fingerprint(tmp_path):
-    prints = set()
-    for answer in ("a", "b"):
-        path = write_rows(tmp_path / "rows.jsonl", [{**TRICKY[0], "Response": answer}])
-        prints.add(read_rows(data_settings(path), seed=1)[1]["fingerprint"])
-    assert len(prints) == 2
-
-
 GOOD = json.dumps({"Question": "q", "Complex_CoT": "c", "Response": "r"})
 WRONG_FILES = {
     "empty": ("a.jsonl", b"", "a.jsonl holds no rows"),
@@ -241,17 +233,6 @@ def test_a_wrong_file_gives_one_clear_line(tmp_path, name):
         read_rows(data_settings(tmp_path / filename), seed=1)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-
-
-def test_a_parquet_file_without_the_columns_or_with_broken_pages(tmp_path):
-    path = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"Question": ["q"], "Answer": ["a"]}), path)
-    with pytest.raises(InputError, match="no column Complex_CoT; its columns are: Question, Answer"):
-        read_rows(data_settings(path), seed=1)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not a parquet table"):
-        read_rows(data_settings(path), seed=1)
 
 
 @pytest.mark.parametrize("values", [pa.array([2**30], pa.date32()), pa.array([2**62], pa.timestamp("us"))])
@@ -449,21 +430,6 @@ def test_exact_duplicates_keep_the_first_whatever_the_answer():
     assert dropped == {"same question as an earlier row": [3, 5]}
 
 
-def test_planted_near_duplicates_are_found_among_thousands():
-    rng = random.Random(5)
-    questions = [f"{one} {other}" for one, other in zip(distinct(1500), distinct(1500, seed=1), strict=True)]
-    places = rng.sample(range(1500), 120)
-    planted = []
-    for source, copy in zip(places[:60], places[60:], strict=True):
-        words = questions[source].split()
-        words[rng.randrange(len(words))] = "otherwise"
-        questions[copy] = " ".join(words)
-        planted.append(max(source, copy) + 1)
-    kept, dropped = drop_near(numbered(questions), 0.7)
-    assert dropped == {"near-duplicate of an earlier row": sorted(planted)}
-    assert len(kept) == 1440
-
-
 def test_one_other_word_in_a_short_question_makes_another_question():
     kept, _ = drop_near(
         numbered(["What is the drug of choice for malaria?", "What is the drug of choice for typhoid?"]), 0.7
@@ -481,7 +447,7 @@ def test_of_a_chain_only_the_middle_goes():
 questions_strategy = st.lists(
     st.lists(st.sampled_from(WORDS[:6]), min_size=1, max_size=9).map(" ".join), min_size=1, max_size=40
 )
-few = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @few
@@ -619,14 +585,9 @@ def prepared(questions, similarity=0.3, near=0.7):
     return [len(part) for part in sides(split(rows, 0.1, 0.1, 1, similarity, shared)).values()]
 
 
-@pytest.mark.parametrize("words", [0, 12, 27, 65])
-def test_rows_that_share_an_instruction_train(words):
-    assert prepared(vignettes(60, words)) == [48, 6, 6]
-
-
-@pytest.mark.parametrize("count", [10, 20, 60, 400])
-def test_a_few_rows_that_share_an_instruction_train_too(count):
-    assert prepared(vignettes(count, 27)) == [count - 2 * round(0.1 * count), *[round(0.1 * count)] * 2]
+@pytest.mark.parametrize(("count", "words"), [(60, 0), (60, 65), (10, 27), (400, 27)])
+def test_rows_that_share_an_instruction_train(count, words):
+    assert prepared(vignettes(count, words)) == [count - 2 * round(0.1 * count), *[round(0.1 * count)] * 2]
 
 
 @pytest.mark.parametrize("instructions", [2, 5, 12])
@@ -875,10 +836,9 @@ def test_the_known_rewrites_of_benchmark_items_come_first():
 
 
 @needs_shared
-@pytest.mark.parametrize("count", [187, 2000])
-def test_the_share_flagged_does_not_grow_with_the_rows_and_planted_questions_are_found(count):
-    """Beside real rows and, for more, answers of MedQuAD, which nobody made from these questions."""
-    rows = [*read_jsonl(SHARED / "medical_o1_en_187.jsonl")]
+def test_the_share_flagged_does_not_grow_with_the_rows_and_planted_questions_are_found():
+    """Beside real rows and answers of MedQuAD, which nobody made from these questions."""
+    count, rows = 2000, [*read_jsonl(SHARED / "medical_o1_en_187.jsonl")]
     for other in read_jsonl(SHARED.parent / "knowledge" / "medquad.jsonl")[: 8 * max(0, count - 187) : 8]:
         answer = " ".join((other["answer"] or "").split()[:110])
         rows.append({"Question": other["question"], "Complex_CoT": "", "Response": answer})
@@ -978,7 +938,7 @@ def test_only_training_rows_flag_a_question(tmp_path, words_as_tokens):
 def test_a_row_that_was_left_out_can_be_looked_up_by_its_line(tmp_path, words_as_tokens):
     """Every one of them, and of many thousand rows the report is still small."""
     questions = distinct(2000)
-    rows = made_rows() + [{"Question": questions[k // 10], "Complex_CoT": "a", "Response": ""} for k in range(20_000)]
+    rows = made_rows() + [{"Question": questions[k // 10], "Complex_CoT": "a", "Response": ""} for k in range(5_000)]
     run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", rows))
     report = prepare(run, None)
     read, _ = read_rows(run.config.data, run.config.seed)
@@ -987,9 +947,9 @@ def test_a_row_that_was_left_out_can_be_looked_up_by_its_line(tmp_path, words_as
     kept = [row["line"] for side in ("train", "validation", "test") for row in read_jsonl(run / f"data/{side}.jsonl")]
     assert sorted(left_out + kept) == sorted(by_line)
     [validate] = [step for step in report["steps"] if step["rule"] == "validate"]
-    assert len(validate["lines"]["empty answer"]) == validate["reasons"]["empty answer"] == 20_000
+    assert len(validate["lines"]["empty answer"]) == validate["reasons"]["empty answer"] == 5_000
     assert not any(by_line[line]["Response"] for line in validate["lines"]["empty answer"])
-    assert (run / "data/report.json").stat().st_size < 500_000
+    assert (run / "data/report.json").stat().st_size < 200_000
 
 
 def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
@@ -1035,15 +995,6 @@ def test_a_question_that_the_model_cannot_read_is_said_before_training(tmp_path,
     overrides = {"evaluation.questions": str(tmp_path / "asked.jsonl")}
     with pytest.raises(InputError, match=r"asked, question b: the model's vocabulary cannot spell U\+40000"):
         prepare(make_run(tmp_path / "run", source, **overrides), smollm_tokenizer)
-
-
-def test_prepare_twice_writes_the_same_bytes(tmp_path, words_as_tokens):
-    source = write_rows(tmp_path / "rows.jsonl", made_rows())
-    first, second = (make_run(tmp_path / name, source) for name in ("one", "two"))
-    for run in (first, second):
-        prepare(run, None)
-    for name in ("train", "validation", "test"):
-        assert (first / f"data/{name}.jsonl").read_bytes() == (second / f"data/{name}.jsonl").read_bytes()
 
 
 BREAKAGES = {
@@ -1127,9 +1078,3 @@ def test_real_rows_with_the_real_encoding(tmp_path):
     twins = [r for r in rows if "gross hematuria and a unilateral flank mass" in r["Question"]]
     assert len(twins) == 2
     assert twins[0]["split"] == twins[1]["split"]
-
-
-def test_encode_example_is_found_here_under_its_name():
-    from helpers.prompts import encoding as prompts
-
-    assert dataset_prep.encode_example is prompts.encode_example

@@ -188,10 +188,7 @@ def test_what_has_changed_is_named():
     assert changes(old, old) == []
     assert changes(json.loads(json.dumps(old)), old) == []
     assert changes({**new, "modules": {**new["modules"], "notebook": "N"}}, new) == ["notebook"]
-    assert changes("b1946ac92492d234", new) == []  # as version 0.1.0 recorded it
-    assert (
-        changes({**{k: new[k] for k in ("settings", "files")}, "code": {"scoring": "a"}}, new) == []
-    )  # and later ones
+    assert changes({}, new) == []
 
 
 def test_a_training_is_of_other_code_where_a_module_is_and_not_where_its_notebook_is():
@@ -200,6 +197,4 @@ def test_a_training_is_of_other_code_where_a_module_is_and_not_where_its_noteboo
     assert trained_by_other_code(old, inputs({"batches": "a", "new": "b"}))
     assert not trained_by_other_code(old, {**inputs({"batches": "a"}), "files": {"data/train.jsonl": "other"}})
     assert not trained_by_other_code({**old, "modules": {**old["modules"], "notebook": "N"}}, old)
-    assert not trained_by_other_code("b1946ac92492d234", old)
-    assert not trained_by_other_code({**{k: old[k] for k in ("settings", "files")}, "code": {"batches": "b"}}, old)
-    assert not trained_by_other_code(None, old)
+    assert not trained_by_other_code({}, old)
