@@ -59,18 +59,17 @@ def forward_only(model: Any) -> Iterator[Any]:
         model.train(was_training)
 
 
-def completion_loss(model: Any, ids: Any, mask: Any, labels: Any, count: Any = None) -> Any:
+def completion_loss(model: Any, inputs: dict[str, Any], count: Any = None) -> Any:
     """Cross-entropy over the labels that are not -100, in nats: their mean, or their sum over `count`.
 
-    `ids`, `mask` and `labels` are (batch, positions). It is the loss that the model would compute itself, with logits
-    only where a label is: on a CPU the head over prompt tokens, and their softmax, are a good part of a small model's
-    step.
+    `inputs` are a trainer's, each (batch, positions). It is the loss that the model would compute itself, with logits
+    only where a label is: over a small model's prompts the head and its softmax are a fifth of a step on a CPU.
     """
     from torch.nn.functional import cross_entropy
 
-    causal = causal_model(model)
-    hidden = causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    following = labels[:, 1:]
+    causal, following = causal_model(model), inputs["labels"][:, 1:]
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    hidden = causal.base_model(**given, use_cache=False).last_hidden_state
     trained = following != -100
     logits = causal.get_output_embeddings()(hidden[:, :-1][trained]).float()
     loss = cross_entropy(logits, following[trained], reduction="sum")

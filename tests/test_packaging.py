@@ -183,3 +183,31 @@ def test_of_all_that_colab_ships_only_what_may_move_is_replaced(tmp_path):
     moved = {name: versions for name, versions in moved.items() if not name.startswith(("nvidia-", "cuda-"))}
     print(f"of {len(ships)} packages these are replaced: {moved}")
     assert set(moved) <= set(COLAB_MAY_MOVE), moved
+
+
+def test_every_third_party_import_is_listed():
+    sources = [*PROJECT_ROOT.glob("*.py"), *PROJECT_ROOT.glob("helpers/**/*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    imported = {
+        name.split(".")[0]
+        for tree in trees
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level
+            else []
+        )
+    }
+    # google.colab on Colab, the next on Kaggle, vLLM in an environment of its own
+    only_elsewhere = {"google", "kaggle_secrets", "vllm"}
+    local = {"helpers", *(path.stem for path in PROJECT_ROOT.glob("*.py"))}
+    providers = metadata.packages_distributions()
+    listed = set(requirements("requirements.txt"))
+    missing = [
+        module
+        for module in sorted(imported - local - only_elsewhere - sys.stdlib_module_names)
+        if not listed & {canonicalize_name(name) for name in providers.get(module, [module])}
+    ]
+    assert missing == [], "add to requirements.txt, then `make lock`"

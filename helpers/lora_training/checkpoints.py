@@ -1,5 +1,6 @@
 """The results of earlier training in a run folder: whether they are of this training, and where to resume."""
 
+import json
 import os
 import shutil
 from collections.abc import Collection
@@ -39,7 +40,7 @@ def mark_complete(run: Run, folder: Path) -> None:
 def finished(run: Run) -> dict[str, Any] | None:
     """training/metrics.json if exactly this training is finished in the folder, with its adapter; else None."""
     there = all((run / name).is_file() for name in (*ADAPTER, "training/log.jsonl", "training/metrics.json"))
-    made = _made(run / NOTE) if there else None
+    made = _made_here(run) if there else None
     return read_json(run / "training/metrics.json") if made and _same(made, identity(run), but=()) else None
 
 
@@ -49,7 +50,7 @@ def take_over(run: Run) -> None:
     The results of a different training are set aside, with all that was measured and exported of it. Of this training
     with fewer steps, which is continued, the adapter and later results are set aside with a copy of its metrics.
     """
-    made, now = _made(run / NOTE), identity(run)
+    made, now = _made_here(run), identity(run)
     if is_main_process():
         moved = ""
         if made and not _same(made, now):
@@ -116,11 +117,28 @@ def _same(one: Made, other: Made, but: Collection[str] = LENGTH) -> bool:
     return one["rows"] == other["rows"] and all(one["settings"][key] == other["settings"][key] for key in both)
 
 
+def _made_here(run: Run) -> Made | None:
+    """The training that a folder holds, finished or not; None where there is none.
+
+    A folder from before the note was written has it in its checkpoints; one without any was made by its own settings.
+    """
+    markers = sorted((run / "checkpoints").glob(f"checkpoint-*/{MARKER}"), key=lambda path: path.stat().st_mtime)
+    made = [found for found in map(_made, [run / NOTE, *reversed(markers)]) if found]
+    if made or not any((run / name).exists() for name in (*ADAPTER, "training/metrics.json")):
+        return made[0] if made else None
+    own = identity(run)
+    if run.config.training.max_steps > 0 and (run / "training/metrics.json").is_file():
+        own["settings"]["training.max_steps"] = read_json(run / "training/metrics.json")["steps"]
+    return own
+
+
 def _made(path: Path) -> Made | None:
     """The training in a note or a checkpoint's marker; None if it cannot be read."""
     try:
         made = read_json(path)
         made = made["training"] if path.name == MARKER else made
+        if isinstance(made, str):  # as version 0.1.0 wrote it
+            made = dict(zip(("settings", "rows"), json.loads(made), strict=True))
         return made if isinstance(made["settings"], dict) and made["rows"] else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

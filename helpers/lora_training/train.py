@@ -18,7 +18,7 @@ from helpers.files import atomic_dir, read_jsonl, write_json, write_jsonl
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.lora_training.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
-from helpers.losses import completion_nll
+from helpers.losses import completion_loss, completion_nll
 from helpers.machine import GIB, describe_machine, is_main_process, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
@@ -57,6 +57,8 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         # Both are done in the collator; TRL and Unsloth would otherwise do them again.
         packing=False,
         padding_free=False,
+        # Rows of like length in a micro-batch: less padding. Packs are of one length.
+        train_sampling_strategy="random" if training.packing else "group_by_length",
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=run.config.seed,
@@ -83,7 +85,10 @@ def trainer_class(unsloth: bool) -> type:
     """
     from trl import SFTTrainer
 
-    fused = not unsloth and importlib.util.find_spec("triton") and describe_machine().gpu
+    gpu = describe_machine().gpu
+    fused = not unsloth and importlib.util.find_spec("triton") and gpu
+    # Several processes need the forward pass of the wrapper that adds up their gradients.
+    alone_on_cpu = not unsloth and gpu is None and world_size() == 1
 
     class ReasoningTrainer(SFTTrainer):
         journal: "TrainingLogCallback"
@@ -93,8 +98,12 @@ def trainer_class(unsloth: bool) -> type:
                 logs |= self.journal.lap(int(self.state.num_input_tokens_seen))
             super().log(logs, *args, **kwargs)
 
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            return super().compute_loss(*args, **kwargs) if fused else Trainer.compute_loss(self, *args, **kwargs)
+        def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+            if fused:
+                return super().compute_loss(model, inputs, **kwargs)
+            if alone_on_cpu:
+                return completion_loss(model, inputs, kwargs.get("num_items_in_batch"))
+            return Trainer.compute_loss(self, model, inputs, **kwargs)
 
     return ReasoningTrainer
 

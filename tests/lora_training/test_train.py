@@ -148,10 +148,14 @@ def test_trl_neither_cuts_nor_reports_by_itself(trained):
     ("max_steps", "epochs", "batch", "accumulation", "rows", "devices", "steps"),
     [
         (60, 1, 2, 4, 500, 1, 60),
+        (60, 9, 2, 4, 1, 8, 60),
         (-1, 1, 2, 4, 500, 1, 63),
+        (-1, 1, 2, 4, 504, 1, 63),
+        (-1, 1, 8, 1, 19_310, 1, 2414),
         (-1, 3, 2, 1, 5, 1, 9),
         (-1, 1.5, 2, 2, 10, 1, 5),
         (-1, 1, 8, 1, 100, 4, 4),
+        (-1, 1, 8, 4, 1, 1, 1),
         (-1, 0.1, 2, 1, 8, 1, 1),
     ],
 )
@@ -159,6 +163,11 @@ def test_planned_steps(max_steps, epochs, batch, accumulation, rows, devices, st
     overrides = {"max_steps": max_steps, "epochs": epochs, "batch_size": batch, "gradient_accumulation": accumulation}
     config = Config.resolve("smoke", {f"training.{key}": value for key, value in overrides.items()})
     assert planned_steps(config, rows, devices) == steps
+
+
+def test_padding_is_not_the_end_of_a_reply(r1_tokenizer, smollm_tokenizer):
+    for tokenizer in (r1_tokenizer, smollm_tokenizer):
+        assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
 @pytest.mark.parametrize("pad", [None, "<｜end▁of▁sentence｜>"])
@@ -240,7 +249,11 @@ def test_an_epoch_counts_every_real_token_once(short_rows, tmp_path, r1_tokenize
 
 
 def test_the_seed_decides(trained, short_rows, tmp_path):
-    """That the same seed gives the same losses is seen below, where a killed training is resumed."""
+    again = make_run(tmp_path / "again", short_rows)
+    train(again)
+    log = read_jsonl(again / "training/log.jsonl")
+    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-6)
+    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-6)
     other = make_run(tmp_path / "other", short_rows, seed=1, training__max_steps=1)
     train(other)
     assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-3)
@@ -301,23 +314,33 @@ def halve(path):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("adapter_model.safetensors", halve, "has changed"),
+        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "is not as it was saved"),
+        ("adapter_model.safetensors", halve, "is not as it was saved"),
         ("adapter_model.safetensors", Path.unlink, "is missing"),
-        ("trainer_state.json", lambda path: path.write_text(""), "has changed"),
+        ("optimizer.pt", halve, "is not as it was saved"),
+        ("trainer_state.json", lambda path: path.write_text(""), "is not as it was saved"),
     ],
-    ids=["half of the weights", "no weights", "empty state"],
+    ids=["empty weights", "half of the weights", "no weights", "half of the optimizer", "empty state"],
 )
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, name, damage, said, capsys):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, interrupted, name, damage, said, capsys):
     damage(interrupted / f"checkpoints/checkpoint-4/{name}")
-    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    metrics = train(interrupted)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
     assert [line for line in capsys.readouterr().out.splitlines() if "damaged" in line] == [
-        f"checkpoint-4 is damaged ({name} {said}) and renamed to damaged-checkpoint-4: training continues from step 2"
+        f"checkpoint-4 is damaged ({name} {said}), and now damaged-checkpoint-4: training goes on from step 2"
     ]
     assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
-    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
-    assert capsys.readouterr().out == ""  # said once
-    (interrupted / "checkpoints/checkpoint-2/trainer_state.json").write_text("")
+    assert losses(read_jsonl(interrupted / "training/log.jsonl")) == pytest.approx(losses(trained.log), rel=1e-5)
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)  # a new one
+
+
+def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(interrupted, capsys):
+    for step in (2, 4):
+        (interrupted / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("")
     assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out.count(": training goes on from step 0\n") == 2
+    assert last_checkpoint(interrupted) == (None, 0)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("marker", ["", "[]", "{}", '{"training": "another", "files": {}}'])
@@ -373,7 +396,20 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monkeypatch, capsys):
+def old_note(run):
+    """The folder as version 0.1.0 left it."""
+    (run / "training/made_from.json").unlink()
+    for marker in run.path.glob("checkpoints/*/complete"):
+        made = read_json(marker)
+        write_json(marker, made | {"training": json.dumps(list(made["training"].values()), sort_keys=True)})
+
+
+@pytest.mark.parametrize("age", ["new", "old", "old, without checkpoints"])
+def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monkeypatch, capsys, age):
+    if age != "new":
+        old_note(copied)
+    if age == "old, without checkpoints":
+        shutil.rmtree(copied / "checkpoints")
     before, shown = contents(copied.path), []
     monkeypatch.setattr(lora_training, "load_trainable", lambda config: pytest.fail("a model was loaded"))
     assert train(copied, watch=shown.append) == read_json(copied / "training/metrics.json")
@@ -386,8 +422,11 @@ def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monke
     assert read_json(copied / "training/metrics.json")["tokens"] > 0
 
 
-def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys):
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys, age):
     """Whatever the number of validation rows in the settings is by now: those of the log are measured again."""
+    if age == "old":
+        old_note(copied)
     for name in ("evaluation/metrics.json", "export/report.json"):
         write_json(copied / name, {"of": "the shorter training"})
     adapter, metrics = contents(copied / "adapter"), (copied / "training/metrics.json").read_bytes()
@@ -412,6 +451,16 @@ def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(traine
         not torch.equal(weight, adapter_weights(trained.run)[name]) for name, weight in adapter_weights(run).items()
     )
     assert checkpoints.finished(run) == json.loads(json.dumps(longer))
+
+
+def test_without_its_checkpoints_a_longer_training_sets_the_shorter_one_aside_and_starts(copied):
+    old_note(copied)
+    shutil.rmtree(copied / "checkpoints")
+    run = open_run("auto", copied.path, {"training.max_steps": 6})
+    assert checkpoints.finished(run) is None
+    take_over(run)
+    assert len(list(copied.path.glob("earlier/*/adapter/adapter_model.safetensors"))) == 1
+    assert not (copied / "training/metrics.json").exists()
 
 
 def test_settings_that_training_does_not_see_keep_the_checkpoints(interrupted):
@@ -461,16 +510,17 @@ def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
         assert model.training is training
 
 
-def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, r1_tokenizer, trained):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, r1_tokenizer, trained, dtype):
     """accelerate wraps the model that trains, and the wrapper makes float32 of 2,048 times 128,256 logits."""
-    seen, dtype, rows = [], torch.bfloat16, [encoded[4], encoded[6]]
+    seen = []
     model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
     model.forward = convert_outputs_to_fp32(model.forward)
     model.get_base_model().lm_head.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    wide = model(torch.tensor([rows[0]["input_ids"]])).logits.dtype
-    losses = completion_nll(model, rows, r1_tokenizer.pad_token_id)
+    wide = model(torch.tensor([encoded[0]["input_ids"]])).logits.dtype
+    rows = completion_nll(model, encoded, r1_tokenizer.pad_token_id)
     assert (wide, {output.dtype for output in seen[1:]}) == (torch.float32, {dtype})
-    assert losses == pytest.approx([nll_by_hand(base, row) for row in rows], rel=0.02)
+    assert rows == pytest.approx([nll_by_hand(base, row) for row in encoded], rel=0.01)
 
 
 @pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])
@@ -632,7 +682,7 @@ def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts
     for name in moves:
         monkeypatch.setattr(decoding.Batch, name, counted(name, getattr(decoding.Batch, name)))
     settings = GREEDY.model_copy(update={"batch_size": 5, "max_new_tokens": 160})
-    expected = [plainly(model, prompt) for prompt in prompts] * 3
+    expected = [plainly(model, prompt) for prompt in prompts * 3]
     together = generate(model, r1_tokenizer, prompts * 3, settings, seed=1)
     assert [r.text for r in together] == [r1_tokenizer.decode([t for t in reply if t != eos]) for reply in expected]
     assert [r.finished for r in together] == [eos in reply for reply in expected]
