@@ -33,9 +33,9 @@ def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what:
             ids = torch.tensor([_right(rows[i]["input_ids"], width, pad) for i in batch], device=model.device)
             labels = torch.tensor([_right(rows[i]["labels"], width, -100) for i in batch], device=model.device)
             mask = torch.tensor([_right([1] * len(rows[i]["input_ids"]), width, 0) for i in batch], device=model.device)
-            logits = causal(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            for i, row, label in zip(batch, logits, labels, strict=True):
-                losses[i] = _label_nlls(row[:-1], label[1:])
+            logits, following = _completion_logits(causal, labels, input_ids=ids, attention_mask=mask)
+            for i, row, label in zip(batch, logits, following, strict=True):
+                losses[i] = _label_nlls(row, label)
             progress.update(len(batch))
     return [losses[i] for i in range(len(rows))]
 
@@ -62,18 +62,23 @@ def forward_only(model: Any) -> Iterator[Any]:
 def completion_loss(model: Any, inputs: dict[str, Any], count: Any = None) -> Any:
     """Cross-entropy over the labels that are not -100, in nats: their mean, or their sum over `count`.
 
-    `inputs` are a trainer's, each (batch, positions). It is the loss that the model would compute itself, with logits
-    only where a label is: over a small model's prompts the head and its softmax are a fifth of a step on a CPU.
+    `inputs` are a trainer's, each (batch, positions). It is the loss that the model would compute itself, without
+    logits over the prompts: the head and its softmax are a good part of a small model's step on a CPU.
     """
     from torch.nn.functional import cross_entropy
 
-    causal, following = causal_model(model), inputs["labels"][:, 1:]
     given = {name: value for name, value in inputs.items() if name != "labels"}
-    hidden = causal.base_model(**given, use_cache=False).last_hidden_state
-    trained = following != -100
-    logits = causal.get_output_embeddings()(hidden[:, :-1][trained]).float()
-    loss = cross_entropy(logits, following[trained], reduction="sum")
+    logits, labels = _completion_logits(causal_model(model), inputs["labels"], **given)
+    trained = labels != -100
+    loss = cross_entropy(logits[trained].float(), labels[trained], reduction="sum")
     return loss / (trained.sum() if count is None else count)
+
+
+def _completion_logits(causal: Any, labels: Any, **given: Any) -> tuple[Any, Any]:
+    """Logits from the position before the first label of any row on, each with the label that it predicts."""
+    first = int((labels != -100).any(0).nonzero()[0])
+    keep = labels.shape[1] - first + 1
+    return causal(**given, use_cache=False, logits_to_keep=keep).logits[:, :-1], labels[:, first:]
 
 
 def causal_model(model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Probabilities of the letters, against one plain pass each."""
+"""Letters' probabilities against one plain pass each, and the training loss against the model's own."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers.losses import Forced, letter_probabilities
-from helpers.prompts.encoding import encode_prompt, encode_thought
+from helpers.losses import Forced, completion_loss, letter_probabilities
+from helpers.prompts.encoding import encode_example, encode_prompt, encode_thought
 
 OPTIONS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
 
@@ -97,3 +97,26 @@ def test_letters_that_are_one_token_have_no_probabilities(opinionated):
         tokenizer = fast(WordLevel(vocabulary, unk_token="[UNK]"), Whitespace())
         forced = [Forced([1], [1], [], "The answer is ", list(OPTIONS))]
         assert letter_probabilities(opinionated, tokenizer, forced) == [None]
+
+
+@pytest.mark.parametrize("count", [None, 37])
+def test_the_training_loss_is_the_models_own_with_its_gradients(opinionated, sample_rows, r1_tokenizer, count):
+    rows = [encode_example(r1_tokenizer, row, 2048) for row in sample_rows[:3]]
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": r1_tokenizer.pad_token_id, "labels": -100}
+    inputs = {
+        key: torch.tensor([row[key] + [pad] * (width - len(row[key])) for row in rows]) for key, pad in fill.items()
+    }
+    inputs["attention_mask"] = torch.tensor(
+        [[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows]
+    )
+
+    def gradients(loss):
+        opinionated.zero_grad()
+        loss.backward()
+        return [weight.grad.clone() for weight in opinionated.parameters()]
+
+    own = opinionated(**inputs, **({} if count is None else {"num_items_in_batch": count})).loss
+    ours = completion_loss(opinionated, inputs, count)
+    torch.testing.assert_close(ours, own)
+    torch.testing.assert_close(gradients(ours), gradients(own))
