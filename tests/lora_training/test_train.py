@@ -36,6 +36,7 @@ from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
 from helpers.run_dir import Run, open_run
+from helpers.sampling import make_sampler
 from helpers.series.stages import SETTINGS
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
@@ -669,13 +670,13 @@ def test_rows_that_end_make_room_for_others_and_no_token_changes(chatty, prompts
     model, eos = copy.deepcopy(chatty), r1_tokenizer.eos_token_id
     with torch.no_grad():
         model.lm_head.weight[[last, eos]] = model.lm_head.weight[[eos, last]].clone()
-    moves = {"make_room": 0, "shrink": 0}
+    moves = {"compact_cache": 0, "drop_free_rows": 0}
 
     def counted(name, usual):
         def method(self):
-            before = (self.at, len(self.tokens))
+            before = (self.cursor, len(self.tokens))
             usual(self)
-            moves[name] += (self.at, len(self.tokens)) != before
+            moves[name] += (self.cursor, len(self.tokens)) != before
 
         return method
 
@@ -762,7 +763,7 @@ def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temper
     logits, draws = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0]), 20_000
     settings = GREEDY.model_copy(update={"temperature": temperature, "top_p": top_p})
     depth, key = torch.arange(draws)[:, None], torch.full((draws, 1), 12345)
-    drawn = decoding._chooser(settings)(logits.expand(draws, -1), key, depth)
+    drawn = make_sampler(settings)(logits.expand(draws, -1), key, depth)
     expected = (logits / temperature).softmax(0)
     order = expected.sort(descending=True)
     kept = order.indices[: int((order.values.cumsum(0) < top_p).sum()) + 1]  # the fewest that make up top_p
@@ -772,7 +773,7 @@ def test_tokens_are_drawn_from_the_distribution_that_the_settings_ask_for(temper
     seen = expected > 0
     share = expected[seen] / expected.sum()
     assert chisquare(counts[seen], share.double() / share.double().sum() * draws).pvalue > 0.001
-    other = decoding._chooser(settings)(logits.expand(draws, -1), key + 1, depth.flip(0))
+    other = make_sampler(settings)(logits.expand(draws, -1), key + 1, depth.flip(0))
     assert (drawn == other).double().mean() == pytest.approx((share**2).sum().item(), abs=0.02)  # as if independent
 
 

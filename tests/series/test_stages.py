@@ -34,7 +34,7 @@ RUNS = {
     "prompts/encoding.py": ALL, "prompts/families.py": ALL, "questions.py": "02 03 05 06",
     "r1_style_template.jinja": ALL, "report/__init__.py": "06", "report/markdown.py": "",
     "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "run_dir.py": ALL,
-    "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06", "secrets.py": "", "series/__init__.py": "",
+ "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06", "secrets.py": "", "series/__init__.py": "",
     "series/runner.py": "", "series/stages.py": "", "setup.py": "", "source_check.py": "", "sources/__init__.py": "",
     "sources/hub.py": ALL, "sources/rows.py": "03", "sources/tables.py": ALL, "statistics.py": "05 06",
     "tracking.py": "", "use/__init__.py": "", "use/ask.py": "", "use/client.py": "", "use/publish.py": "",
