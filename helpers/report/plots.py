@@ -309,7 +309,7 @@ def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
         style = "round,pad=0,rounding_size=0.06"
         axes.add_patch(FancyBboxPatch((x, 0.42), 0.8, 0.56, boxstyle=style, facecolor="#A6D4F2", edgecolor=BASE))
         axes.text(x + 0.4, 0.87, name, ha="center", va="center", color="black", weight="bold", fontsize=9)
-        axes.text(x + 0.4, 0.63, does, ha="center", va="center", color="black", fontsize=8)
+        axes.text(x + 0.4, 0.63, does, ha="center", va="center", color="black", fontsize=7.5)
         axes.text(x + 0.4, 0.2, leaves, ha="center", va="center", color=BASE, fontsize=8, family="monospace")
         if x:
             axes.annotate("", (x - 0.02, 0.7), (x - 0.18, 0.7), arrowprops={"arrowstyle": "-|>", "color": GREY})
