@@ -67,6 +67,8 @@ def shortened(pieces: Sequence[tuple[str, str]], longest: int = 40) -> list[tupl
 
 def next_token_remark(token: str, probability: float, sharpened: float, temperature: float) -> str:
     """What the probabilities of one next token say: of the likeliest, as it is and at a temperature."""
+    if probability < 0.01:
+        return f"The likeliest next token, {token!r}, has less than 1%: this model, untrained perhaps, favours none."
     sentence = f"The likeliest next token, {token!r}, has a probability of {probability:.0%}"
     return f"{sentence}; greedy always takes it, and drawing at temperature {temperature} takes it in {sharpened:.0%}."
 

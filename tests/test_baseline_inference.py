@@ -53,6 +53,7 @@ def test_long_parts_lose_their_middle_and_say_how_much():
 def test_the_remarks_say_what_the_figures_say():
     assert "'The', has a probability of 25%" in next_token_remark("The", 0.25, 0.5, 0.6)
     assert "temperature 0.6 takes it in 50%" in next_token_remark("The", 0.25, 0.5, 0.6)
+    assert "favours none" in next_token_remark("x", 0.0001, 0.0002, 0.6)
     rows = [{"closed": True, "finished": True}, {"closed": False, "finished": False}]
     assert replies_remark(rows, 16).startswith("1 of 2 replies closed their thought, and 1 of 2 ended within 16 tok")
     assert "no answer to read" in replies_remark(rows[1:], 16)
