@@ -28,6 +28,15 @@ if "LOCAL_RANK" not in os.environ:
 
 GIB = 2**30
 ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_arch_list()
+# GPUs that these notebooks often run on: about the GiB that PyTorch reports, and compute capability.
+GPUS = {
+    "P100 (Kaggle)": (15.9, (6, 0)),
+    "T4 (Colab, Kaggle)": (14.6, (7, 5)),
+    "L4 (Colab)": (22.0, (8, 9)),
+    "A100 40 GB": (39.4, (8, 0)),
+    "A100 80 GB": (79.1, (8, 0)),
+    "H100 80 GB": (79.2, (9, 0)),
+}
 
 
 class Machine(BaseModel):
@@ -152,3 +161,12 @@ def world_size() -> int:
 def is_main_process() -> bool:
     """Whether this is the process that writes and prints; the only one unless several train together."""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def with_gpu(machine: Machine, gpu: str | None) -> Machine:
+    """The same machine with one of GPUS, all of its memory free, or with none."""
+    memory, capability = GPUS[gpu] if gpu else (None, None)
+    found = {"gpu": gpu, "gpu_count": int(bool(gpu)), "gpu_memory_gib": memory, "gpu_free_gib": memory}
+    if capability and capability < (7, 0):
+        return with_gpu(machine, None).model_copy(update={"unusable_gpu": f"{gpu}: Triton and Unsloth need 7.0"})
+    return machine.model_copy(update={**found, "compute_capability": capability, "unusable_gpu": None})

@@ -15,7 +15,7 @@ from fake_server import Server
 from helpers import PROJECT_ROOT, InputError, secrets, tracking
 from helpers.config import Config, profile_table
 from helpers.files import write_json
-from helpers.machine import Machine, choose_profile, describe_machine
+from helpers.machine import GPUS, Machine, choose_profile, describe_machine, with_gpu
 from helpers.run_dir import Run, note_in_record, open_run
 from helpers.secrets import FOUND, SECRETS, export_secrets
 from helpers.tracking import wandb_mode
@@ -396,3 +396,11 @@ def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_p
     assert len(said) == 2
     assert float(said[1].removeprefix("SECONDS ")) < 60
     assert len(records(tmp_path / "run/wandb")) == 1
+
+
+def test_the_gpus_that_01_names_get_the_profile_of_their_kind():
+    here = describe_machine()
+    found = {gpu: choose_profile(with_gpu(here, gpu)).profile for gpu in GPUS}
+    assert [found[gpu] for gpu in GPUS] == ["laptop", "t4", "full", "full", "full", "full"]
+    assert with_gpu(with_gpu(here, "L4 (Colab)"), None).gpu is None
+    assert "P100" in choose_profile(with_gpu(here, "P100 (Kaggle)")).why

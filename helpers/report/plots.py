@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 GRID = {"color": "#888888", "alpha": 0.28, "linewidth": 0.6}  # as faint on a dark ground as on white
@@ -254,3 +256,70 @@ class LiveCurve:
 
     def __call__(self, log: Sequence[Mapping[str, Any]]) -> None:
         self._handle.update(loss_curve(log))
+
+
+# 00 and 02
+# Tints of Okabe and Ito's colours, of different lightness; what is bold has no other text than its own.
+STRIP = {
+    "prompt": "#DDDDDD",
+    "<think>": "#F5E663",
+    "thought": "#A6D4F2",
+    "</think>": "#F5E663",
+    "answer": "#7CCFB1",
+    "end": "#F2A36B",
+}
+MONOSPACE = FontProperties(family="DejaVu Sans Mono", size=9)
+
+
+def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96) -> Picture:
+    """Pieces of text, one box each, coloured by kind (those of STRIP), in lines of `width` characters.
+
+    A line end is shown as ↵, and a piece with one ends its line. A piece longer than a line is cut.
+    """
+    boxes, x, line = [], 0, 0
+    for text, kind in pieces:
+        shown = _drawable(text)[:width]
+        if x + len(shown) > width:
+            x, line = 0, line + 1
+        boxes.append((x, line, shown, kind))
+        x, line = (0, line + 1) if text.endswith("\n") else (x + len(shown), line)
+    lines = max((line for _, line, _, _ in boxes), default=0) + 1
+    figure, axes = _figure(8.4, 0.62 + 0.24 * lines)
+    for x, line, shown, kind in boxes:
+        axes.add_patch(Rectangle((x, line), len(shown), 0.86, facecolor=STRIP[kind], edgecolor="white", linewidth=1.2))
+        weight = "bold" if kind in ("<think>", "</think>", "end") else "normal"
+        font = MONOSPACE.copy()
+        font.set_weight(weight)
+        for place, character in enumerate(shown):  # one by one, so that each stands in its own column
+            axes.text(x + place + 0.5, line + 0.45, character, fontproperties=font, color="black", ha="center",
+                      va="center", parse_math=False)  # fmt: skip
+    axes.set(xlim=(0, width), ylim=(lines, 0))
+    axes.axis("off")
+    kinds = dict.fromkeys(kind for _, kind in pieces)
+    handles = [Rectangle((0, 0), 1, 1, facecolor=STRIP[kind]) for kind in kinds]
+    if handles:
+        figure.legend(handles, kinds, loc="outside upper left", ncols=len(kinds), frameon=False, fontsize=9)
+    return figure
+
+
+def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
+    """Steps from left to right, joined by arrows: name to what it does and what it leaves, in short lines."""
+    figure, axes = _figure(8.6, 1.9)
+    for x, (name, (does, leaves)) in enumerate(steps.items()):
+        style = "round,pad=0,rounding_size=0.06"
+        axes.add_patch(FancyBboxPatch((x, 0.42), 0.8, 0.56, boxstyle=style, facecolor="#A6D4F2", edgecolor=BASE))
+        axes.text(x + 0.4, 0.87, name, ha="center", va="center", color="black", weight="bold", fontsize=9)
+        axes.text(x + 0.4, 0.63, does, ha="center", va="center", color="black", fontsize=7.5)
+        axes.text(x + 0.4, 0.2, leaves, ha="center", va="center", color=BASE, fontsize=8, family="monospace")
+        if x:
+            axes.annotate("", (x - 0.02, 0.7), (x - 0.18, 0.7), arrowprops={"arrowstyle": "-|>", "color": GREY})
+    axes.set(xlim=(-0.05, len(steps) - 0.15), ylim=(0.03, 1.02))
+    axes.axis("off")
+    return figure
+
+
+def _drawable(text: str) -> str:
+    """Text with a visible line end, and a square for what the monospaced font has not."""
+    known = get_font(findfont(MONOSPACE)).get_charmap()
+    text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
+    return "".join(character if ord(character) in known else "□" for character in text)
