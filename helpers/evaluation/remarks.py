@@ -1,5 +1,6 @@
 """What 05's tables and figures show of this run, in a sentence or two each, made from the figures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,24 @@ from helpers.report.markdown import quoted
 from helpers.statistics import LEAST, points_apart
 
 LOOPS = 0.5  # the share of repeated runs of four words above which a model is said to go round in circles
+HABIT = 0.5  # the share of replies above which a letter is called a habit
 Figures = Mapping[str, Any]
 
 
 def on_loss(validation: Figures, training: Figures | None) -> str:
     """Ties the NLL of 05 to the validation loss of 04, from training/metrics.json, which may be missing."""
-    here = " and ".join(f"{validation[side]['nll']:.3f} {when}" for side, when in zip(SIDES, ("before", "after")))
+    here = " and ".join(
+        f"{validation[side]['nll']:.3f} {when}" for side, when in zip(SIDES, ("before", "after"), strict=True)
+    )
     remark = f"Of {validation['n']} rows it is {here} tuning."
     if not training:
         return f"{remark} The folder holds no training to compare that with."
     losses = training["validation_nll"]
     there = f"{losses['before']:.3f} and {losses['after']:.3f}"
-    same = all(abs(validation[side]["nll"] - losses[when]) < 0.01 for side, when in zip(SIDES, ("before", "after")))
+    same = all(
+        abs(validation[side]["nll"] - losses[when]) < 0.01
+        for side, when in zip(SIDES, ("before", "after"), strict=True)
+    )
     if same:
         return f"{remark} 04 ended with the same figures, {there}: it is one measure, taken twice."
     return f"{remark} 04 logged {there}: the measure is the same, and rows, compute type or batches differ."
@@ -33,7 +40,9 @@ def on_parts(validation: Figures) -> str:
         return _too_few(n, "rows")
     changed = [name for name in ("thinking", "answer") if name in parts and _shown(parts[name])]
     words = " and ".join(f"the {name} ({parts[name]['delta']:+.2f})" for name in changed)
-    remark = f"A change is shown in {words}." if changed else "Neither in the thought nor in the answer is a change shown."
+    remark = (
+        f"A change is shown in {words}." if changed else "Neither in the thought nor in the answer is a change shown."
+    )
     share = validation.get("delimiter_share")
     if share is None or not _shown(parts["delimiter"]):
         return remark
@@ -145,7 +154,21 @@ def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
     remark = f"Of {len(pairs)} questions {better} got better and {worse} worse."
     if unclosed:
-        remark += f" In {unclosed} of the {better} the base model never closed its thought, so whatever it wrote does not count."
+        remark += (
+            f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
+        )
+    return remark
+
+
+def on_letters(rows: Sequence[Prediction]) -> str:
+    """Whether the tuned model names one letter above all, which is a habit and no knowledge."""
+    named = Counter(row["choice"] for row in rows if row.get("choice"))
+    if named.total() < LEAST:
+        return f"The tuned model names an option in {named.total()} replies, too few to look for a favourite letter."
+    [(letter, times)] = named.most_common(1)
+    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named.total()} replies."
+    if times / named.total() > HABIT:
+        return f"{remark} That is a habit: it is right wherever {letter} happens to be the answer."
     return remark
 
 
@@ -160,7 +183,9 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
     if not tests:
         return "Too few questions were asked for a test."
     before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
-    raised = f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05"
+    raised = (
+        f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05"
+    )
     return f"{raised} as computed and {after} after Holm's procedure."
 
 
@@ -185,6 +210,8 @@ def on_length(task: Figures) -> str:
     bins = task["length"]["tuned"]["bins"]
     cut = task["length"]["tuned"]["truncated"]
     left_out = f" {cut} of its replies ran out of tokens and are not drawn." if cut else ""
+    if task["n"] < LEAST:
+        return _too_few(task["n"], "questions")
     if len(bins) < 2:
         n = task["length"]["tuned"]["n"]
         return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
@@ -204,9 +231,13 @@ def on_budget(task: Figures) -> str:
     if len(points) < 2 or points[0]["n"] < LEAST:
         return "Too few answers were forced to say what thinking buys."
     none, whole = points[0], points[-1]
-    rates = f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in {whole['accuracy']:.0%}."
+    rates = (
+        f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
+        f"{whole['accuracy']:.0%}."
+    )
     if _apart(none, whole):
-        return f"{rates} The two intervals do not overlap: the thought {'helps' if whole['accuracy'] > none['accuracy'] else 'does harm'}."
+        does = "helps" if whole["accuracy"] > none["accuracy"] else "does harm"
+        return f"{rates} The two intervals do not overlap: the thought {does}."
     return f"{rates} The two intervals overlap: it is not shown that its thinking helps."
 
 
@@ -220,7 +251,9 @@ def on_calibration(task: Figures) -> str:
     said = []
     for side, each in found.items():
         low, high = each["overconfidence_ci95"]
-        word = "is overconfident" if low > 0 else "is underconfident" if high < 0 else "is not shown to be miscalibrated"
+        word = (
+            "is overconfident" if low > 0 else "is underconfident" if high < 0 else "is not shown to be miscalibrated"
+        )
         said.append(f"the {side} model {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
     return f"Of {n} answers {' and '.join(said)}."
 
@@ -239,7 +272,7 @@ def on_strength(points: Sequence[Figures]) -> str:
     if best["scale"] == 0:
         return f"{where}, the base model itself: on these rows the adapter only costs."
     whole = max(known, key=lambda point: point["scale"])
-    return f"{where}, and {whole['nll']:.3f} with all of it: a weaker adapter would serve these rows better, unless the gap is noise."
+    return f"{where}, and {whole['nll']:.3f} with all of it: a weaker adapter serves these rows better, or it is noise."
 
 
 def two_by_two(both: int, base_only: int, tuned_only: int, neither: int) -> dict[str, dict[str, int]]:
