@@ -1,7 +1,6 @@
 """06's remarks, and the Modelfile of R1 that the notebook prints as prose."""
 
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -97,8 +96,8 @@ def test_the_modelfile_of_r1_in_the_prose_is_that_of_the_project():
     head, rest, _ = ollama_template(tokenizer).partition('{{- $turn := "" }}')
     assert rest
     assert f'TEMPLATE """{head}' in shown
+    assert f'{rest.splitlines()[-1]}"""\n' in shown
     assert f'PARAMETER stop "{tokenizer.eos_token}"' in shown
     settings = Config.resolve("t4").generation
     assert re.findall(r"PARAMETER (?:temperature|top_p) (\S+)", shown) == [
         str(settings.temperature), str(settings.top_p)]  # fmt: skip
-    assert Path("model-q4_k_m.gguf").name in shown
