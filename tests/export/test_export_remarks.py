@@ -93,7 +93,7 @@ def test_the_modelfile_of_r1_in_the_prose_is_that_of_the_project():
     cells = nbformat.read(PROJECT_ROOT / "notebooks/06_export.ipynb", as_version=4).cells
     [shown] = [cell.source for cell in cells if "$turn" in cell.source and cell.cell_type == "markdown"]
     tokenizer = load_tokenizer(Config.resolve("smoke").model)
-    head, rest, _ = ollama_template(tokenizer).partition('{{- $turn := "" }}')
+    head, _, rest = ollama_template(tokenizer).partition('{{- $turn := "" }}')
     assert rest
     assert f'TEMPLATE """{head}' in shown
     assert f'{rest.splitlines()[-1]}"""\n' in shown
