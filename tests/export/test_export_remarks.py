@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+import numpy as np
 import pytest
 
 from helpers import PROJECT_ROOT
@@ -11,6 +12,7 @@ from helpers.export.check import choose_file
 from helpers.export.remarks import on_answer, on_checks, on_rounding
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.chat_template import ollama_template
+from helpers.report.plots import rounding_errors
 
 
 def check(verdict, difference=0.0, ci95=(-0.01, 0.01), stopped=8, bound=0.2):
@@ -101,3 +103,11 @@ def test_the_modelfile_of_r1_in_the_prose_is_that_of_the_project():
     settings = Config.resolve("t4").generation
     assert re.findall(r"PARAMETER (?:temperature|top_p) (\S+)", shown) == [
         str(settings.temperature), str(settings.top_p)]  # fmt: skip
+
+
+def test_the_picture_has_a_panel_for_each_way_of_rounding():
+    errors = {way: np.full((4, 8), size) for way, size in (("8 bits, blocks", 0.01), ("4 bits, blocks", 0.2))}
+    figure = rounding_errors(errors, spread=0.5)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["8 bits, blocks: 2.0%", "4 bits, blocks: 40.0%"]
