@@ -60,7 +60,8 @@ def on_answer(answer: Mapping[str, Any]) -> str:
     """Did the file's answer close its thought, stop, and go round in circles?"""
     parts = split_reasoning(answer["reply"])
     if not answer["reply"].strip():
-        return "The reply is empty: the file stopped at once."
+        ends = "and it stopped by itself" if answer["stopped"] else "and the limit cut it off"
+        return f"The reply shows no text: its {answer['tokens']} tokens are blank or special ones, {ends}."
     closed = "It closes its thought" if parts.closed else "It never closes its thought, so it comes to no answer"
     ends = "stops by itself" if answer["stopped"] else "does not stop within the limit"
     remark = f"{closed}, and {ends} after {answer['tokens']} tokens."

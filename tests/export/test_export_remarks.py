@@ -74,7 +74,7 @@ def test_all_pass_none_passes_none_is_checked(files):
         ("The median nerve is the nerve. " * 20, False, "It loops: "),
         ("The nerve", False, "It never closes its thought, so it comes to no answer, and does not stop"),
         ("The nerve</think>The", False, "It closes its thought, and does not stop within the limit"),
-        ("", True, "The reply is empty"),
+        (" ", True, "The reply shows no text"),
     ],
 )
 def test_an_answer_is_described(reply, stopped, words):
