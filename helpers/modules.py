@@ -16,6 +16,8 @@ SHOWS = {
 }
 LEFT_OUT = SHOWS | {
     "__init__.py": "errors and the version",
+    "evaluation/remarks.py": "sentences on 05's figures",
+    "export/remarks.py": "sentences on 06's checks",
     "lora_training/budget.py": "what a training will take",
     "modules.py": "what counts as code",
     "report/markdown.py": "text from outside, to be read",

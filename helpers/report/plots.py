@@ -323,3 +323,24 @@ def _drawable(text: str) -> str:
     known = get_font(findfont(MONOSPACE)).get_charmap()
     text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
     return "".join(character if ord(character) in known else "□" for character in text)
+
+
+# Notebook 06 ---------------------------------------------------------------------------------------------------------
+
+
+def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
+    """What rounding adds to each weight of a slice, one panel for each way of rounding, all in one scale of colours.
+
+    `errors` maps a way to its errors (rows, columns); `spread` is the standard deviation of the weights.
+    """
+    figure, panels = _figure(7.6, 4.4, nrows=2, ncols=-(-len(errors) // 2), sharex=True, sharey=True, squeeze=False)
+    for axes, (name, error) in zip(panels.flat, errors.items(), strict=False):
+        axes.grid(visible=False)
+        shown = axes.imshow(error / spread, cmap="PuOr", vmin=-0.5, vmax=0.5, aspect="auto", interpolation="nearest")
+        axes.set_title(f"{name}: {np.sqrt((error**2).mean()) / spread:.1%}", fontsize=10)
+    for axes in panels[-1]:
+        axes.set_xlabel("column of the slice")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("row")
+    figure.colorbar(shown, ax=panels, label="error, in standard\ndeviations of the weights", extend="both")
+    return figure

@@ -1,0 +1,348 @@
+"""What 05's tables and figures show of this run, in a sentence or two each, made from the figures."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helpers.evaluation.metrics import SIDES, Prediction
+from helpers.questions import OPEN_TASK
+from helpers.report.markdown import quoted
+from helpers.statistics import LEAST, points_apart
+
+LOOPS = 0.5  # the share of repeated runs of four words above which a model is said to go round in circles
+HABIT = 0.5  # the share of replies above which a letter is called a habit
+Figures = Mapping[str, Any]
+
+
+def on_loss(validation: Figures, training: Figures | None) -> str:
+    """Ties the NLL of 05 to the validation loss of 04, from training/metrics.json, which may be missing."""
+    here = " and ".join(
+        f"{validation[side]['nll']:.3f} {when}" for side, when in zip(SIDES, ("before", "after"), strict=True)
+    )
+    remark = f"Of {validation['n']} rows it is {here} tuning."
+    if not training:
+        return f"{remark} The folder holds no training to compare that with."
+    losses = training["validation_nll"]
+    there = f"{losses['before']:.3f} and {losses['after']:.3f}"
+    same = all(
+        abs(validation[side]["nll"] - losses[when]) < 0.01
+        for side, when in zip(SIDES, ("before", "after"), strict=True)
+    )
+    if same:
+        return f"{remark} 04 ended with the same figures, {there}: it is one measure, taken twice."
+    return f"{remark} 04 logged {there}: the measure is the same, and rows, compute type or batches differ."
+
+
+def on_parts(validation: Figures) -> str:
+    """Which parts of a row changed, and how much of the gain is form."""
+    n, parts = validation["n"], validation["parts"]
+    if n < LEAST:
+        return _too_few(n, "rows")
+    changed = [name for name in ("thinking", "answer") if name in parts and _shown(parts[name])]
+    words = " and ".join(f"the {name} ({parts[name]['delta']:+.2f})" for name in changed)
+    remark = (
+        f"A change is shown in {words}." if changed else "Neither in the thought nor in the answer is a change shown."
+    )
+    share = validation.get("delimiter_share")
+    if share is None or not _shown(parts["delimiter"]):
+        return remark
+    return f"{remark} The tag and the token after it make up {share:.0%} of the whole difference, which is form alone."
+
+
+def on_shape(validation: Figures) -> str:
+    """Do the replies close their thought, end, and go round in circles?"""
+    n, form, repetition = validation["n"], validation["form"], validation["repetition"]
+    if n < LEAST:
+        return _too_few(n, "replies")
+    closed, finished = form["closed"], form["finished"]
+    base, tuned = (f"closes its thought in {closed[s]:.0%} and ends by itself in {finished[s]:.0%}" for s in SIDES)
+    remark = [f"Of {n} replies the tuned model {tuned}; the base model {base}."]
+    if _shown(finished) and finished["delta"] < 0:
+        remark.append("It stops less often than before tuning: more replies run into the limit on new tokens.")
+    elif _shown(closed) and closed["delta"] > 0:
+        remark.append("It has learned the form of a reply, and form says nothing yet about what stands in it.")
+    elif not _shown(finished) and not _shown(closed):
+        remark.append("No difference in form is shown.")
+    circles = [side for side in SIDES if repetition[side] > LOOPS]
+    if circles:
+        shares = " and ".join(f"{repetition[side]:.0%} of the {side} model's" for side in circles)
+        remark.append(f"Replies go round in circles: {shares} runs of four words had stood there before.")
+    return " ".join(remark)
+
+
+def on_accuracy(task: Figures) -> str:
+    """A task's accuracies against blind guessing."""
+    n, chance = task["n"], task["chance"]
+    if n < LEAST:
+        return _too_few(n, "questions")
+    places = {side: _against(task[side]["ci95"], chance) for side in SIDES}
+    base, tuned = (round(task[side]["accuracy"] * n) for side in SIDES)
+    remark = (
+        f"Of {n} questions the base model gets {base} right and the tuned model {tuned}; blind guessing would get "
+        f"about {chance * n:.0f} ({chance:.0%})."
+    )
+    return f"{remark} {_place(places, task)}"
+
+
+def _place(places: Mapping[str, str], task: Figures) -> str:
+    tuned = {
+        "above": "The tuned model's interval lies above guessing: guessing alone does not explain its score.",
+        "around": "The tuned model's interval holds the level of guessing: this is chance level, whatever the base "
+        "model's score.",
+        "below": "The tuned model's interval lies below guessing: a reply that names no option counts as wrong.",
+    }[places["tuned"]]
+    if places["base"] == "below" and places["tuned"] != "below":
+        named = f"it names an option in {task['base']['answered']['n']} of {task['n']} replies"
+        tuned += f" The base model scores less than a guess: {named}."
+    return tuned
+
+
+def on_paired(task: Figures) -> str:
+    """The paired test of a task; a difference is claimed only where Holm's p value allows it, as in the verdict."""
+    n, paired = task["n"], task["paired"]
+    if n < LEAST:
+        return _too_few(n, "questions")
+    base_only, tuned_only = paired["base_only"], paired["tuned_only"]
+    if not base_only + tuned_only:
+        return (
+            "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality: a "
+            f"difference of up to about {paired['detectable'] * 100:.0f} points could have been missed."
+        )
+    remark = (
+        f"{tuned_only} questions are right only with the tuned model and {base_only} only with the base model. Fair "
+        f"coins would split them at least as unevenly in {_percent(paired['mcnemar_p'])} of experiments."
+    )
+    if not _significant(paired):
+        missed = f"a difference of up to about {paired['detectable'] * 100:.0f} points could have been missed"
+        rare = "That is no rarity" if paired["mcnemar_p"] >= 0.05 else "Beside the other tests that is not rare enough"
+        return f"{remark} {rare}, so no difference is shown, and {missed}."
+    better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
+    remark += f" So the {better} model scores better than the {worse} model."
+    if _against(task[better]["ci95"], task["chance"]) != "above":
+        remark += " It does not score better than guessing: the two findings answer two questions."
+    return remark
+
+
+def on_forced(task: Figures) -> str:
+    """The reading in which both models are made to answer."""
+    n, forced = task["n"], task["made_to_answer"]
+    if not forced:
+        return "No probabilities of letters were measured, so neither model was made to answer."
+    if min(n, forced["n"]) < LEAST:
+        return _too_few(min(n, forced["n"]), "questions")
+    base, tuned = (f"{forced[side]['accuracy']:.0%}" for side in SIDES)
+    remark = (
+        f"Made to answer, the base model is right in {base} and the tuned model in {tuned} of {forced['n']} questions: "
+        f"{points_apart(forced['paired'])}."
+    )
+    replied, stands = _significant(task["paired"]), _significant(forced["paired"])
+    if replied and not stands:
+        return f"{remark} The difference in the replies is not shown here, so it can come from naming an option alone."
+    if replied and stands and replied == stands:
+        return f"{remark} The difference in the replies stands here too, so it is not one of length or form."
+    if stands:
+        return f"{remark} Here a difference shows that the replies did not show."
+    return f"{remark} No difference is shown in this reading either."
+
+
+def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str:
+    """How many questions the two models decide differently, and how many a reader should expect to be luck."""
+    pairs = [pair for pair in zip(base, tuned, strict=True) if pair[0]["task"] != OPEN_TASK]
+    better, worse = (sum(two["correct"] - one["correct"] == sign for one, two in pairs) for sign in (1, -1))
+    if not better + worse:
+        return f"Of {len(pairs)} questions none is right for one model alone."
+    unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
+    remark = f"Of {len(pairs)} questions {better} got better and {worse} worse."
+    if unclosed:
+        remark += (
+            f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
+        )
+    return remark
+
+
+def on_letters(rows: Sequence[Prediction]) -> str:
+    """Whether the tuned model names one letter above all, which is a habit and no knowledge."""
+    named = Counter(row["choice"] for row in rows if row.get("choice"))
+    if named.total() < LEAST:
+        return f"The tuned model names an option in {named.total()} replies, too few to look for a favourite letter."
+    [(letter, times)] = named.most_common(1)
+    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named.total()} replies."
+    if times / named.total() > HABIT:
+        return f"{remark} That is a habit: it is right wherever {letter} happens to be the answer."
+    return remark
+
+
+def on_holm(tasks: Mapping[str, Figures]) -> str:
+    """What Holm's procedure changes in this run's tests."""
+    tests = [
+        found["paired"]
+        for task in tasks.values()
+        for found in (task, task["made_to_answer"])
+        if found and found["n"] >= LEAST
+    ]
+    if not tests:
+        return "Too few questions were asked for a test."
+    before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
+    raised = (
+        f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05"
+    )
+    return f"{raised} as computed and {after} after Holm's procedure."
+
+
+def on_leaks(tasks: Mapping[str, Figures]) -> str:
+    """Whether flagged questions carry the difference."""
+    compared = {name: task for name, task in tasks.items() if task["flagged"]}
+    if not compared:
+        return "03 compared no question with the training rows, so nothing is known about leaks."
+    flagged = sum(task["flagged"]["n"] for task in compared.values())
+    n = sum(task["n"] for task in compared.values())
+    if not flagged:
+        return f"None of {n} questions resembles a training row, so there is nothing to leave out. That is no proof."
+    turned = [name for name, task in compared.items() if task["flagged"]["n"] and _turns(task)]
+    remark = f"{flagged} of {n} questions {'resembles' if flagged == 1 else 'resemble'} a training row."
+    if turned:
+        return f"{remark} Without them the finding is another one in {quoted(', '.join(turned))}: trust that column."
+    return f"{remark} Without them each finding is the same."
+
+
+def on_length(task: Figures) -> str:
+    """Whether anything can be read from accuracy by length."""
+    bins = task["length"]["tuned"]["bins"]
+    cut = task["length"]["tuned"]["truncated"]
+    left_out = f" {cut} of its replies ran out of tokens and are not drawn." if cut else ""
+    if task["n"] < LEAST:
+        return _too_few(task["n"], "questions")
+    if len(bins) < 2:
+        n = task["length"]["tuned"]["n"]
+        return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
+    first, last = bins[0], bins[-1]
+    rates = (
+        f"The tuned model's shortest thoughts ({first['tokens'][0]} to {first['tokens'][1]} tokens) are right in "
+        f"{first['accuracy']:.0%}, its longest ({last['tokens'][0]} to {last['tokens'][1]}) in {last['accuracy']:.0%}."
+    )
+    if _apart(first, last):
+        return f"{rates} The two intervals do not overlap: length and accuracy go together here.{left_out}"
+    return f"{rates} The intervals overlap: with groups of {min(first['n'], last['n'])} no slope is shown.{left_out}"
+
+
+def on_budget(task: Figures) -> str:
+    """What thinking buys: no thought against all of it."""
+    points = task["budget"]["tuned"]
+    if len(points) < 2 or points[0]["n"] < LEAST:
+        return "Too few answers were forced to say what thinking buys."
+    none, whole = points[0], points[-1]
+    rates = (
+        f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
+        f"{whole['accuracy']:.0%}."
+    )
+    if _apart(none, whole):
+        does = "helps" if whole["accuracy"] > none["accuracy"] else "does harm"
+        return f"{rates} The two intervals do not overlap: the thought {does}."
+    return f"{rates} The two intervals overlap: it is not shown that its thinking helps."
+
+
+def on_calibration(task: Figures) -> str:
+    """Over- or underconfidence of both models."""
+    found = {side: each for side, each in task["calibration"].items() if each}
+    if not found:
+        return "No probabilities of letters were measured."
+    if (n := min(each["n"] for each in found.values())) < LEAST:
+        return _too_few(n, "answers")
+    said = []
+    for side, each in found.items():
+        low, high = each["overconfidence_ci95"]
+        word = (
+            "is overconfident" if low > 0 else "is underconfident" if high < 0 else "is not shown to be miscalibrated"
+        )
+        said.append(f"the {side} model {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
+    return f"Of {n} answers {' and '.join(said)}."
+
+
+def on_strength(points: Sequence[Figures]) -> str:
+    """Where the NLL is lowest along the adapter's strength."""
+    known = [point for point in points if point["nll"] is not None]
+    if not known:
+        return "No strength in between was measured."
+    if (n := known[0].get("nll_n", LEAST)) < LEAST:
+        return _too_few(n, "rows")
+    best = min(known, key=lambda point: point["nll"])
+    where = f"The NLL is lowest, {best['nll']:.3f}, at {best['scale']:.0%} of the adapter's strength"
+    if best["scale"] == 1:
+        return f"{where}: the whole adapter is the best of those measured."
+    if best["scale"] == 0:
+        return f"{where}, the base model itself: on these rows the adapter only costs."
+    whole = max(known, key=lambda point: point["scale"])
+    return f"{where}, and {whole['nll']:.3f} with all of it: a weaker adapter serves these rows better, or it is noise."
+
+
+def two_by_two(both: int, base_only: int, tuned_only: int, neither: int) -> dict[str, dict[str, int]]:
+    """McNemar's table of paired answers, column by column."""
+    return {
+        "tuned right": {"base right": both, "base wrong": tuned_only},
+        "tuned wrong": {"base right": base_only, "base wrong": neither},
+    }
+
+
+def differing(base: Sequence[Prediction], tuned: Sequence[Prediction], limit: int = 6) -> str:
+    """The first `limit` questions that one model alone got right, as a Markdown table; all text is quoted."""
+    rows = []
+    for one, two in zip(base, tuned, strict=True):
+        if one["task"] == OPEN_TASK or one["correct"] == two["correct"] or len(rows) == limit:
+            continue
+        question = one["question"].partition("\n")[0]
+        short = question if len(question) <= 160 else f"{question[:160].rsplit(' ', 1)[0]} ..."
+        right = f"{one['answer_idx']}. {one['options'][one['answer_idx']]}"
+        rows.append([short, right, *(_named(side) for side in (one, two)), "better" if two["correct"] else "worse"])
+    if not rows:
+        return "*No question is right for one model alone.*"
+    head = ["question", "right answer", "base model", "tuned model", "tuned is"]
+    lines = [head, ["---"] * len(head), *([quoted(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _named(row: Prediction) -> str:
+    """What a reply comes to, as the scorer reads it."""
+    if not row["finished"]:
+        return "cut off"
+    if not row["closed"]:
+        return "thought never closed"
+    return row["choice"] or "names no option"
+
+
+def _shown(found: Figures) -> bool:
+    """Whether a difference's interval leaves zero out."""
+    return bool(found["delta_ci95"]) and not found["delta_ci95"][0] <= 0 <= found["delta_ci95"][1]
+
+
+def _significant(paired: Figures) -> int:
+    """1 or -1 where a difference is shown, else 0; by Holm's p value where there is one, as the verdicts are."""
+    if paired.get("mcnemar_p_holm", paired["mcnemar_p"]) >= 0.05 or not _shown(paired):
+        return 0
+    return 1 if paired["delta"] > 0 else -1
+
+
+def _turns(task: Figures) -> bool:
+    rest = task["flagged"]["without"]
+    return not rest or _alone(rest["paired"]) != _alone(task["paired"])
+
+
+def _alone(paired: Figures) -> int:
+    """As `_significant`, of one test: the figures without flagged questions are not adjusted."""
+    return _significant({**paired, "mcnemar_p_holm": paired["mcnemar_p"]})
+
+
+def _against(interval: Sequence[float], chance: float) -> str:
+    low, high = interval
+    return "above" if low > chance else "below" if high < chance else "around"
+
+
+def _apart(one: Figures, two: Figures) -> bool:
+    return one["ci95"][1] < two["ci95"][0] or two["ci95"][1] < one["ci95"][0]
+
+
+def _percent(p: float) -> str:
+    return f"{p:.0%}" if p >= 0.1 else f"{p:.1%}" if p >= 0.001 else "fewer than 0.1%"
+
+
+def _too_few(n: int, what: str) -> str:
+    return f"With {n} {what} nothing can be said: at least {LEAST} are needed."

@@ -1,0 +1,84 @@
+"""What 06's tables and its answer show of this run, in a sentence or two each, made from the figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.prompts.encoding import split_reasoning
+
+LOOPS = 0.5  # the share of repeated runs of four words above which an answer is said to go round in circles
+WORDS = 4
+
+
+def on_rounding(errors: Mapping[str, float]) -> str:
+    """What blocks save, from the relative errors "4 bits, one scale" and "4 bits, blocks"."""
+    one, blocks = (errors[f"4 bits, {scales}"] for scales in ("one scale", "blocks"))
+    if blocks >= one:
+        return f"At 4 bits blocks do not help this slice: its error is {blocks:.1%} with them and {one:.1%} without."
+    return (
+        f"At 4 bits one scale for the whole slice costs an error of {one:.1%} of the weights' own spread, and a scale "
+        f"for each block {blocks:.1%}. At 8 bits it is {errors['8 bits, blocks']:.2%}."
+    )
+
+
+def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path) -> str:
+    """Which files pass, why others do not, and which one is used therefore."""
+    by_verdict: dict[str, list[str]] = {}
+    for kind, check in checks.items():
+        by_verdict.setdefault(check["verdict"].partition(":")[0], []).append(kind)
+    said = [f"{_listed(by_verdict['passes'])} passed the check."] if "passes" in by_verdict else []
+    for kind, check in checks.items():
+        if check["passes"] is False:
+            said.append(f"{kind} did not: {_why(check)}.")
+    if "not checked" in by_verdict:
+        said.append(f"Not checked, for want of memory: {_listed(by_verdict['not checked'])}.")
+    kind = use.stem.removeprefix("model-")
+    chosen = "passed" if checks[kind]["passes"] else "was not checked" if checks[kind]["passes"] is None else "failed"
+    reason = {
+        "passed": "the smallest that passed",
+        "was not checked": "the smallest, though nothing could be checked",
+        "failed": "the one that loses least, since none passed: look for the fault before anyone uses it",
+    }[chosen]
+    return f"{' '.join(said)} The notebook goes on with {use.name}, {reason}."
+
+
+def _why(check: Mapping[str, Any]) -> str:
+    """Why a file that was checked did not pass."""
+    nll, ends = check["nll"], check["ends"]
+    if ends["stopped"] < ends["rows"]:
+        return f"it stops after {ends['stopped']} of {ends['rows']} rows only"
+    if not nll["ci95"]:
+        return "there are too few rows for an interval"
+    if check["verdict"] == "not shown to pass":
+        return f"the interval of its loss reaches beyond {nll['bound']:g}, so more rows could decide either way"
+    if max(nll["ci95"][0], -nll["ci95"][1]) > nll["bound"]:
+        return f"its loss is {nll['difference']:+.3f} nats a token away, beyond {nll['bound']:g}"
+    return "its end-of-sequence token is another one"
+
+
+def on_answer(answer: Mapping[str, Any]) -> str:
+    """Did the file's answer close its thought, stop, and go round in circles?"""
+    parts = split_reasoning(answer["reply"])
+    if not answer["reply"].strip():
+        ends = "and it stopped by itself" if answer["stopped"] else "and the limit cut it off"
+        return f"The reply shows no text: its {answer['tokens']} tokens are blank or special ones, {ends}."
+    closed = "It closes its thought" if parts.closed else "It never closes its thought, so it comes to no answer"
+    ends = "stops by itself" if answer["stopped"] else "does not stop within the limit"
+    remark = f"{closed}, and {ends} after {answer['tokens']} tokens."
+    repeated = _repeated(answer["reply"])
+    if repeated > LOOPS:
+        return f"{remark} It loops: {repeated:.0%} of its runs of {WORDS} words had stood in it before."
+    if parts.closed and answer["stopped"]:
+        return f"{remark} That is the form that training taught; whether it is right is another question."
+    return f"{remark} It does not loop."
+
+
+def _repeated(text: str) -> float:
+    """The share of a text's runs of WORDS words that stood in it before, as 05 measures it."""
+    words = text.split()
+    runs = [tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,144 @@
+"""05's remarks: what they say of figures worked out by hand, and that too few rows crash nothing."""
+
+import copy
+
+import pytest
+from evaluated_rows import BASE, LETTERS, SEED, TUNED, choice, unseen
+
+from helpers.evaluation import remarks
+from helpers.evaluation.metrics import summarise
+
+ON_TASK = [remarks.on_accuracy, remarks.on_paired, remarks.on_forced, remarks.on_length, remarks.on_budget,
+           remarks.on_calibration]  # fmt: skip
+
+
+def questions(base, tuned, n=20):
+    """Metrics of n questions whose answer is A; `base` and `tuned` are what each names, question by question."""
+    sides = [
+        [unseen(i, 2.0 + i / 9, True, True, 9) for i in range(6)]
+        + [choice("t", i, "A", (named * n)[i]) for i in range(n)]
+        for named in (base, tuned)
+    ]
+    return summarise(*sides, SEED, {"t": []}), sides
+
+
+def test_few_rows_get_one_sentence_from_every_remark():
+    metrics = summarise(BASE, TUNED, SEED)
+    said = [remark(task) for task in metrics["tasks"].values() for remark in ON_TASK]
+    said += [remarks.on_parts(metrics["validation"]), remarks.on_shape(metrics["validation"])]
+    said += [remarks.on_strength([]), remarks.on_leaks({}), remarks.on_holm({}), remarks.on_letters(BASE)]
+    assert all(text and text.count(". ") == 0 for text in said)
+    assert remarks.on_holm(metrics["tasks"]) == "Too few questions were asked for a test."
+
+
+def test_more_than_the_base_model_is_not_more_than_guessing():
+    metrics, (base, tuned) = questions([None], ["A", "B", "C", "D"], n=40)
+    task = metrics["tasks"]["t"]
+    assert remarks.on_accuracy(task) == (
+        "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
+        "The tuned model's interval holds the level of guessing: this is chance level, whatever the base model's "
+        "score. The base model scores less than a guess: it names an option in 0 of 40 replies."
+    )
+    paired = remarks.on_paired(task)
+    assert paired.startswith("10 questions are right only with the tuned model and 0 only with the base model.")
+    assert "the tuned model scores better" in paired
+    assert paired.endswith("It does not score better than guessing: the two findings answer two questions.")
+    assert remarks.on_differing(base, tuned) == "Of 40 questions 10 got better and 0 worse."
+    assert remarks.on_holm(metrics["tasks"]).endswith("1 of their p values lies below 0.05 as computed and 1 after "
+                                                      "Holm's procedure.")  # fmt: skip
+
+
+def test_no_discordant_question_proves_no_equality():
+    task = questions(["A"], ["A"])[0]["tasks"]["t"]
+    assert "proves no equality" in remarks.on_paired(task)
+    assert "above guessing" in remarks.on_accuracy(task)
+
+
+def test_a_split_that_is_no_rarity_shows_no_difference():
+    task = questions(["A", "B", "B", "B"], ["B", "A", "A", "B"])[0]["tasks"]["t"]
+    assert "That is no rarity, so no difference is shown" in remarks.on_paired(task)
+    task["paired"] |= {"mcnemar_p": 0.03, "mcnemar_p_holm": 0.06}
+    assert "Beside the other tests that is not rare enough, so no difference" in remarks.on_paired(task)
+
+
+@pytest.mark.parametrize("replied", [True, False])
+@pytest.mark.parametrize("forced", [True, False])
+def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced):
+    task = questions([None], ["A"] if replied else [None])[0]["tasks"]["t"]
+    task["made_to_answer"] = copy.deepcopy(questions([None], ["A"] if forced else [None])[0]["tasks"]["t"])
+    ends = {
+        (True, True): "not one of length or form.",
+        (True, False): "it can come from naming an option alone.",
+        (False, True): "Here a difference shows that the replies did not show.",
+        (False, False): "No difference is shown in this reading either.",
+    }
+    assert remarks.on_forced(task).endswith(ends[replied, forced])
+
+
+def test_shape_says_what_changed_and_what_loops():
+    def shape(base, tuned):
+        sides = [[unseen(i, 2.0, *flags, 9, reply=text) for i in range(12)] for flags, text in (base, tuned)]
+        return remarks.on_shape(summarise(*sides, SEED)["validation"])
+
+    good, loop = ((True, True), "one two three four five"), ((True, False), "a b c d " * 20)
+    assert "stops less often" in shape(good, loop)
+    assert "Replies go round in circles" in shape(good, loop)
+    assert "form says nothing yet" in shape(((False, True), "one"), good)
+    assert shape(good, good).endswith("No difference in form is shown.")
+
+
+def test_the_loss_is_that_of_04():
+    validation = questions(["A"], ["A"])[0]["validation"]
+    losses = {"before": validation["base"]["nll"], "after": validation["tuned"]["nll"]}
+    assert remarks.on_loss(validation, {"validation_nll": losses}).endswith("it is one measure, taken twice.")
+    assert "rows, compute type or batches differ" in remarks.on_loss(
+        validation, {"validation_nll": losses | {"after": 9}}
+    )
+    assert "no training" in remarks.on_loss(validation, None)
+
+
+def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
+    sides = questions([None], ["A", "A", "A", "B"])[1]
+
+    def leaks(flagged):
+        return remarks.on_leaks(summarise(*sides, SEED, flagged)["tasks"])
+
+    assert leaks({"t": []}).startswith("None of 20 questions resembles")
+    assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
+    assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
+    assert leaks(None).startswith("03 compared no question")
+
+
+def test_a_favourite_letter_is_a_habit():
+    assert "That is a habit" in remarks.on_letters([choice("t", i, "A", "C") for i in range(8)])
+    assert "habit" not in remarks.on_letters([choice("t", i, "A", "ABCD"[i % 4]) for i in range(8)])
+
+
+@pytest.mark.parametrize(("best", "words"), [(0, "only costs"), (1, "the best of those measured"), (2, "weaker")])
+def test_strength_names_the_lowest_loss(best, words):
+    points = [{"scale": s, "nll": 2.0, "nll_n": 9} for s in (0.0, 1.0, 0.5)]
+    points[best]["nll"] = 1.0
+    assert words in remarks.on_strength(points)
+
+
+def test_slopes_and_confidence_are_claimed_only_where_intervals_part():
+    def group(n, low, high, **more):
+        return {"n": n, "accuracy": (low + high) / 2, "ci95": [low, high], "tokens": [1, 9], **more}
+
+    for two, words in ((group(12, 0.1, 0.6), "no slope"), (group(12, 0.7, 0.9), "do not overlap")):
+        bins = [group(12, 0.1, 0.5), two]
+        assert words in remarks.on_length({"n": 24, "length": {"tuned": {"bins": bins, "truncated": 0, "n": 24}}})
+    for two, words in ((group(12, 0.1, 0.6), "not shown"), (group(12, 0.7, 0.9), "the thought helps")):
+        assert words in remarks.on_budget({"budget": {"tuned": [group(12, 0.1, 0.5), two]}})
+    for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
+        found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
+        assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})
+
+
+def test_the_table_of_questions_quotes_what_it_shows():
+    sides = [[choice("t", i, "A", named, options={**LETTERS, "A": "<b>x</b> | y"}) for i in range(9)] for named in "BA"]
+    table = remarks.differing(*sides, limit=3)
+    assert len(table.splitlines()) == 5
+    assert "<b>" not in table
+    assert {line.count(" | ") for line in table.splitlines()} == {4}
+    assert remarks.differing(BASE[:2], TUNED[:2]) == "*No question is right for one model alone.*"
