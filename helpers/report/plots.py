@@ -254,3 +254,62 @@ class LiveCurve:
 
     def __call__(self, log: Sequence[Mapping[str, Any]]) -> None:
         self._handle.update(loss_curve(log))
+
+
+# Notebook 03
+
+
+def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width: int = 92) -> Picture:
+    """A row as a strip of tokens: grey where the label is -100, coloured and underlined where it is trained."""
+    from unicodedata import normalize
+
+    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.patches import Rectangle
+
+    drawable = get_font(findfont("DejaVu Sans Mono")).get_charmap()
+    x, line, boxes = 0.0, 0, []
+    for number, label in zip(ids, labels, strict=True):
+        text = normalize("NFKC", tokenizer.decode([number]).replace("\n", "↵").replace(" ", "·"))
+        text = "".join(character if ord(character) in drawable else "?" for character in text)[: width - 1] or "?"
+        if x + len(text) + 0.6 > width:
+            x, line = 0.0, line + 1
+        boxes.append((x, line, text, label != -100))
+        x += len(text) + 0.6
+    figure, axes = _figure(8.2, 0.75 + 0.27 * (line + 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(line + 1, -1.2))
+    for left, top, text, trained in boxes:
+        colour = "#56B4E9" if trained else "#D0D0D0"
+        axes.add_patch(Rectangle((left, top + 0.06), len(text) + 0.35, 0.82, color=colour, linewidth=0))
+        if trained:
+            axes.plot([left, left + len(text) + 0.35], [top + 0.91] * 2, color=BASE, linewidth=1.6)
+        axes.text(left + 0.15, top + 0.5, text, family="DejaVu Sans Mono", fontsize=7.6, va="center", parse_math=False)
+    count = sum(trained for *_, trained in boxes)
+    legend = f"grey: label -100, not trained ({len(boxes) - count} tokens)     blue, underlined: trained ({count} tokens)"
+    axes.text(0, -0.6, legend, fontsize=8.5, va="center")
+    return figure
+
+
+# Notebook 04
+
+
+def lora_shapes(d: int, k: int, r: int) -> Picture:
+    """A frozen matrix (d, k) and the two thin ones that LoRA puts beside it, drawn to scale."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _figure(7, 2.8)
+    axes.set_axis_off()
+    unit = 4 / max(d, k)
+    height, width, thin = d * unit, k * unit, max(r * unit, 0.06)
+    shapes = {
+        f"W: {d} x {k}, frozen": (0.0, 0.0, width, height, "#D0D0D0"),
+        f"B: {d} x {r}": (width + 1.6, 0.0, thin, height, "#56B4E9"),
+        f"A: {r} x {k}": (width + 2.6 + thin, height / 2 - thin / 2, width, thin, "#E69F00"),
+    }
+    for name, (x, y, wide, high, colour) in shapes.items():
+        axes.add_patch(Rectangle((x, y), wide, high, facecolor=colour, edgecolor="#404040", linewidth=0.8))
+        axes.text(x + wide / 2, y + high + 0.15, name, ha="center", va="bottom", fontsize=9)
+    axes.text(width + 0.6, height / 2, "+", ha="center", va="center", fontsize=14)
+    axes.text(width + 2.1 + thin, height / 2, "x", ha="center", va="center", fontsize=12)
+    axes.set(xlim=(-0.8, 2 * width + 3.6 + thin), ylim=(-0.1, height + 0.6), aspect="equal")
+    return figure
