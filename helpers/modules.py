@@ -16,7 +16,9 @@ SHOWS = {
 }
 LEFT_OUT = SHOWS | {
     "__init__.py": "errors and the version",
+    "dataset_prep/remarks.py": "sentences on what a run's data shows",
     "lora_training/budget.py": "what a training will take",
+    "lora_training/remarks.py": "sentences on what a training shows",
     "modules.py": "what counts as code",
     "report/markdown.py": "text from outside, to be read",
     "report/plots.py": "pictures",

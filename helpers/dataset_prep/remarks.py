@@ -23,7 +23,9 @@ def rules_remark(report: Mapping[str, Any]) -> str:
     else:
         first = f"Here: all {rows_in:,} rows passed, so the rules found nothing wrong with this source."
     splits = report["splits"]
-    second = f"{splits['train']:,} rows train, {splits['validation']:,} validate and {splits['test']:,} wait for the test."
+    second = (
+        f"{splits['train']:,} rows train, {splits['validation']:,} validate and {splits['test']:,} wait for the test."
+    )
     return f"{first} {second}"
 
 

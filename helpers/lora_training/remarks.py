@@ -42,13 +42,14 @@ def steps_remark(config: Config, steps: int, units: int) -> str:
     first = f"Here: a step sees {together} {what}, so {units:,} {what} make {epoch:,} steps an epoch."
     if steps < epoch:
         return f"{first} The {steps:,} planned steps end before that: {units - drawn:,} {what} are never seen."
-    return f"{first} The {steps:,} planned steps see each of them about {steps / epoch:.1f} times."
+    often = "once" if steps == epoch else f"about {steps / epoch:.1f} times"
+    return f"{first} The {steps:,} planned steps see each of them {often}."
 
 
 def step_remark(before: float, after: float) -> str:
     """What one step by hand did to the loss of its own row."""
     if after < before:
-        return f"Here: one step lowered the loss on its own row by {before - after:.4f} nats a token. Rows to come count."
+        return f"Here: one step lowered the loss on its own row by {before - after:.4f} nats a token. What counts is the loss on other rows."
     return f"Here: one step raised the loss by {after - before:.4f} nats a token: the learning rate is too high for it."
 
 
@@ -65,17 +66,25 @@ def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
     best_step, best = min(checks, key=lambda check: check[1])
     if end - best > 0.01 * best:
         turn = "from its start" if best_step == checks[0][0] else f"after step {best_step}"
-        held = f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}: it rises {turn}"
+        held = (
+            f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}: it rises {turn}"
+        )
         return f"{train} {held}{', which is overfitting.' if last < first else ', and so does not generalise.'}"
     if start - end > 0.01 * start:
-        return f"{train} The validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
+        fell = f"{train} The validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
+        hidden = (
+            " The training line hides the gain, because each step has other rows; the validation rows stay the same."
+        )
+        return fell if last < first - 0.2 * (start - end) else fell + hidden
     return f"{train} The validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
 
 
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     """How good the plan was."""
     planned, took = budget["minutes"], metrics["seconds"] / 60
-    time = f"Here: the time came to {took / planned:.1f} times the plan." if planned > 0 else "Here: no time was planned."
+    time = (
+        f"Here: the time came to {took / planned:.1f} times the plan." if planned > 0 else "Here: no time was planned."
+    )
     more = metrics["peak_memory_gib"] - budget["memory_gib"]
     if more > 0.25 * budget["memory_gib"]:
         return (

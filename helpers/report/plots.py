@@ -285,7 +285,9 @@ def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width
             axes.plot([left, left + len(text) + 0.35], [top + 0.91] * 2, color=BASE, linewidth=1.6)
         axes.text(left + 0.15, top + 0.5, text, family="DejaVu Sans Mono", fontsize=7.6, va="center", parse_math=False)
     count = sum(trained for *_, trained in boxes)
-    legend = f"grey: label -100, not trained ({len(boxes) - count} tokens)     blue, underlined: trained ({count} tokens)"
+    legend = (
+        f"grey: label -100, not trained ({len(boxes) - count} tokens)     blue, underlined: trained ({count} tokens)"
+    )
     axes.text(0, -0.6, legend, fontsize=8.5, va="center")
     return figure
 
