@@ -38,7 +38,9 @@ def lengths_remark(report: Mapping[str, Any], max_length: int) -> str:
         for reason, count in step["reasons"].items()
         if step["rule"] == "fit" and reason.startswith("longer")
     )
-    first = f"Here: the longest kept row has {longest:.0f} tokens, {longest / max_length:.0%} of the {max_length:,} allowed."
+    first = (
+        f"Here: the longest kept row has {longest:.0f} tokens, {longest / max_length:.0%} of {max_length:,} allowed."
+    )
     if dropped:
         return f"{first} {dropped:,} rows were too long; a higher model.max_length keeps more and costs memory."
     return f"{first} No row was too long, so a higher limit would keep no more."

@@ -49,7 +49,8 @@ def steps_remark(config: Config, steps: int, units: int) -> str:
 def step_remark(before: float, after: float) -> str:
     """What one step by hand did to the loss of its own row."""
     if after < before:
-        return f"Here: one step lowered the loss on its own row by {before - after:.4f} nats a token. What counts is the loss on other rows."
+        first = f"Here: one step lowered the loss on its own row by {before - after:.4f} nats a token."
+        return f"{first} What counts is the loss on other rows."
     return f"Here: one step raised the loss by {after - before:.4f} nats a token: the learning rate is too high for it."
 
 
@@ -88,7 +89,7 @@ def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     more = metrics["peak_memory_gib"] - budget["memory_gib"]
     if more > 0.25 * budget["memory_gib"]:
         return (
-            f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and activations, the process "
-            "holds Python and its libraries, logits and freed but unreturned memory as well."
+            f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and activations, the "
+            "process holds Python and its libraries, logits and freed but unreturned memory as well."
         )
     return f"{time} Memory came to {metrics['peak_memory_gib'] / budget['memory_gib']:.1f} times the plan."

@@ -33,7 +33,7 @@ def test_rows_that_were_not_drawn_are_not_left_out():
 
 
 def test_lengths_say_whether_the_limit_cost_rows():
-    assert "80 tokens, 80% of the 100 allowed. No row was too long" in lengths_remark(report(), 100)
+    assert "80 tokens, 80% of 100 allowed. No row was too long" in lengths_remark(report(), 100)
     assert "2 rows were too long" in lengths_remark(report(fit=2), 100)
 
 
