@@ -86,6 +86,8 @@ def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     time = (
         f"Here: the time came to {took / planned:.1f} times the plan." if planned > 0 else "Here: no time was planned."
     )
+    if planned > 0 and not 0.5 <= took / planned <= 2:
+        time += " The speed was measured just now; another load, or very small batches, make it another."
     more = metrics["peak_memory_gib"] - budget["memory_gib"]
     if more > 0.25 * budget["memory_gib"]:
         return (
