@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.patches import FancyBboxPatch, Rectangle
 
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 GRID = {"color": "#888888", "alpha": 0.28, "linewidth": 0.6}  # as faint on a dark ground as on white
@@ -30,7 +28,7 @@ class Picture(Figure):
         return image.getvalue()
 
 
-def _figure(width: float = 7, height: float = 3.2, **panels: Any) -> tuple[Picture, Any]:
+def new_figure(width: float = 7, height: float = 3.2, **panels: Any) -> tuple[Picture, Any]:
     """A figure and its axes, one or, with arguments of `Figure.subplots`, an array of them."""
     figure = Picture(figsize=(width, height), dpi=110, layout="constrained")
     axes = figure.subplots(**panels)
@@ -48,7 +46,7 @@ def _grid_along_x(axes: Axes) -> None:
 
 def token_lengths(report: Mapping[str, Any], max_length: int) -> Picture:
     """Rows by length in tokens (prompt, reasoning and answer together), stacked by split, up to the limit."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     histogram = report["tokens"]["histogram"]
     edges = np.array(histogram["edges"])
     below = np.zeros(len(edges) - 1)
@@ -65,7 +63,7 @@ def token_lengths(report: Mapping[str, Any], max_length: int) -> Picture:
 
 def loss_curve(log: Sequence[Mapping[str, Any]]) -> Picture:
     """Training loss by step, smoothed over five steps, and the validation loss where it was measured."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     train = [(row["step"], row["loss"]) for row in log if "loss" in row]
     checked = [(row["step"], row["validation_nll"]) for row in log if "validation_nll" in row]
     if train:
@@ -85,7 +83,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> Picture:
 
 def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
     """One dot a validation row: its NLL under the base model against under the tuned one."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = new_figure(4.6, 4.2)
     axes.grid(axis="x", **GRID)
     low, high = min(*base, *tuned), max(*base, *tuned)
     edge = (high - low) * 0.08 + 1e-6
@@ -101,7 +99,7 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
 
 def accuracy(tasks: Mapping[str, Any]) -> Picture:
     """Accuracy of base and tuned with 95% intervals, task by task, and what chance would score."""
-    figure, axes = _figure(7, 1.2 + 0.9 * len(tasks))
+    figure, axes = new_figure(7, 1.2 + 0.9 * len(tasks))
     _grid_along_x(axes)
     for y, task in enumerate(tasks.values()):
         for side, height in (("base", y + 0.14), ("tuned", y - 0.14)):
@@ -122,7 +120,7 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
 
     `parts` maps a name ("thinking", "answer") to what `statistics.paired_difference` returns.
     """
-    figure, (means, change) = _figure(7.6, 1.6 + 0.5 * len(parts), ncols=2, sharey=True)
+    figure, (means, change) = new_figure(7.6, 1.6 + 0.5 * len(parts), ncols=2, sharey=True)
     for y, part in enumerate(parts.values()):
         means.plot([part["base"], part["tuned"]], [y, y], color=GREY, linewidth=1)
         for side in STYLES:
@@ -148,7 +146,7 @@ def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -
     Each bin is drawn at its median; a thin line spans its lengths. The legend counts the replies that were cut off,
     which are left out.
     """
-    figure, axes = _figure(7, 3.8)
+    figure, axes = new_figure(7, 3.8)
     for side, found in (("base", base), ("tuned", tuned)):
         bins = found["bins"]
         x = [each["median_tokens"] for each in bins]
@@ -169,7 +167,7 @@ def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[M
 
     With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
     """
-    figure, axes = _figure(7, 3.8)
+    figure, axes = new_figure(7, 3.8)
     for side, points in (("base", base), ("tuned", tuned)):
         x = [each["tokens"] for each in points]
         if points:
@@ -187,7 +185,7 @@ def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[M
 
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
     """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None."""
-    figure, axes = _figure(4.8, 4.8)
+    figure, axes = new_figure(4.8, 4.8)
     axes.grid(axis="x", **GRID)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     for side, found in (("base", base), ("tuned", tuned)):
@@ -213,7 +211,7 @@ def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
     measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
     measures = [each for each in measures if any(point[each[0]] is not None for point in points)]
     rows = max(1, len(measures))
-    figure, panels = _figure(6.4, 0.8 + 2 * rows, nrows=rows, sharex=True, squeeze=False)
+    figure, panels = new_figure(6.4, 0.8 + 2 * rows, nrows=rows, sharex=True, squeeze=False)
     for axes, (name, colour, style, label) in zip(panels[:, 0], measures, strict=False):
         known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
         x = [point["scale"] for point in known]
@@ -256,91 +254,3 @@ class LiveCurve:
 
     def __call__(self, log: Sequence[Mapping[str, Any]]) -> None:
         self._handle.update(loss_curve(log))
-
-
-# 00 and 02
-# Tints of Okabe and Ito's colours, of different lightness; what is bold has no other text than its own.
-STRIP = {
-    "prompt": "#DDDDDD",
-    "<think>": "#F5E663",
-    "thought": "#A6D4F2",
-    "</think>": "#F5E663",
-    "answer": "#7CCFB1",
-    "end": "#F2A36B",
-}
-MONOSPACE = FontProperties(family="DejaVu Sans Mono", size=9)
-
-
-def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96) -> Picture:
-    """Pieces of text, one box each, coloured by kind (those of STRIP), in lines of `width` characters.
-
-    A line end is shown as ↵, and a piece with one ends its line. A piece longer than a line is cut.
-    """
-    boxes, x, line = [], 0, 0
-    for text, kind in pieces:
-        shown = _drawable(text)[:width]
-        if x + len(shown) > width:
-            x, line = 0, line + 1
-        boxes.append((x, line, shown, kind))
-        x, line = (0, line + 1) if text.endswith("\n") else (x + len(shown), line)
-    lines = max((line for _, line, _, _ in boxes), default=0) + 1
-    figure, axes = _figure(8.4, 0.62 + 0.24 * lines)
-    for x, line, shown, kind in boxes:
-        axes.add_patch(Rectangle((x, line), len(shown), 0.86, facecolor=STRIP[kind], edgecolor="white", linewidth=1.2))
-        weight = "bold" if kind in ("<think>", "</think>", "end") else "normal"
-        font = MONOSPACE.copy()
-        font.set_weight(weight)
-        for place, character in enumerate(shown):  # one by one, so that each stands in its own column
-            axes.text(x + place + 0.5, line + 0.45, character, fontproperties=font, color="black", ha="center",
-                      va="center", parse_math=False)  # fmt: skip
-    axes.set(xlim=(0, width), ylim=(lines, 0))
-    axes.axis("off")
-    kinds = dict.fromkeys(kind for _, kind in pieces)
-    handles = [Rectangle((0, 0), 1, 1, facecolor=STRIP[kind]) for kind in kinds]
-    if handles:
-        figure.legend(handles, kinds, loc="outside upper left", ncols=len(kinds), frameon=False, fontsize=9)
-    return figure
-
-
-def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
-    """Steps from left to right, joined by arrows: name to what it does and what it leaves, in short lines."""
-    figure, axes = _figure(8.6, 1.9)
-    for x, (name, (does, leaves)) in enumerate(steps.items()):
-        style = "round,pad=0,rounding_size=0.06"
-        axes.add_patch(FancyBboxPatch((x, 0.42), 0.8, 0.56, boxstyle=style, facecolor="#A6D4F2", edgecolor=BASE))
-        axes.text(x + 0.4, 0.87, name, ha="center", va="center", color="black", weight="bold", fontsize=9)
-        axes.text(x + 0.4, 0.63, does, ha="center", va="center", color="black", fontsize=7.5)
-        axes.text(x + 0.4, 0.2, leaves, ha="center", va="center", color=BASE, fontsize=8, family="monospace")
-        if x:
-            axes.annotate("", (x - 0.02, 0.7), (x - 0.18, 0.7), arrowprops={"arrowstyle": "-|>", "color": GREY})
-    axes.set(xlim=(-0.05, len(steps) - 0.15), ylim=(0.03, 1.02))
-    axes.axis("off")
-    return figure
-
-
-def _drawable(text: str) -> str:
-    """Text with a visible line end, and a square for what the monospaced font has not."""
-    known = get_font(findfont(MONOSPACE)).get_charmap()
-    text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
-    return "".join(character if ord(character) in known else "□" for character in text)
-
-
-# Notebook 06 ---------------------------------------------------------------------------------------------------------
-
-
-def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
-    """What rounding adds to each weight of a slice, one panel for each way of rounding, all in one scale of colours.
-
-    `errors` maps a way to its errors (rows, columns); `spread` is the standard deviation of the weights.
-    """
-    figure, panels = _figure(7.6, 4.4, nrows=2, ncols=-(-len(errors) // 2), sharex=True, sharey=True, squeeze=False)
-    for axes, (name, error) in zip(panels.flat, errors.items(), strict=False):
-        axes.grid(visible=False)
-        shown = axes.imshow(error / spread, cmap="PuOr", vmin=-0.5, vmax=0.5, aspect="auto", interpolation="nearest")
-        axes.set_title(f"{name}: {np.sqrt((error**2).mean()) / spread:.1%}", fontsize=10)
-    for axes in panels[-1]:
-        axes.set_xlabel("column of the slice")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("row")
-    figure.colorbar(shown, ax=panels, label="error, in standard\ndeviations of the weights", extend="both")
-    return figure

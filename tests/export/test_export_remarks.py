@@ -12,7 +12,7 @@ from helpers.export.check import choose_file
 from helpers.export.remarks import on_answer, on_checks, on_rounding
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.chat_template import ollama_template
-from helpers.report.plots import rounding_errors
+from helpers.report.drawings import rounding_errors
 
 
 def check(verdict, difference=0.0, ci95=(-0.01, 0.01), stopped=8, bound=0.2):

@@ -7,7 +7,7 @@ import pytest
 from evaluated_rows import answered, believed
 
 from helpers.evaluation.calibration import accuracy_by_length, calibration
-from helpers.report import plots
+from helpers.report import drawings, plots
 from helpers.statistics import paired_difference, share_interval
 
 POINTS = [
@@ -134,14 +134,14 @@ def test_accuracy_against_the_budget_shows_both_readings():
 
 def test_a_token_strip_has_a_box_for_each_piece_and_breaks_lines_at_line_ends_and_the_width():
     pieces = [("Why?\n", "prompt"), ("<think>", "<think>"), ("a" * 8, "thought"), ("$x$ 日", "answer"), ("</s>", "end")]
-    figure = plots.token_strip(pieces, width=10)
+    figure = drawings.token_strip(pieces, width=10)
     [axes] = drawn(figure)
     assert [(patch.get_x(), patch.get_y()) for patch in axes.patches] == [(0, 0), (0, 1), (0, 2), (0, 3), (5, 3)]
     assert "".join(text.get_text() for text in axes.texts) == "Why?↵<think>aaaaaaaa$x$ □</s>"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [kind for _, kind in pieces]
-    drawn(plots.token_strip([]))
+    drawn(drawings.token_strip([]))
 
 
 def test_the_pipeline_joins_its_steps():
-    [axes] = drawn(plots.pipeline({"01": ("looks", "run.yaml"), "02": ("asks", "baseline/")}))
+    [axes] = drawn(drawings.pipeline({"01": ("looks", "run.yaml"), "02": ("asks", "baseline/")}))
     assert {text.get_text() for text in axes.texts} >= {"01", "looks", "run.yaml", "02", "asks", "baseline/"}

@@ -1,0 +1,97 @@
+"""Sentences for notebook 04 on what a run shows, made from its figures, and the settings in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helpers.config import Config
+from helpers.machine import world_size
+
+IN_WORDS = {
+    "lora.r": "rank: columns of B, rows of A; more can express more and costs memory",
+    "lora.alpha": "the correction is multiplied by alpha / r: twice alpha, twice the correction",
+    "lora.dropout": "share of inputs to A set to zero at random, against overfitting",
+    "training.backend": "the library that trains",
+    "training.learning_rate": "how far a step moves the weights; too high and the loss jumps, too low and it stays",
+    "training.packing": "rows end to end in one sequence, so no computing goes into padding",
+    "training.batch_size": "rows that go through the model at once; memory grows with it",
+    "training.gradient_accumulation": "batches whose gradients are added up before one step",
+    "training.max_steps": "optimizer steps; above 0 it wins over epochs",
+    "training.epochs": "how often each row is seen, where max_steps is -1",
+    "training.warmup_steps": "steps in which the learning rate climbs from 0",
+    "training.weight_decay": "pulls A and B a little towards 0 at each step",
+    "training.scheduler": "how the learning rate falls to 0 after warmup",
+    "training.optimizer": "AdamW; in 8 bits its two averages a weight take a quarter of the memory",
+    "training.gradient_checkpointing": "keep few activations and compute them again: less memory, more time",
+    "training.validations": "times the validation loss is measured after the first",
+    "training.checkpoints": "times all is saved, to go on from after an interruption",
+}
+
+
+def settings_in_words(config: Config) -> dict[str, tuple[str, str]]:
+    """Each LoRA and training setting to its value and what it does."""
+    return {key: (str(value), IN_WORDS[key]) for key, value in config.flat().items() if key in IN_WORDS}
+
+
+def steps_remark(config: Config, steps: int, units: int) -> str:
+    """Steps against epochs, for so many rows, or packs of rows."""
+    training = config.training
+    what = "packs" if training.packing else "rows"
+    together = training.batch_size * training.gradient_accumulation * world_size()
+    epoch, drawn = math.ceil(units / together), steps * together
+    first = f"Here: a step sees {together} {what}, so {units:,} {what} make {epoch:,} steps an epoch."
+    if steps < epoch:
+        return f"{first} The {steps:,} planned steps end before that: {units - drawn:,} {what} are never seen."
+    often = "once" if steps == epoch else f"about {steps / epoch:.1f} times"
+    return f"{first} The {steps:,} planned steps see each of them {often}."
+
+
+def step_remark(before: float, after: float) -> str:
+    """What one step by hand did to the loss of its own row."""
+    if after < before:
+        first = f"Here: one step lowered the loss on its own row by {before - after:.4f} nats a token."
+        return f"{first} What counts is the loss on other rows."
+    return f"Here: one step raised the loss by {after - before:.4f} nats a token: the learning rate is too high for it."
+
+
+def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
+    """A loss curve read aloud: the first and last training loss, the validation loss, and whether that turned."""
+    losses = [row["loss"] for row in log if "loss" in row]
+    checks = [(row["step"], row["validation_nll"]) for row in log if "validation_nll" in row]
+    if not losses or len(checks) < 2:
+        return "Here: too little was measured to read a curve."
+    width = min(5, max(1, len(losses) // 2))
+    first, last = sum(losses[:width]) / width, sum(losses[-width:]) / width
+    train = f"Here: the training loss goes from {first:.2f} to {last:.2f} (means of the first and last {width} steps)."
+    (_, start), (_, end) = checks[0], checks[-1]
+    best_step, best = min(checks, key=lambda check: check[1])
+    if end - best > 0.01 * best:
+        turn = "from its start" if best_step == checks[0][0] else f"after step {best_step}"
+        held = (
+            f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}: it rises {turn}"
+        )
+        return f"{train} {held}{', which is overfitting.' if last < first else ', and so does not generalise.'}"
+    if start - end > 0.01 * start:
+        fell = f"{train} The validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
+        hidden = (
+            " The training line hides the gain, because each step has other rows; the validation rows stay the same."
+        )
+        return fell if last < first - 0.2 * (start - end) else fell + hidden
+    return f"{train} The validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
+
+
+def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
+    """How good the plan was."""
+    planned, took = budget["minutes"], metrics["seconds"] / 60
+    time = (
+        f"Here: the time came to {took / planned:.1f} times the plan." if planned > 0 else "Here: no time was planned."
+    )
+    if planned > 0 and not 0.5 <= took / planned <= 2:
+        time += " The speed was measured just now; another load, or very small batches, make it another."
+    more = metrics["peak_memory_gib"] - budget["memory_gib"]
+    if more > 0.25 * budget["memory_gib"]:
+        return (
+            f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and activations, the "
+            "process holds Python and its libraries, logits and freed but unreturned memory as well."
+        )
+    return f"{time} Memory came to {metrics['peak_memory_gib'] / budget['memory_gib']:.1f} times the plan."
