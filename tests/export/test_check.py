@@ -216,4 +216,4 @@ def test_replies_in_split_characters_keep_all_their_tokens(split_characters):
             assert reply["tokens"] == [piece] * 3
         alike = ReferenceOutputs([prompt], [reply["tokens"]], [], [])
         free = complete(server, prompt, 3)
-        assert export_check._greedy_agreement(server, alike)["same"] == float(free.tokens == alike.replies[0])
+        assert export_check._greedy_agreement(server, alike)["same"] == float(free["tokens"] == alike.replies[0])

@@ -257,7 +257,7 @@ def test_the_seed_decides(trained, short_rows, tmp_path):
     assert validations(log) == pytest.approx(validations(trained.log), rel=1e-6)
     other = make_run(tmp_path / "other", short_rows, seed=1, training__max_steps=1)
     train(other)
-    assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-3)
+    assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ resume
@@ -315,11 +315,11 @@ def halve(path):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "is not as it was saved"),
-        ("adapter_model.safetensors", halve, "is not as it was saved"),
+        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "has changed"),
+        ("adapter_model.safetensors", halve, "has changed"),
         ("adapter_model.safetensors", Path.unlink, "is missing"),
-        ("optimizer.pt", halve, "is not as it was saved"),
-        ("trainer_state.json", lambda path: path.write_text(""), "is not as it was saved"),
+        ("optimizer.pt", halve, "has changed"),
+        ("trainer_state.json", lambda path: path.write_text(""), "has changed"),
     ],
     ids=["empty weights", "half of the weights", "no weights", "half of the optimizer", "empty state"],
 )
@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, interru
     metrics = train(interrupted)
     assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
     assert [line for line in capsys.readouterr().out.splitlines() if "damaged" in line] == [
-        f"checkpoint-4 is damaged ({name} {said}), and now damaged-checkpoint-4: training goes on from step 2"
+        f"checkpoint-4 is damaged ({name} {said}) and renamed to damaged-checkpoint-4: training continues from step 2"
     ]
     assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
     assert losses(read_jsonl(interrupted / "training/log.jsonl")) == pytest.approx(losses(trained.log), rel=1e-5)
@@ -339,7 +339,7 @@ def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(inte
     for step in (2, 4):
         (interrupted / f"checkpoints/checkpoint-{step}/trainer_state.json").write_text("")
     assert last_checkpoint(interrupted) == (None, 0)
-    assert capsys.readouterr().out.count(": training goes on from step 0\n") == 2
+    assert capsys.readouterr().out.count(": training continues from step 0\n") == 2
     assert last_checkpoint(interrupted) == (None, 0)
     assert capsys.readouterr().out == ""
 

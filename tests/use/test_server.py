@@ -386,7 +386,7 @@ def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli):
         for words, line in (
             (["--base", "--port", str(taken.getsockname()[1])], "is the port taken"),
             (["--base", "--host", "0.0.0.0"], "requires an API key"),
-            ([], "is no run folder yet; --base serves the embedded model"),
+            ([], "is not a run folder; --base serves the embedded model"),
         ):
             result = cli("serve", "--run-dir", tmp_path / "none", *words)
             assert result.status == 2
