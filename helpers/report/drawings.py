@@ -90,6 +90,7 @@ def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
     for axes in panels[:, 0]:
         axes.set_ylabel("row")
     figure.colorbar(shown, ax=panels, label="error, in standard\ndeviations of the weights", extend="both")
+    return figure
 
 
 def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width: int = 92) -> Picture:

@@ -67,13 +67,15 @@ def jaccard(one, other):
 
 
 def data_settings(source="sample", **changes):
+    changes = {"sample_size": None, **changes}
     return Config.resolve("laptop", {"data.source": str(source), **{f"data.{k}": v for k, v in changes.items()}}).data
 
 
 def make_run(path, source, **overrides):
     path.mkdir(exist_ok=True)
     (path / "run.yaml").write_text("created: now\n", encoding="utf-8")
-    return Run(path, Config.resolve("laptop", {"data.source": str(source), **overrides}))
+    whole = {"data.sample_size": None, "data.validation_fraction": 0.1, "data.test_fraction": 0.1}
+    return Run(path, Config.resolve("laptop", {"data.source": str(source), **whole, **overrides}))
 
 
 def write_rows(path, rows):

@@ -480,7 +480,7 @@ def base():
 @pytest.fixture(scope="module")
 def encoded(short_rows, r1_tokenizer):
     """Seven rows of many lengths, in no order: several batches of completion_nll, one of them a single long row."""
-    long = {**short_rows[0], "Complex_CoT": " ".join(row["Complex_CoT"] for row in short_rows[:7])}
+    long = {**short_rows[0], "Complex_CoT": " ".join(row["Complex_CoT"] for row in short_rows[:7] * 3)}
     rows = [*short_rows[6:10], {"Question": "?", "Complex_CoT": "", "Response": ""}, long, short_rows[0]]
     encoded = [encode_example(r1_tokenizer, row, 2048) for row in rows]
     assert len(encoded[5]["input_ids"]) > 1024
