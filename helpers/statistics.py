@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+LOOPS = 0.5  # the repetition rate above which a text is said to go round in circles
 LEAST = 5  # rows or questions; with fewer nothing is claimed
 
 
@@ -216,3 +217,20 @@ def nats_apart(difference: float, interval: Sequence[float] | None, digits: int 
 def _with_interval(value: float, interval: Sequence[float] | None, digits: int, unit: str = "") -> str:
     spread = " to ".join(f"{end:+.{digits}f}" for end in interval) if interval else "too few rows for an interval"
     return f"{value:+.{digits}f}{unit} ({spread})"
+
+
+def is_shown(found: Mapping[str, Any]) -> bool:
+    """Whether the 95% interval of a difference, `delta_ci95`, leaves zero out; never where there is no interval."""
+    interval = found["delta_ci95"]
+    return bool(interval) and not interval[0] <= 0 <= interval[1]
+
+
+def repetition_rate(text: str, n: int = 4) -> float:
+    """The share of a text's n-grams of words that repeat an earlier one; 0 for a text of fewer than n words.
+
+    seq-rep-n of Welleck et al. (Neural Text Generation with Unlikelihood Training, ICLR 2020), with words for tokens,
+    so that models with different tokenizers compare.
+    """
+    words = text.split()
+    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

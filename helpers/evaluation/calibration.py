@@ -18,17 +18,6 @@ RESAMPLES = 5000
 Row = Mapping[str, Any]
 
 
-def repetition_rate(text: str, n: int = 4) -> float:
-    """The share of a text's n-grams of words that repeat an earlier one; 0 for a text of fewer than n words.
-
-    seq-rep-n of Welleck et al. (Neural Text Generation with Unlikelihood Training, ICLR 2020), with words for tokens,
-    so that models with different tokenizers compare.
-    """
-    words = text.split()
-    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
     """Accuracy of multiple-choice questions by the tokens of their thoughts, in quantile bins, shortest first.
 

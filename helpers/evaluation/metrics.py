@@ -10,7 +10,6 @@ from helpers.evaluation.calibration import (
     accuracy_of,
     calibration,
     likeliest,
-    repetition_rate,
 )
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown
@@ -22,6 +21,7 @@ from helpers.statistics import (
     paired_difference,
     paired_shares,
     points_apart,
+    repetition_rate,
     verdict,
 )
 

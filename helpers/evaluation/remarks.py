@@ -7,9 +7,8 @@ from typing import Any
 from helpers.evaluation.metrics import SIDES, Prediction
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import quoted
-from helpers.statistics import LEAST, points_apart
+from helpers.statistics import LEAST, LOOPS, is_shown, points_apart
 
-LOOPS = 0.5  # the share of repeated runs of four words above which a model is said to go round in circles
 HABIT = 0.5  # the share of replies above which a letter is called a habit
 Figures = Mapping[str, Any]
 
@@ -38,13 +37,13 @@ def on_parts(validation: Figures) -> str:
     n, parts = validation["n"], validation["parts"]
     if n < LEAST:
         return _too_few(n, "rows")
-    changed = [name for name in ("thinking", "answer") if name in parts and _shown(parts[name])]
+    changed = [name for name in ("thinking", "answer") if name in parts and is_shown(parts[name])]
     words = " and ".join(f"the {name} ({parts[name]['delta']:+.2f})" for name in changed)
     remark = (
         f"A change is shown in {words}." if changed else "Neither in the thought nor in the answer is a change shown."
     )
     share = validation.get("delimiter_share")
-    if share is None or not _shown(parts["delimiter"]):
+    if share is None or not is_shown(parts["delimiter"]):
         return remark
     return f"{remark} The tag and the token after it make up {share:.0%} of the whole difference, which is form alone."
 
@@ -57,11 +56,11 @@ def on_shape(validation: Figures) -> str:
     closed, finished = form["closed"], form["finished"]
     base, tuned = (f"closes its thought in {closed[s]:.0%} and ends by itself in {finished[s]:.0%}" for s in SIDES)
     remark = [f"Of {n} replies the tuned model {tuned}; the base model {base}."]
-    if _shown(finished) and finished["delta"] < 0:
+    if is_shown(finished) and finished["delta"] < 0:
         remark.append("It stops less often than before tuning: more replies run into the limit on new tokens.")
-    elif _shown(closed) and closed["delta"] > 0:
+    elif is_shown(closed) and closed["delta"] > 0:
         remark.append("It has learned the form of a reply, and form says nothing yet about what stands in it.")
-    elif not _shown(finished) and not _shown(closed):
+    elif not is_shown(finished) and not is_shown(closed):
         remark.append("No difference in form is shown.")
     circles = [side for side in SIDES if repetition[side] > LOOPS]
     if circles:
@@ -138,7 +137,7 @@ def on_forced(task: Figures) -> str:
     replied, stands = _significant(task["paired"]), _significant(forced["paired"])
     if replied and not stands:
         return f"{remark} The difference in the replies is not shown here, so it can come from naming an option alone."
-    if replied and stands and replied == stands:
+    if replied and replied == stands:
         return f"{remark} The difference in the replies stands here too, so it is not one of length or form."
     if stands:
         return f"{remark} Here a difference shows that the replies did not show."
@@ -309,14 +308,9 @@ def _named(row: Prediction) -> str:
     return row["choice"] or "names no option"
 
 
-def _shown(found: Figures) -> bool:
-    """Whether a difference's interval leaves zero out."""
-    return bool(found["delta_ci95"]) and not found["delta_ci95"][0] <= 0 <= found["delta_ci95"][1]
-
-
 def _significant(paired: Figures) -> int:
     """1 or -1 where a difference is shown, else 0; by Holm's p value where there is one, as the verdicts are."""
-    if paired.get("mcnemar_p_holm", paired["mcnemar_p"]) >= 0.05 or not _shown(paired):
+    if paired.get("mcnemar_p_holm", paired["mcnemar_p"]) >= 0.05 or not is_shown(paired):
         return 0
     return 1 if paired["delta"] > 0 else -1
 

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.prompts.encoding import split_reasoning
-
-LOOPS = 0.5  # the share of repeated runs of four words above which an answer is said to go round in circles
-WORDS = 4
+from helpers.statistics import LOOPS, repetition_rate
 
 
 def on_rounding(errors: Mapping[str, float]) -> str:
@@ -65,19 +63,12 @@ def on_answer(answer: Mapping[str, Any]) -> str:
     closed = "It closes its thought" if parts.closed else "It never closes its thought, so it comes to no answer"
     ends = "stops by itself" if answer["stopped"] else "does not stop within the limit"
     remark = f"{closed}, and {ends} after {answer['tokens']} tokens."
-    repeated = _repeated(answer["reply"])
+    repeated = repetition_rate(answer["reply"])
     if repeated > LOOPS:
-        return f"{remark} It loops: {repeated:.0%} of its runs of {WORDS} words had stood in it before."
+        return f"{remark} It loops: {repeated:.0%} of its runs of four words had stood in it before."
     if parts.closed and answer["stopped"]:
         return f"{remark} That is the form that training taught; whether it is right is another question."
     return f"{remark} It does not loop."
-
-
-def _repeated(text: str) -> float:
-    """The share of a text's runs of WORDS words that stood in it before, as 05 measures it."""
-    words = text.split()
-    runs = [tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def _listed(names: list[str]) -> str:

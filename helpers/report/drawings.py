@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -70,9 +71,14 @@ def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
 
 def _drawable(text: str) -> str:
     """Text with a visible line end, and a square for what the monospaced font has not."""
-    known = get_font(findfont(MONOSPACE)).get_charmap()
     text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
-    return "".join(character if ord(character) in known else "□" for character in text)
+    return _in_font(text, "□")
+
+
+def _in_font(text: str, missing: str) -> str:
+    """Text with `missing` for each character that the monospaced font has not."""
+    known = get_font(findfont(MONOSPACE)).get_charmap()
+    return "".join(character if ord(character) in known else missing for character in text)
 
 
 def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
@@ -95,16 +101,10 @@ def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
 
 def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width: int = 92) -> Picture:
     """A row as a strip of tokens: grey where the label is -100, coloured and underlined where it is trained."""
-    from unicodedata import normalize
-
-    from matplotlib.font_manager import findfont, get_font
-    from matplotlib.patches import Rectangle
-
-    drawable = get_font(findfont("DejaVu Sans Mono")).get_charmap()
     x, line, boxes = 0.0, 0, []
     for number, label in zip(ids, labels, strict=True):
         text = normalize("NFKC", tokenizer.decode([number]).replace("\n", "↵").replace(" ", "·"))
-        text = "".join(character if ord(character) in drawable else "?" for character in text)[: width - 1] or "?"
+        text = _in_font(text, "?")[: width - 1] or "?"
         if x + len(text) + 0.6 > width:
             x, line = 0.0, line + 1
         boxes.append((x, line, text, label != -100))
@@ -128,8 +128,6 @@ def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width
 
 def lora_shapes(d: int, k: int, r: int) -> Picture:
     """A frozen matrix (d, k) and the two thin ones that LoRA puts beside it, drawn to scale."""
-    from matplotlib.patches import Rectangle
-
     figure, axes = new_figure(7, 2.8)
     axes.set_axis_off()
     unit = 4 / max(d, k)

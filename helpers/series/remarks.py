@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from helpers.statistics import points_apart
+from helpers.statistics import is_shown, points_apart
 
 PARTS_OF_A_REPLY = {"closed": "closes its thought", "finished": "ends by itself"}
 
@@ -24,8 +24,7 @@ def form_remarks(metrics: Mapping[str, Any] | None) -> list[str]:
 
 def _reading(found: Mapping[str, Any]) -> str:
     """How sure a difference of shares is."""
-    interval = found["delta_ci95"]
-    if not interval:
+    if not found["delta_ci95"]:
         return "too few to compare"
-    sure = "a change" if interval[0] > 0 or interval[1] < 0 else "this run cannot tell them apart"
+    sure = "a change" if is_shown(found) else "this run cannot tell them apart"
     return f"{sure}, {points_apart(found)}"

@@ -5,8 +5,8 @@ import pytest
 from evaluated_rows import answered, believed, lettered
 from scipy.stats import norm
 
-from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, calibration, repetition_rate
-from helpers.statistics import share_interval
+from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, calibration
+from helpers.statistics import repetition_rate, share_interval
 
 
 @pytest.mark.parametrize(
