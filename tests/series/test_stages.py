@@ -29,7 +29,7 @@ RUNS = {
     "generation.py": "02 05 06", "gpus.yaml": ALL, "index.html.j2": "", "lora_training/__init__.py": "",
     "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
     "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
-    "losses.py": "02 04 05 06", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
+    "knowledge/__init__.py": "", "knowledge/documents.py": "", "losses.py": "02 04 05 06", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
     "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
     "modules.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
     "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
