@@ -66,7 +66,7 @@ def fingerprints(names: Sequence[str]) -> list[str]:
 class Code:
     """Python code as it runs, without comments, docstrings and layout.
 
-    `imports` are names in this package, `evaluation.scoring` say, of modules or of what is in them.
+    `imports` are names in this package, `scoring` say, of modules or of what is in them.
     """
 
     fingerprint: str

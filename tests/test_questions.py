@@ -11,7 +11,6 @@ import pytest
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
-from helpers.evaluation.scoring import extract_choice
 from helpers.files import write_jsonl, write_text
 from helpers.questions import (
     BENCHMARKS,
@@ -23,6 +22,7 @@ from helpers.questions import (
     question_commits,
 )
 from helpers.run_dir import Run, open_run
+from helpers.scoring import extract_choice
 
 SHARED = PROJECT_ROOT.parent / "shared" / "data"
 LETTERS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Dabigatran"}

@@ -1,6 +1,6 @@
 """Stage 05: base against tuned on rows and questions that training never saw."""
 
-from helpers.evaluation.scoring import extract_choice
+from helpers.scoring import extract_choice
 from helpers.statistics import compare_paired
 
 __all__ = ["compare_paired", "extract_choice"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.answers import likeliest
 from helpers.statistics import share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
@@ -55,11 +56,6 @@ def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
         replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
         points.append({"tokens": budget, "replied": replied, **accuracy_of(forced)})
     return points
-
-
-def likeliest(letters: Mapping[str, float]) -> str:
-    """The letter with the largest probability, the first one in a tie."""
-    return max(letters, key=letters.get)
 
 
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:

@@ -1,55 +1,28 @@
 """Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
-from helpers.decoding import can_decode
-from helpers.evaluation.calibration import likeliest
+from helpers.answers import (
+    Question,
+    adapter_switched,
+    encode_questions,
+    force_answers,
+    read_choice,
+    replies_of,
+    score,
+)
 from helpers.evaluation.lm_eval_tasks import write_tasks
 from helpers.evaluation.metrics import SIDES, Prediction, side_by_side, summarise
-from helpers.evaluation.scoring import extract_choice
-from helpers.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
-from helpers.generation import Reply, generate
-from helpers.losses import Forced, causal_model, letter_probabilities, token_nlls
-from helpers.machine import describe_machine
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.losses import token_nlls
 from helpers.models.loading import load_tokenizer, load_with_adapter
-from helpers.modules import fingerprints
-from helpers.prompts.encoding import build_prompt, encode_example, encode_prompt, encode_thought, split_reasoning
-from helpers.prompts.families import END_THINK, separator
-from helpers.questions import LEAD, OPEN_TASK, choice_questions, question_commits
+from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
+from helpers.questions import OPEN_TASK, choice_questions, question_commits
 from helpers.run_dir import Run, note_in_record
 from helpers.tracking import log_table, tracked
-
-DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
-BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which an answer is forced, beside the whole
-Question = dict[str, Any]
-
-
-@contextmanager
-def adapter_switched(model: Any, side: str) -> Iterator[None]:
-    """In the block `model` answers as the base or as the tuned model; its weights are the same before and after.
-
-    The tuned side's adapter is merged for the block, which saves two small matrix products a layer and token; but not
-    into 4-bit or 16-bit weights, where rounding would make it another model than the one that was trained.
-    """
-    import torch
-
-    if side == "base":
-        with model.disable_adapter():
-            yield
-    elif getattr(model, "is_loaded_in_4bit", False) or model.dtype != torch.float32:
-        yield
-    else:
-        model.merge_adapter()
-        try:
-            yield
-        finally:
-            model.unmerge_adapter()
 
 
 def validation_rows(run: Run) -> list[dict[str, str]]:
@@ -81,39 +54,15 @@ def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: s
 
     A validation row also has what `unseen_losses` gives, a multiple-choice question what `force_answers` gives.
     """
-    prompts = _encoded(run, tokenizer, asked)
+    prompts = encode_questions(run, tokenizer, asked)
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        predictions = score(asked, _replies(run, model, tokenizer, prompts, side), tokenizer)
+        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side), tokenizer)
         choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
         force_answers(run, model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
     return predictions
-
-
-def force_answers(run: Run, model: Any, tokenizer: Any, choices: list[tuple[Prediction, list[int]]], side: str) -> None:
-    """Add to each multiple-choice prediction, given with its prompt's ids, the answers after parts of its thought.
-
-    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are appended, and
-    the letters' probabilities are read: a long thought no longer costs the answer. `forced` maps each of these numbers
-    to the likeliest letter; the last is the limit on new tokens, so that the whole thought counts, of which `letters`
-    has the probabilities. Both are None where the vocabulary does not tell the letters apart.
-    """
-    limit = run.config.generation.max_new_tokens
-    budgets = [*(int(limit * share) for share in BUDGETS), limit]
-    # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
-    before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
-    tag, forced = encode_thought(tokenizer, ""), []
-    for row, prompt in choices:
-        thought = encode_thought(tokenizer, split_reasoning(row["reply"]).thinking.rstrip() + before)[: -len(tag)]
-        cuts = [len(prompt) + min(budget, len(thought)) for budget in budgets[:-1]] + [len(prompt) + len(thought)]
-        forced.append(Forced([*prompt, *thought], cuts, tag, after + LEAD, list(row["options"])))
-    cached = can_decode(causal_model(model))
-    found = letter_probabilities(model, tokenizer, forced, f"forced answers, {side} model", cached)
-    for (row, _), each in zip(choices, found, strict=True):
-        row["letters"] = each and each[-1]
-        row["forced"] = each and {str(n): likeliest(letters) for n, letters in zip(budgets, each, strict=True)}
 
 
 def predict_between(run: Run, model: Any, tokenizer: Any, asked: list[Question], share: float) -> list[Prediction]:
@@ -131,7 +80,7 @@ def predict_between(run: Run, model: Any, tokenizer: Any, asked: list[Question],
     name = f"strength-{share:g}"
     with rescale_adapter_scale(model, share), adapter_switched(model, "tuned"):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {name} model")
-        replies = _replies(run, model, tokenizer, _encoded(run, tokenizer, few), name) if few else []
+        replies = replies_of(run, model, tokenizer, encode_questions(run, tokenizer, few), name) if few else []
     unseen = [{"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", **nlls} for i, nlls in enumerate(losses)]
     return [*unseen, *score(few, replies, tokenizer)]
 
@@ -159,45 +108,6 @@ def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[
             }
         )
     return losses
-
-
-def _encoded(run: Run, tokenizer: Any, asked: list[Question]) -> list[list[int]]:
-    return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
-
-
-def _replies(run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], name: str) -> list[Reply]:
-    """Replies of the model called `name`; each is stored as it ends, and a call that was stopped continues."""
-    kept = run / f"evaluation/.replies.{name}.jsonl"
-    what, identity = f"replies, {name} model", _identity(run, name)
-    return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
-
-
-def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
-    """One row for each question.
-
-    Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
-    a multiple-choice question options, answer_idx, choice, correct.
-    """
-    predictions = []
-    for question, reply in zip(asked, replies, strict=True):
-        parts = split_reasoning(reply.text)
-        row = {
-            "task": question["task"],
-            "id": question["id"],
-            "question": question["question"],
-            "reply": reply.text,
-            "closed": parts.closed,
-            "finished": reply.finished,
-            "tokens": reply.tokens,
-            "thinking_tokens": len(tokenizer(parts.thinking, add_special_tokens=False)["input_ids"]),
-        }
-        if "options" in question:
-            row |= {"options": question["options"], "answer_idx": question["target"]}
-            row |= _choice(row)
-        else:
-            row["reference"] = question["target"]
-        predictions.append(row)
-    return predictions
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -245,19 +155,6 @@ def flagged(run: Run) -> dict[str, list[str]]:
     return {task: found["flagged"] for task, found in compared.items() if "flagged" in found}  # older ones have none
 
 
-def _identity(run: Run, name: str) -> str:
-    """What a model's replies depend on: settings, code, GPU and, but for the base model, adapter and strength."""
-    adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
-    return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])
-
-
-def _choice(row: Prediction) -> Prediction:
-    """`choice` and `correct` of a multiple-choice reply."""
-    choice = extract_choice(row["reply"], row["options"])
-    # A reply that was cut off counts as wrong, whatever it has stated so far: it might have changed its answer.
-    return {"choice": choice, "correct": row["finished"] and choice == row["answer_idx"]}
-
-
 def rescore(run: Run) -> dict[str, Any]:
     """Score the stored replies again, without a model; writes and returns what `evaluate` does.
 
@@ -268,7 +165,7 @@ def rescore(run: Run) -> dict[str, Any]:
     strength = read_jsonl(path) if path.is_file() else []  # older folders have none
     for row in chain(base, tuned, strength):
         if "reply" in row:
-            row |= {"closed": split_reasoning(row["reply"]).closed} | (_choice(row) if "options" in row else {})
+            row |= {"closed": split_reasoning(row["reply"]).closed} | (read_choice(row) if "options" in row else {})
     between: dict[float, list[Prediction]] = {}
     for row in strength:
         between.setdefault(row["strength"], []).append(row)

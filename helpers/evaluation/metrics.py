@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from helpers.answers import likeliest
 from helpers.evaluation.calibration import (
     accuracy_by_budget,
     accuracy_by_length,
     accuracy_of,
     calibration,
-    likeliest,
 )
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown

@@ -8,7 +8,7 @@ import torch
 from evaluated_rows import choice
 from peft import LoraConfig, get_peft_model
 
-from helpers import InputError, decoding
+from helpers import InputError, answers, decoding
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, predict, predict_between
@@ -56,20 +56,20 @@ def asked(tmp_path, monkeypatch):
     run = Run(tmp_path, Config.resolve("smoke", limits))
     rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i} c", "Response": f"R{i}"} for i in range(5)]
     write_jsonl(tmp_path / "data/validation.jsonl", rows)
-    answers = [q.answer_idx for q in choice_questions(["sample"])["sample"]]
-    right, wrong = answers[1], "A" if answers[2] != "A" else "B"
+    key = [q.answer_idx for q in choice_questions(["sample"])["sample"]]
+    right, wrong = key[1], "A" if key[2] != "A" else "B"
     replies = [
         Reply("two words</think>An answer.", 9, True),
         Reply("never closed", 16, False),
-        Reply(f"x</think>The answer is {answers[0]}. But", 16, False),  # right so far, and cut off
+        Reply(f"x</think>The answer is {key[0]}. But", 16, False),  # right so far, and cut off
         Reply(f"x</think>The answer is {right}.", 9, True),
         Reply(f"x</think>The answer is {wrong}.", 9, True),
     ]
     log = []
     monkeypatch.setattr(evaluation, "encode_example", lambda tokenizer, row, limit, style: row["Response"])
     monkeypatch.setattr(evaluation, "build_prompt", lambda tokenizer, text, style: text)
-    monkeypatch.setattr(evaluation, "encode_prompt", lambda tokenizer, text, style: [text])
-    monkeypatch.setattr(evaluation, "can_decode", lambda model: True)
+    monkeypatch.setattr(answers, "encode_prompt", lambda tokenizer, text, style: [text])
+    monkeypatch.setattr(answers, "can_decode", lambda model: True)
 
     def losses(model, encoded, pad, what):
         log.append(("losses", model.side, encoded))
@@ -92,10 +92,11 @@ def asked(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(evaluation, "token_nlls", losses)
-    monkeypatch.setattr(evaluation, "encode_thought", lambda tokenizer, text: [*text.split(), "</think>"])
-    monkeypatch.setattr(evaluation, "separator", lambda tokenizer: "</think>\n\n")
-    monkeypatch.setattr(evaluation, "generate", generated)
-    monkeypatch.setattr(evaluation, "letter_probabilities", letters)
+    for module in (evaluation, answers):
+        monkeypatch.setattr(module, "encode_thought", lambda tokenizer, text: [*text.split(), "</think>"])
+    monkeypatch.setattr(answers, "separator", lambda tokenizer: "</think>\n\n")
+    monkeypatch.setattr(answers, "generate", generated)
+    monkeypatch.setattr(answers, "letter_probabilities", letters)
     monkeypatch.setattr("peft.helpers.rescale_adapter_scale", rescaled)
     return SimpleNamespace(run=run, log=log)
 
@@ -150,10 +151,10 @@ def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(
         heard.extend((each.ids[:cut] + each.tail, each.lead) for each in forced for cut in each.cuts)
         return [None] * len(forced)
 
-    monkeypatch.setattr(evaluation, "letter_probabilities", letters)
-    monkeypatch.setattr(evaluation, "can_decode", lambda model: True)
+    monkeypatch.setattr(answers, "letter_probabilities", letters)
+    monkeypatch.setattr(answers, "can_decode", lambda model: True)
     choices = [(row, encode_prompt(r1_tokenizer, row["question"])) for row in rows]
-    evaluation.force_answers(run, None, r1_tokenizer, choices, side)
+    answers.force_answers(run, None, r1_tokenizer, choices, side)
     assert [row["letters"] for row in rows] == [row["forced"] for row in rows] == [None, None]
     prompts = [build_prompt(r1_tokenizer, row["question"]) for row in rows]
     texts = [r1_tokenizer.decode(ids) for ids, _ in heard]

@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from transformers.models.llama import modeling_llama
 
 from helpers import InputError, decoding, generation
+from helpers.answers import adapter_switched
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.decoding import can_decode
-from helpers.evaluation.evaluate import adapter_switched
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import generate, stream
 from helpers.lora_training import checkpoints

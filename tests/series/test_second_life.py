@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import PROJECT_ROOT, InputError, answers
 from helpers.dataset_prep.prepare import prepare
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, rescore
@@ -98,8 +98,8 @@ def test_05_asks_my_questions_in_the_same_folder(folder, tmp_path):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    for name in ("load_tokenizer", "load_with_adapter", "generate"):
-        monkeypatch.setattr(evaluation, name, lambda *_: pytest.fail("a model was asked for"))
+    for module, name in ((evaluation, "load_tokenizer"), (evaluation, "load_with_adapter"), (answers, "generate")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model was asked for"))
 
 
 def test_scoring_again_by_the_same_rules_changes_nothing(folder, no_model):
@@ -111,7 +111,7 @@ def test_scoring_again_by_the_same_rules_changes_nothing(folder, no_model):
 
 
 def test_scoring_again_reads_the_replies_by_todays_rules(folder, no_model, monkeypatch):
-    monkeypatch.setattr(evaluation, "extract_choice", lambda reply, options: "A")
+    monkeypatch.setattr(answers, "extract_choice", lambda reply, options: "A")
     monkeypatch.setattr(evaluation, "split_reasoning", lambda reply: SimpleNamespace(closed=True))
     path = folder / "evaluation/predictions.base.jsonl"
     rows = [{**row, "finished": True} for row in read_jsonl(path)]
@@ -159,7 +159,7 @@ def test_evaluating_again_asks_nothing_again(folder, monkeypatch):
 
 
 def test_replies_of_other_code_are_others(tiny_run, monkeypatch):
-    before = evaluation._identity(tiny_run.run, "base")
-    assert evaluation._identity(tiny_run.run, "base") == before
-    monkeypatch.setattr(evaluation, "fingerprints", lambda names: [f"other {name}" for name in names])
-    assert evaluation._identity(tiny_run.run, "base") != before
+    before = answers.reply_identity(tiny_run.run, "base")
+    assert answers.reply_identity(tiny_run.run, "base") == before
+    monkeypatch.setattr(answers, "fingerprints", lambda names: [f"other {name}" for name in names])
+    assert answers.reply_identity(tiny_run.run, "base") != before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS
 from test_scoring_forms import VITAMINS
 
-from helpers.evaluation.scoring import extract_choice
+from helpers.scoring import extract_choice
 
 WORDS = [
     *"ABCDEIabcdi", *DRUGS.values(), "the answer is", "Answer:", "option", "not", "but", "or", "and", "if", "(", ")",

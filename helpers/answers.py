@@ -1,0 +1,129 @@
+"""Questions put to one side of a run, base or tuned: replies that are kept, the choices in them, forced answers."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from helpers.decoding import can_decode
+from helpers.files import fingerprint
+from helpers.generation import Reply, generate
+from helpers.losses import Forced, causal_model, letter_probabilities
+from helpers.machine import describe_machine
+from helpers.modules import fingerprints
+from helpers.prompts.encoding import encode_prompt, encode_thought, split_reasoning
+from helpers.prompts.families import END_THINK, separator
+from helpers.questions import LEAD
+from helpers.run_dir import Run
+from helpers.scoring import extract_choice
+
+DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
+BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which an answer is forced, beside the whole
+Question = dict[str, Any]
+Prediction = dict[str, Any]
+
+
+@contextmanager
+def adapter_switched(model: Any, side: str) -> Iterator[None]:
+    """In the block `model` answers as the base or as the tuned model; its weights are the same before and after.
+
+    The tuned side's adapter is merged for the block, which saves two small matrix products a layer and token; but not
+    into 4-bit or 16-bit weights, where rounding would make it another model than the one that was trained.
+    """
+    import torch
+
+    if side == "base":
+        with model.disable_adapter():
+            yield
+    elif getattr(model, "is_loaded_in_4bit", False) or model.dtype != torch.float32:
+        yield
+    else:
+        model.merge_adapter()
+        try:
+            yield
+        finally:
+            model.unmerge_adapter()
+
+
+def encode_questions(run: Run, tokenizer: Any, asked: list[Question]) -> list[list[int]]:
+    """The token ids that the model reads, a list for each question."""
+    return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
+
+
+def replies_of(
+    run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], name: str, folder: str = "evaluation"
+) -> list[Reply]:
+    """Replies of the model called `name`; each is stored as it ends, and a call that was stopped continues."""
+    kept = run / f"{folder}/.replies.{name}.jsonl"
+    what, identity = f"replies, {name} model", reply_identity(run, name)
+    return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
+
+
+def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
+    """One row for each question.
+
+    Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
+    a multiple-choice question options, answer_idx, choice, correct.
+    """
+    predictions = []
+    for question, reply in zip(asked, replies, strict=True):
+        parts = split_reasoning(reply.text)
+        row = {
+            "task": question["task"],
+            "id": question["id"],
+            "question": question["question"],
+            "reply": reply.text,
+            "closed": parts.closed,
+            "finished": reply.finished,
+            "tokens": reply.tokens,
+            "thinking_tokens": len(tokenizer(parts.thinking, add_special_tokens=False)["input_ids"]),
+        }
+        if "options" in question:
+            row |= {"options": question["options"], "answer_idx": question["target"]}
+            row |= read_choice(row)
+        else:
+            row["reference"] = question["target"]
+        predictions.append(row)
+    return predictions
+
+
+def read_choice(row: Prediction) -> Prediction:
+    """`choice` and `correct` of a multiple-choice reply."""
+    choice = extract_choice(row["reply"], row["options"])
+    # A reply that was cut off counts as wrong, whatever it has stated so far: it might have changed its answer.
+    return {"choice": choice, "correct": row["finished"] and choice == row["answer_idx"]}
+
+
+def force_answers(run: Run, model: Any, tokenizer: Any, choices: list[tuple[Prediction, list[int]]], side: str) -> None:
+    """Add to each multiple-choice prediction, given with its prompt's ids, the answers after parts of its thought.
+
+    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are appended, and
+    the letters' probabilities are read: a long thought no longer costs the answer. `forced` maps each of these numbers
+    to the likeliest letter; the last is the limit on new tokens, so that the whole thought counts, of which `letters`
+    has the probabilities. Both are None where the vocabulary does not tell the letters apart.
+    """
+    limit = run.config.generation.max_new_tokens
+    budgets = [*(int(limit * share) for share in BUDGETS), limit]
+    # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
+    before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
+    tag, forced = encode_thought(tokenizer, ""), []
+    for row, prompt in choices:
+        thought = encode_thought(tokenizer, split_reasoning(row["reply"]).thinking.rstrip() + before)[: -len(tag)]
+        cuts = [len(prompt) + min(budget, len(thought)) for budget in budgets[:-1]] + [len(prompt) + len(thought)]
+        forced.append(Forced([*prompt, *thought], cuts, tag, after + LEAD, list(row["options"])))
+    cached = can_decode(causal_model(model))
+    found = letter_probabilities(model, tokenizer, forced, f"forced answers, {side} model", cached)
+    for (row, _), each in zip(choices, found, strict=True):
+        row["letters"] = each and each[-1]
+        row["forced"] = each and {str(n): likeliest(letters) for n, letters in zip(budgets, each, strict=True)}
+
+
+def likeliest(letters: Mapping[str, float]) -> str:
+    """The letter with the largest probability, the first one in a tie."""
+    return max(letters, key=letters.get)
+
+
+def reply_identity(run: Run, name: str) -> str:
+    """What a model's replies depend on: settings, code, GPU and, but for the base model, adapter and strength."""
+    adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
+    return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])
