@@ -18,7 +18,7 @@ from helpers.sources.tables import Numbered, read_table, row_id
 
 Row = dict[str, Any]
 LETTERS = dict(enumerate("ABCDEFGHIJ"))
-MMLU = (
+MMLU_MEDICAL = (
     "anatomy",
     "clinical_knowledge",
     "college_biology",
@@ -32,13 +32,15 @@ MMLU = (
 class Benchmark:
     """A split on the hub. `question` converts a row to a ChoiceQuestion's fields; the default `id` is the row's number.
 
-    An answer that is not among the options becomes None, which a ChoiceQuestion refuses.
+    An answer that is not among the options becomes None, which a ChoiceQuestion refuses. `licence` is what the data
+    set's page states: the hub's identifier, and the licence in words.
     """
 
     dataset: str
     config: str | None
     split: str
     question: Callable[[Row], Row]
+    licence: tuple[str, str]
 
 
 def _medqa(row: Row) -> Row:
@@ -71,12 +73,12 @@ def _mmlu(row: Row) -> Row:
 # one split of 1,000 labelled rows; which 500 are its official test is a list of ids that the hub does not carry. All
 # 1,000 are asked, so an accuracy on them is for base against tuned, not for a table of published test figures.
 BENCHMARKS = {
-    "medqa": Benchmark("GBaker/MedQA-USMLE-4-options", None, "test", _medqa),
-    "medmcqa": Benchmark("openlifescienceai/medmcqa", None, "validation", _medmcqa),
-    "pubmedqa": Benchmark("qiaojin/PubMedQA", "pqa_labeled", "train", _pubmedqa),
-    **{f"mmlu_{subject}": Benchmark("cais/mmlu", subject, "test", _mmlu) for subject in MMLU},
+    "medqa": Benchmark("GBaker/MedQA-USMLE-4-options", None, "test", _medqa, ("cc-by-4.0", "CC BY 4.0")),
+    "medmcqa": Benchmark("openlifescienceai/medmcqa", None, "validation", _medmcqa, ("apache-2.0", "Apache-2.0")),
+    "pubmedqa": Benchmark("qiaojin/PubMedQA", "pqa_labeled", "train", _pubmedqa, ("mit", "MIT")),
+    **{f"mmlu_{subject}": Benchmark("cais/mmlu", subject, "test", _mmlu, ("mit", "MIT")) for subject in MMLU_MEDICAL},
 }
-GROUPS = {"mmlu_medical": [f"mmlu_{subject}" for subject in MMLU]}
+GROUPS = {"mmlu_medical": [f"mmlu_{subject}" for subject in MMLU_MEDICAL]}
 
 
 @cache
@@ -193,6 +195,9 @@ def _rows(source: str) -> Numbered:
     path = project_path(source)
     if not path.suffix and not path.is_file():
         known = ["sample", *BENCHMARKS, *GROUPS]
+        by_id = next((name for name, each in BENCHMARKS.items() if each.dataset == source), None)
+        if by_id:
+            raise InputError(f"evaluation.questions: ask {source} by its short name, {by_id}")
         raise InputError(f"evaluation.questions: {source!r} is neither a benchmark nor a file{nearest(source, known)}")
     return read_table(path)
 

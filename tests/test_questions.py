@@ -14,7 +14,7 @@ from helpers.evaluation import evaluate as evaluation
 from helpers.files import write_jsonl, write_text
 from helpers.questions import (
     BENCHMARKS,
-    MMLU,
+    MMLU_MEDICAL,
     ChoiceQuestion,
     baseline_questions,
     benchmark_rows,
@@ -62,7 +62,12 @@ PUBMEDQA = {
     "final_decision": "maybe",
 }
 MMLU_ROW = {"question": "Which made-up bone?", "subject": "anatomy", "choices": ["w", "x", "y", "z"], "answer": 2}
-ROWS = {"medqa": MEDQA, "medmcqa": MEDMCQA, "pubmedqa": PUBMEDQA, **{f"mmlu_{subject}": MMLU_ROW for subject in MMLU}}
+ROWS = {
+    "medqa": MEDQA,
+    "medmcqa": MEDMCQA,
+    "pubmedqa": PUBMEDQA,
+    **{f"mmlu_{subject}": MMLU_ROW for subject in MMLU_MEDICAL},
+}
 
 
 def three(row):
@@ -97,23 +102,14 @@ def only(name):
 
 
 def test_each_benchmark_comes_from_its_split_at_a_commit(hub):
-    tasks = choice_questions(["medqa", "medmcqa", "pubmedqa", "mmlu_medical"])
+    tasks = choice_questions([*BENCHMARKS])
     assert list(tasks) == list(BENCHMARKS)
-    assert [len(questions) for questions in tasks.values()] == [3] * 9
-    assert hub.calls == [
-        ("GBaker/MedQA-USMLE-4-options", None, "test", COMMIT),
-        ("openlifescienceai/medmcqa", None, "validation", COMMIT),
-        ("qiaojin/PubMedQA", "pqa_labeled", "train", COMMIT),
-        ("cais/mmlu", "anatomy", "test", COMMIT),
-        ("cais/mmlu", "clinical_knowledge", "test", COMMIT),
-        ("cais/mmlu", "college_biology", "test", COMMIT),
-        ("cais/mmlu", "college_medicine", "test", COMMIT),
-        ("cais/mmlu", "medical_genetics", "test", COMMIT),
-        ("cais/mmlu", "professional_medicine", "test", COMMIT),
-    ]
+    assert {len(questions) for questions in tasks.values()} == {3}
+    assert hub.calls == [(each.dataset, each.config, each.split, COMMIT) for each in BENCHMARKS.values()]
+    assert ("GBaker/MedQA-USMLE-4-options", None, "test", COMMIT) in hub.calls
     assert question_commits(["sample", "medqa"]) == {"medqa": COMMIT}
     choice_questions(["medqa"])
-    assert len(hub.calls) == 9  # once a process
+    assert len(hub.calls) == len(BENCHMARKS)  # once a process
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from helpers.prompts.encoding import encode_example, special_strings, unspellabl
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record
-from helpers.sources.rows import COLUMNS, INVALID, Row, _rank, read_rows
+from helpers.sources.rows import COLUMNS, INVALID, Row, read_rows, seeded_rank
 
 Dropped = dict[str, list[int]]
 
@@ -139,7 +139,7 @@ def split(
     """
     questions = [row["Question"] for row in rows]
     group = groups(questions, group_similarity, shared)
-    ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: _rank(pair[0], seed))
+    ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: seeded_rank(pair[0], seed))
     sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
     room = {"validation": max(1, round(validation_fraction * len(rows))), "test": round(test_fraction * len(rows))}
     side: dict[int, str] = {}

@@ -48,11 +48,8 @@ LICENCES = {
     "FreedomIntelligence/medical-o1-reasoning-SFT": ("apache-2.0", "Apache-2.0"),
     "FreedomIntelligence/Medical-R1-Distill-Data": ("apache-2.0", "Apache-2.0"),
     "FreedomIntelligence/Medical-R1-Distill-Data-Chinese": ("apache-2.0", "Apache-2.0"),
-    "GBaker/MedQA-USMLE-4-options": ("cc-by-4.0", "CC BY 4.0"),
-    "openlifescienceai/medmcqa": ("apache-2.0", "Apache-2.0"),
-    "qiaojin/PubMedQA": ("mit", "MIT"),
-    "cais/mmlu": ("mit", "MIT"),
     "sample": ("apache-2.0", "Apache-2.0 (synthetic, packaged with this code)"),
+    **{benchmark.dataset: benchmark.licence for benchmark in BENCHMARKS.values()},
 }
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 UNKNOWN = ("other", "its owner's terms, which this code does not know")

@@ -53,7 +53,7 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
             rows[-1]["specialty"] = cells["specialty"]
     provenance = {"source": name, "revision": revision, "config": config, "columns": columns}
     provenance |= {"rows": len(rows), "fingerprint": digest.hexdigest()}
-    drawn = sorted(rows, key=lambda row: _rank(row, seed))[: data.sample_size]
+    drawn = sorted(rows, key=lambda row: seeded_rank(row, seed))[: data.sample_size]
     return sorted(drawn, key=lambda row: row["line"]), provenance
 
 
@@ -61,6 +61,6 @@ def _content(row: Row) -> bytes:
     return json.dumps([row[column] for column in COLUMNS], default=str).encode()
 
 
-def _rank(row: Row, seed: int) -> bytes:
+def seeded_rank(row: Row, seed: int) -> bytes:
     """A row's key in a shuffle that depends on the seed and the row's content, not on its position."""
     return hashlib.sha256(str(seed).encode() + _content(row)).digest()

@@ -25,8 +25,7 @@ from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_text
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import build_prompt
-from helpers.questions import BENCHMARKS
-from helpers.report.model_card import KINDS, LICENCES, UNKNOWN, prompt_parts
+from helpers.report.model_card import KINDS, UNKNOWN, prompt_parts
 from helpers.report.results import model_card, write_model_card
 from helpers.run_dir import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
@@ -479,10 +478,6 @@ def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(
 def test_a_card_names_the_base_and_its_licence(tmp_path, tokenizer, profile, settings, base, licence):
     card = data_of(model_card(make(tmp_path / "run", tokenizer, settings, profile), "adapter", "me/model"))
     assert (card.base_model, card.license, card.get("license_link")) == (base, *licence)
-
-
-def test_the_licence_of_every_benchmark_is_known():
-    assert {benchmark.dataset for benchmark in BENCHMARKS.values()} <= LICENCES.keys()
 
 
 def test_each_form_has_a_card_in_its_folder(run):
