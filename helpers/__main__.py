@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run|score|ask|serve|push|check`."""
+"""The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from helpers import InputError, StageError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Fine-tune a reasoning model in six notebooks, and see if it helped.",
+    help="Fine-tune a reasoning model in seven notebooks, and see if it helped.",
 )
 console = Console(highlight=False, soft_wrap=True)
 
@@ -42,8 +42,8 @@ def run(
         bool, typer.Option(help="Run finished stages again; take settings that need another folder, too.")
     ] = False,
 ) -> None:
-    """Run the series, notebooks 01 to 06; finished stages whose inputs did not change are skipped."""
-    from helpers.report.results import headline
+    """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
+    from helpers.report.results import headline, open_book
     from helpers.series.runner import choose_stages, run_series
 
     stages = choose_stages(start, only)
@@ -54,7 +54,8 @@ def run(
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
     console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
-    _print_headline(headline(opened))
+    _print_table(("base", "tuned"), headline(opened))
+    _print_table(("closed book", "with passages"), open_book(opened))
     console.print(f"\nOpen {opened.path / 'index.html'}")
 
 
@@ -69,7 +70,7 @@ def score(run_dir: MadeRun = "") -> None:
     with alone_in(opened):
         rescore(opened)
         write_index(opened)
-    _print_headline(headline(opened))
+    _print_table(("base", "tuned"), headline(opened))
     console.print(f"\nOpen {opened.path / 'index.html'}")
 
 
@@ -135,6 +136,27 @@ def _print_reply(pieces: Iterator[Any]) -> None:
     print(flush=True)
     if not split_reasoning(reply).closed:
         print("(the thought was never closed: no answer)", file=sys.stderr)
+
+
+@app.command()
+def index(
+    sources: Annotated[list[Path], typer.Argument(help="OpenStax books, PubMed, MedQuAD, .txt, .md, .html, .pdf.")],
+    out: Annotated[Path, typer.Option(help="The index, one file; a second call adds to it, and changes nothing else.")],
+) -> None:
+    """Index files and folders of medical text, for `ask --sources --index` and 07 (retrieval.sources)."""
+    from helpers.knowledge.index import Index
+
+    with Index(Path.cwd() / out) as made:
+        added = made.add(Path.cwd() / source.expanduser() for source in sources)
+        for each in added.rejected:
+            print(f"left out: {each.where}: {each.why}", file=sys.stderr)
+        more = added.rejections - len(added.rejected)
+        if more:
+            print(f"left out: {more} more", file=sys.stderr)
+        console.print(
+            f"{added.documents:,} documents added, {added.unchanged:,} unchanged, {added.deleted:,} deleted, "
+            f"{added.rejections:,} parts left out; {out} has {made.documents:,} documents in {len(made):,} passages"
+        )
 
 
 @app.command()
@@ -246,24 +268,27 @@ def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = 
     from helpers.run_dir import open_run
 
     overrides = dict(map(parse_assignment, settings or []))
-    for key in ("data.source", "evaluation.questions"):
-        overrides.update({key: _from_here(overrides[key])} if key in overrides else {})
+    folders = ("data.corpus", "retrieval.sources", "retrieval.synonyms")
+    for key in ("data.source", "evaluation.questions", *folders):
+        overrides.update({key: _from_here(overrides[key], key in folders)} if key in overrides else {})
     return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force, record)
 
 
-def _from_here(value: Any) -> Any:
-    """A file on the command line is relative to the working folder, not to the project."""
+def _from_here(value: Any, folders: bool = False) -> Any:
+    """A file on the command line, or a folder where it may be one, is relative to the working folder."""
     if isinstance(value, list):
-        return [_from_here(item) for item in value]
-    here = Path.cwd() / str(value)
-    return str(here.resolve()) if isinstance(value, str) and here.is_file() else value
+        return [_from_here(item, folders) for item in value]
+    if not isinstance(value, str) or value in ("", "handbook"):
+        return value
+    here = Path.cwd() / Path(value).expanduser()
+    return str(here.resolve()) if here.is_file() or (folders and here.is_dir()) else value
 
 
-def _print_headline(rows: list[tuple[str, str, str, str]]) -> None:
+def _print_table(sides: tuple[str, str], rows: list[tuple[str, str, str, str]]) -> None:
     if not rows:
         return
     table = Table(box=None, padding=(0, 2), pad_edge=False)
-    for name in ("", "base", "tuned", "difference (95% interval)"):
+    for name in ("", *sides, "difference (95% interval)"):
         table.add_column(name, justify="left" if not name else "right")
     for row in rows:
         table.add_row(*row)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from helpers.decoding import can_decode
@@ -50,11 +51,8 @@ def encode_questions(run: Run, tokenizer: Any, asked: list[Question]) -> list[li
     return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
 
 
-def replies_of(
-    run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], name: str, folder: str = "evaluation"
-) -> list[Reply]:
-    """Replies of the model called `name`; each is stored as it ends, and a call that was stopped continues."""
-    kept = run / f"{folder}/.replies.{name}.jsonl"
+def replies_of(run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], name: str, kept: Path) -> list[Reply]:
+    """Replies of the model called `name`; each is stored in `kept` as it ends, and a stopped call continues."""
     what, identity = f"replies, {name} model", reply_identity(run, name)
     return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
 

@@ -16,6 +16,7 @@ CHANGES = {
     "generation": ANY,
     "evaluation": ANY,
     "export": ANY,
+    "retrieval": ANY,
     "tracking": ANY,
     "training.max_steps": LARGER,
     "training.epochs": LARGER,
@@ -30,6 +31,11 @@ CHANGES = {
 # Resolved when a run folder is opened, by the GPU (helpers/gpus.yaml).
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
+
+
+def one_or_many(value: Any) -> Any:
+    """A text alone stands for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class _Section(BaseModel):
@@ -54,6 +60,8 @@ class DataSettings(_Section):
     test_fraction: float = Field(ge=0, lt=0.5)
     near_duplicate: float = Field(gt=0, le=1)
     group_similarity: float = Field(gt=0, le=1)
+    passages: float = Field(ge=0, le=1)
+    corpus: list[str]
 
 
 class LoraSettings(_Section):
@@ -96,7 +104,7 @@ class EvaluationSettings(_Section):
     @field_validator("questions", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return one_or_many(value)
 
 
 GgufKind = Literal["f16", "q8_0", "q4_k_m"]
@@ -111,6 +119,19 @@ class ExportSettings(_Section):
         """The GGUF quantisation types to make, without repeats: f16 first, from which the others are quantised."""
         asked = [self.gguf] if isinstance(self.gguf, str) else self.gguf
         return list(dict.fromkeys(["f16", *asked]))
+
+
+class RetrievalSettings(_Section):
+    sources: list[str] = Field(min_length=1)
+    synonyms: list[str]
+    k: int = Field(ge=1, le=32)
+    conditions: list[Literal["open", "thought", "oracle"]] = Field(min_length=1)
+    max_questions: int | None = Field(ge=1)
+
+    @field_validator("sources", "synonyms", "conditions", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return one_or_many(value)
 
 
 class TrackingSettings(_Section):
@@ -130,6 +151,7 @@ class Config(_Section):
     generation: GenerationSettings
     evaluation: EvaluationSettings
     export: ExportSettings
+    retrieval: RetrievalSettings
     tracking: TrackingSettings
 
     @classmethod

@@ -170,3 +170,23 @@ def with_gpu(machine: Machine, gpu: str | None) -> Machine:
     if capability and capability < (7, 0):
         return with_gpu(machine, None).model_copy(update={"unusable_gpu": f"{gpu}: Triton and Unsloth need 7.0"})
     return machine.model_copy(update={**found, "compute_capability": capability, "unusable_gpu": None})
+
+
+def memory_gib() -> float:
+    """Memory in GiB now: reserved on the GPU if there is one, else the process's resident set."""
+    import psutil
+    import torch
+
+    return (torch.cuda.memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss) / GIB
+
+
+def peak_memory_gib() -> float:
+    """Peak memory in GiB: reserved on the GPU if there is one, else the process's resident set."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / GIB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts ru_maxrss in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB

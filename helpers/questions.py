@@ -8,7 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import nearest
@@ -61,6 +61,7 @@ def _pubmedqa(row: Row) -> Row:
         "options": verdicts,
         "answer_idx": letters.get(row["final_decision"]),
         "context": "\n".join(row["context"]["contexts"]),
+        "relevant": str(row["pubid"]),
     }
 
 
@@ -115,7 +116,8 @@ class ChoiceQuestion(BaseModel):
     """A multiple-choice question: `options` maps a letter to its text, `answer_idx` is the right letter.
 
     Options may also be a list, lettered A, B, C, ..., and the answer may be the text of one option. Whole numbers
-    become text. A number as the answer that could be an index is refused: it may count from 0 or from 1.
+    become text. A number as the answer that could be an index is refused: it may count from 0 or from 1. `relevant`
+    names the document that answers, by which 07 measures a search: a textbook's module, a PMID, a handbook's section.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,6 +127,7 @@ class ChoiceQuestion(BaseModel):
     options: dict[str, Text] = Field(min_length=2)
     answer_idx: str
     context: Text | None = None
+    relevant: str | None = Field(None, validation_alias=AliasChoices("relevant", "module", "pmid"))
 
     @model_validator(mode="before")
     @classmethod
@@ -147,14 +150,14 @@ class ChoiceQuestion(BaseModel):
             raise ValueError(f"answer_idx {self.answer_idx!r} is not among the options {', '.join(self.options)}")
         return self
 
-    def as_prompt(self) -> str:
-        """The user's text: context where there is one, question, options, how to answer."""
+    def as_prompt(self, context: bool = True) -> str:
+        """The user's text: context where there is one (and it is asked for), question, options, how to answer."""
         options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
         # No placeholder: small models copy it. All letters, so that none is favoured and a copy of the line is not an
         # answer. In parentheses a letter is a token of its own, and not an article.
         *letters, last = (f"({letter})" for letter in self.options)
         ending = f"End with one line: {LEAD.removesuffix('(')}{', '.join(letters)} or {last}."
-        parts = [self.context, self.question, options, ending]
+        parts = [self.context if context else None, self.question, options, ending]
         return "\n\n".join(part for part in parts if part)
 
 

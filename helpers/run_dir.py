@@ -243,7 +243,7 @@ def _git_commit() -> str | None:
 
 
 # In the order of the stages: each is made from those before it.
-RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export")
+RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from helpers import InputError
+from helpers.dataset_prep.open_book import add_passages, corpus_rows
 from helpers.dataset_prep.overlap import overlap, quantiles
 from helpers.dataset_prep.similarity import (
     groups,
@@ -29,6 +30,7 @@ from helpers.dataset_prep.similarity import (
     why_one_group,
 )
 from helpers.files import atomic_dir, write_json, write_jsonl
+from helpers.knowledge.library import open_library
 from helpers.machine import cpu_cores
 from helpers.progress import Progress
 from helpers.prompts.encoding import encode_example, special_strings, unspellable
@@ -221,6 +223,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
         "exact duplicates": drop_exact,
         "near-duplicates": lambda rows: drop_near(rows, data.near_duplicate, shared),
         "split": lambda rows: (split(rows, *fractions.values(), config.seed, alike, shared), {}),
+        "passages": lambda rows: (_open_book(run, rows, tokenizer), {}),
         "fit": lambda rows: fit(rows, tokenizer, config.model.max_length, config.model.prompt_style),
     }
     for name, rule in rules.items():
@@ -230,6 +233,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
             raise InputError(f"{provenance['source']}: {error}{_left_out(steps)}") from None
         note(name, rows_in, {reason: len(lines) for reason, lines in dropped.items()}, dropped)
     splits = {name: [row for row in rows if row["split"] == name] for name in ("train", "validation", "test")}
+    corpus = corpus_rows(data.corpus, config.seed) if data.corpus else []
     if not splits["train"] or not splits["validation"]:
         raise InputError(f"too few rows fit model.max_length = {config.model.max_length} to train and to validate")
     report = {
@@ -240,15 +244,28 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
         "tokens": _token_picture(splits, config.model.max_length),
         "specialties": dict(Counter(row["specialty"] for row in rows if "specialty" in row).most_common()),
         "overlap": overlap(splits["train"], tasks),
+        "open_book": dict(Counter(row["passages"]["beside"] for row in splits["train"] if "passages" in row)),
+        "corpus": dict(Counter(row["split"] for row in corpus)),
     }
     report["seconds"] = round(time.monotonic() - started, 2)
     progress(f"overlap: {len(splits['train']):,} training rows with {', '.join(tasks)}, {time.monotonic() - lap:.1f} s")
     with atomic_dir(run / "data") as folder:
         for name, part in splits.items():
             write_jsonl(folder / f"{name}.jsonl", part)
+        if corpus:
+            write_jsonl(folder / "corpus.jsonl", corpus)
         write_json(folder / "report.json", report)
     note_in_record(run, data={**provenance, **report["splits"]})
     return report
+
+
+def _open_book(run: Run, rows: list[Row], tokenizer: Any) -> list[Row]:
+    """The rows, `data.passages` of the training ones with passages of the run's library."""
+    config = run.config
+    if not config.data.passages:
+        return rows
+    how = (config.data.passages, config.retrieval.k, config.seed, tokenizer)
+    return add_passages(rows, open_library(run), *how, config.model.max_length, config.model.prompt_style)
 
 
 def _check_spelling(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]]) -> None:

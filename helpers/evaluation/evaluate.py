@@ -2,6 +2,7 @@
 
 from itertools import chain, groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -57,7 +58,7 @@ def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: s
     prompts = encode_questions(run, tokenizer, asked)
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side), tokenizer)
+        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, _kept(run, side)), tokenizer)
         choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
         force_answers(run, model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
@@ -80,9 +81,14 @@ def predict_between(run: Run, model: Any, tokenizer: Any, asked: list[Question],
     name = f"strength-{share:g}"
     with rescale_adapter_scale(model, share), adapter_switched(model, "tuned"):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {name} model")
-        replies = replies_of(run, model, tokenizer, encode_questions(run, tokenizer, few), name) if few else []
+        prompts = encode_questions(run, tokenizer, few)
+        replies = replies_of(run, model, tokenizer, prompts, name, _kept(run, name)) if few else []
     unseen = [{"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", **nlls} for i, nlls in enumerate(losses)]
     return [*unseen, *score(few, replies, tokenizer)]
+
+
+def _kept(run: Run, name: str) -> Path:
+    return run / f"evaluation/.replies.{name}.jsonl"
 
 
 def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:

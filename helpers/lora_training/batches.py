@@ -1,13 +1,16 @@
 """From rows on disk to batches: encoded, packed or padded, and the number of steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import torch
+from torch.utils.data import Sampler
 
 from helpers import InputError
 from helpers.config import Config
 from helpers.files import read_jsonl
-from helpers.prompts.encoding import encode_example
+from helpers.prompts.encoding import encode_example, encode_text
 from helpers.run_dir import Run
 
 Encoded = dict[str, list[int]]
@@ -21,6 +24,37 @@ def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) ->
     if not encoded or None in encoded:
         raise InputError(f"{run.label}/data/{name}.jsonl was prepared for another model: run 03_dataset_prep again")
     return encoded
+
+
+def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
+    """The passages of data/corpus.jsonl of one split, "train" or "unseen", title first, to be learnt as text.
+
+    [] where `data.corpus` is empty. Passages that the vocabulary cannot spell, or that do not fit, are left out.
+    """
+    if not run.config.data.corpus:
+        return []
+    rows = read_jsonl(run.require("data/corpus.jsonl", "03_dataset_prep"))
+    texts = [f"{row['title']}\n{row['text']}" for row in rows if row["split"] == split][:limit]
+    return [each for text in texts if (each := encode_text(tokenizer, text, run.config.model.max_length))]
+
+
+class CorpusFirst(Sampler[int]):
+    """Indices of a dataset whose first `corpus` items are text: those first, then the rows, each part shuffled."""
+
+    def __init__(self, corpus: int, length: int, seed: int) -> None:
+        self.corpus, self.length, self.seed, self.epoch = corpus, length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for each epoch, the same after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.corpus, generator=order).tolist()
+        yield from (torch.randperm(self.length - self.corpus, generator=order) + self.corpus).tolist()
+
+    def __len__(self) -> int:
+        return self.length
 
 
 def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:

@@ -3,23 +3,32 @@
 import gc
 import importlib.util
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from accelerate import PartialState
+from datasets import concatenate_datasets
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from helpers import InputError
 from helpers.files import atomic_dir, read_jsonl, write_json, write_jsonl
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
-from helpers.lora_training.batches import Encoded, as_dataset, collator, load_split, planned_steps, smaller_batch
+from helpers.lora_training.batches import (
+    CorpusFirst,
+    Encoded,
+    as_dataset,
+    collator,
+    load_corpus,
+    load_split,
+    planned_steps,
+    smaller_batch,
+)
 from helpers.lora_training.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
 from helpers.losses import completion_loss, completion_nll
-from helpers.machine import GIB, describe_machine, is_main_process, world_size
+from helpers.machine import describe_machine, is_main_process, memory_gib, peak_memory_gib, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.progress import Progress
 from helpers.report.results import write_model_card
@@ -92,6 +101,12 @@ def trainer_class(unsloth: bool) -> type:
 
     class ReasoningTrainer(SFTTrainer):
         journal: "TrainingLogCallback"
+        corpus = 0  # items of the dataset that are text, trained before the rows
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            if not self.corpus:
+                return super()._get_train_sampler(train_dataset)
+            return CorpusFirst(self.corpus, len(self.train_dataset), self.args.seed)
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if "loss" in logs:
@@ -112,9 +127,15 @@ class TrainingLogCallback(TrainerCallback):
     """Writes training/log.jsonl after each step, measures the validation loss, and marks checkpoints as complete."""
 
     def __init__(
-        self, run: Run, validation: Sequence[Encoded], pad: int, watch: Callable[[LogRows], None] | None
+        self,
+        run: Run,
+        validation: Sequence[Encoded],
+        pad: int,
+        watch: Callable[[LogRows], None] | None,
+        texts: Sequence[Encoded] = (),
     ) -> None:
         self.run, self.rows, self.pad, self.watch = run, validation, pad, watch
+        self.texts = texts[: run.config.evaluation.max_validation]  # of the corpus, unseen in training
         self.validation = validation[: run.config.evaluation.max_validation]
         self.log: LogRows = []
         self.progress = Progress(0, "steps")
@@ -169,8 +190,11 @@ class TrainingLogCallback(TrainerCallback):
     def _validate(self, model: Any, step: int) -> None:
         started = time.monotonic()
         rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        found = {"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]}
+        if self.texts:
+            found["corpus_nll"] = fmean(completion_nll(model, self.texts, self.pad, f"unseen texts at step {step}"))
         self.lap_started += time.monotonic() - started  # validation does not count as training time
-        self._add({"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]})
+        self._add(found)
 
     def _add(self, row: dict[str, Any]) -> None:
         self.log.append(row)
@@ -201,8 +225,8 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
         return metrics
     start_backend(run)
     tokenizer = load_tokenizer(run.config.model)
-    rows = load_split(run, "train", tokenizer)
-    validation = load_split(run, "validation", tokenizer)
+    rows, texts = load_split(run, "train", tokenizer), load_corpus(run, "train", tokenizer)
+    validation, unseen = load_split(run, "validation", tokenizer), load_corpus(run, "unseen", tokenizer)
     take_over(run)
     batch, accumulation = run.config.training.batch_size, run.config.training.gradient_accumulation
     with tracked(run, "training") as tracker:
@@ -211,10 +235,10 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
         state = get_peft_model_state_dict(model, **ADAPTER_ONLY)
         untrained = {name: weight.to("cpu", copy=True) for name, weight in state.items()}
         while True:
-            journal = TrainingLogCallback(run, validation, tokenizer.pad_token_id, watch)
+            journal = TrainingLogCallback(run, validation, tokenizer.pad_token_id, watch, unseen)
             report_to = ["wandb"] if tracker else []
             try:
-                metrics = _train_once(run, model, tokenizer, rows, journal, report_to, batch, accumulation)
+                metrics = _train_once(run, model, tokenizer, texts, rows, journal, report_to, batch, accumulation)
                 break
             except torch.OutOfMemoryError:
                 if world_size() > 1:  # the other processes wait for its gradients
@@ -234,6 +258,7 @@ def _train_once(
     run: Run,
     model: Any,
     tokenizer: Any,
+    texts: Sequence[Encoded],
     rows: Sequence[Encoded],
     journal: TrainingLogCallback,
     report_to: list[str],
@@ -242,7 +267,10 @@ def _train_once(
 ) -> dict[str, Any]:
     checkpoint, done = last_checkpoint(run)
     unsloth = choose_backend(run.config, describe_machine()) == "unsloth"
-    dataset = as_dataset(run.config, rows)
+    dataset, corpus = as_dataset(run.config, rows), 0
+    if texts:
+        first = as_dataset(run.config, texts)
+        dataset, corpus = concatenate_datasets([first, dataset]), len(first)
     steps = planned_steps(run.config, len(dataset), world_size())
     if checkpoint:
         journal.resume(done)
@@ -255,7 +283,7 @@ def _train_once(
         callbacks=[journal],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.journal = journal
+    trainer.journal, trainer.corpus = journal, corpus
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_main_process():
         save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
@@ -276,26 +304,6 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
         write_model_card(run, folder / "README.md")
 
 
-def memory_gib() -> float:
-    """Memory in GiB now: reserved on the GPU if there is one, else the process's resident set."""
-    import psutil
-    import torch
-
-    return (torch.cuda.memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss) / GIB
-
-
-def peak_memory_gib() -> float:
-    """Peak memory in GiB: reserved on the GPU if there is one, else the process's resident set."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() / GIB
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts ru_maxrss in bytes, Linux in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
-
-
 def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, rows: int) -> dict[str, Any]:
     first, last = journal.validations()[0], journal.validations()[-1]
     losses = [row for row in journal.log if "loss" in row]
@@ -310,6 +318,7 @@ def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, ro
         "train_rows": rows,
         "validation_rows": len(journal.validation),
         "validation_nll": {"before": first["validation_nll"], "after": last["validation_nll"]},
+        **({"corpus_nll": {"before": first["corpus_nll"], "after": last["corpus_nll"]}} if journal.texts else {}),
         "train_loss": {"first": losses[0]["loss"], "last": fmean(row["loss"] for row in losses[-5:])},
         "seconds": seconds,
         "tokens": tokens[-1],

@@ -83,6 +83,19 @@ def encode_example(
     return {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
 
 
+def encode_text(tokenizer: Any, text: str, max_length: int) -> dict[str, list[int]] | None:
+    """Token ids of a plain text, to be learnt as it stands: labels are the ids, but for the first.
+
+    It begins with the tokenizer's beginning-of-sequence token, where there is one, and ends with its end-of-sequence
+    token; nothing in it becomes a special token. None for a text that the vocabulary cannot spell or that does not fit.
+    """
+    if unspellable(tokenizer, text):
+        return None
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = [*begin, *_plain_ids(tokenizer, text), tokenizer.eos_token_id]
+    return {"input_ids": ids, "labels": [-100, *ids[1:]]} if len(ids) <= max_length else None
+
+
 def encode_thought(tokenizer: Any, thinking: str) -> list[int]:
     """Token ids of a thought, where nothing becomes a special token, and of the `</think>` that ends it."""
     # In pieces, so that the tag is always the same tokens: ".</" is a token of its own in some vocabularies.

@@ -254,3 +254,36 @@ class LiveCurve:
 
     def __call__(self, log: Sequence[Mapping[str, Any]]) -> None:
         self._handle.update(loss_curve(log))
+
+
+def hits(finding: Mapping[str, Any]) -> Picture:
+    """hit@1, 5 and 10 with 95% intervals by query, from 07's `finding` of one task."""
+    figure, axes = new_figure(7, 1.3 + 0.5 * len(finding))
+    _grid_along_x(axes)
+    for y, found in enumerate(finding.values()):
+        for (k, hit), colour, shift in zip(found["hits"].items(), (BASE, ACCENT, TUNED), (-0.2, 0, 0.2), strict=True):
+            axes.plot(hit["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
+            axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None)
+    axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
+    axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
+    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
+    """Accuracy closed book and with passages, 95% intervals, base and tuned; from 07's `reading` of one task."""
+    conditions = list(dict.fromkeys(name for found in sides.values() for name in found))
+    figure, axes = new_figure(7, 1.3 + 0.6 * len(conditions))
+    _grid_along_x(axes)
+    for side, shift in (("base", -0.14), ("tuned", 0.14)):
+        colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
+        for y, condition in enumerate(conditions):
+            if found := sides[side].get(condition, {}).get(measure):
+                axes.plot(found["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
+                axes.plot(found["accuracy"], y + shift, marker, color=colour, label=side if y == 0 else None)
+    counts = {name: next(found[name]["n"] for found in sides.values() if name in found) for name in conditions}
+    axes.set_yticks(range(len(conditions)), [f"{name} (n={counts[name]})" for name in conditions])
+    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))
+    if conditions:
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure

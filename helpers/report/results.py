@@ -26,6 +26,7 @@ STAGES = {
     "04_lora_training": "LoRA training",
     "05_evaluation": "Evaluation",
     "06_export": "Export",
+    "07_retrieval": "Retrieval",
 }
 PARTS = {
     "thinking": "of it, the reasoning and </think> alone",
@@ -33,11 +34,14 @@ PARTS = {
     "text": "without </think> and the token after it",
     "delimiter": "what these two add to the first line",
 }
+# 07's ways of reading, in a table's words.
+BOOKS = {"open": "open book", "thought": "thought first, then open book", "oracle": "given the right document"}
 RESULTS = {
     "data": "data/report.json",
     "training": "training/metrics.json",
     "evaluation": "evaluation/metrics.json",
     "export": "export/report.json",
+    "retrieval": "retrieval/metrics.json",
     "stages": "stages.json",
 }
 
@@ -119,6 +123,21 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def open_book(run: Run) -> list[tuple[str, str, str, str]]:
+    """What reading does, as text: measure, closed book, with passages, difference with its 95% interval."""
+    metrics = results(run)["retrieval"]
+    rows = []
+    for task, sides in (metrics["reading"] if metrics else {}).items():
+        for side, conditions in sides.items():
+            for condition, figures in conditions.items():
+                for reading, how in (("replied", ""), ("made_to_answer", ", made to answer")):
+                    if condition != "closed" and (found := figures[reading]):
+                        what = f"Accuracy, {task}, {side} model, {BOOKS[condition]}{how} (n={found['n']})"
+                        shares = f"{found['closed']:.1%}", f"{found['accuracy']:.1%}"
+                        rows.append((what, *shares, points_apart(found)))
+    return rows
+
+
 def verdicts(run: Run) -> list[str]:
     """The evaluation's conclusions, a sentence each: on the unseen rows, then task by task."""
     evaluation = results(run)["evaluation"]
@@ -129,6 +148,17 @@ def verdicts(run: Run) -> list[str]:
         readings = [task, task.get("made_to_answer")]
         sentences.append(f"{name}: " + " ".join(reading["verdict"] for reading in readings if reading))
     return sentences
+
+
+def reading_verdicts(run: Run) -> list[str]:
+    """07's conclusions on the tuned model's replies, a sentence for each task and kind of passages."""
+    metrics = results(run)["retrieval"]
+    return [
+        f"{task}: {figures['replied']['verdict']}"
+        for task, sides in (metrics["reading"] if metrics else {}).items()
+        for condition, figures in sides["tuned"].items()
+        if condition != "closed"
+    ]
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:
@@ -167,6 +197,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "base_model": public_name(run.config),
         "headline": headline(run),
         "verdicts": verdicts(run),
+        "open_book": open_book(run),
+        "reading_verdicts": reading_verdicts(run),
         "stage_titles": STAGES,
     }
 

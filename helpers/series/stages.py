@@ -1,11 +1,14 @@
 """Inputs and outputs of each stage: a stage runs again when one of its inputs has changed."""
 
+import hashlib
+import json
 from typing import Any
 
 import nbformat
 
 from helpers import PROJECT_ROOT
 from helpers.files import fingerprint, project_path
+from helpers.knowledge.library import source_path
 from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
 from helpers.run_dir import ADAPTER, Run
 
@@ -18,12 +21,14 @@ SETTINGS = {
     "04_lora_training": ("seed", "model", "lora", "training", "evaluation.max_validation", "tracking"),
     "05_evaluation": ("seed", "model", "generation", "evaluation", "tracking"),
     "06_export": ("seed", "model", "generation", "export"),
+    "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),
 }
 # Paths inside the run folder.
 READS = {
     "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
     "05_evaluation": ("data/validation.jsonl", *ADAPTER),
     "06_export": ("evaluation/metrics.json", *ADAPTER),
+    "07_retrieval": ("evaluation/predictions.base.jsonl", "evaluation/predictions.tuned.jsonl", *ADAPTER),
 }
 LEAVES = {
     "02_baseline_inference": ("baseline/predictions.jsonl",),
@@ -35,6 +40,12 @@ LEAVES = {
         "evaluation/predictions.tuned.jsonl",
     ),
     "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
+    "07_retrieval": (
+        "retrieval/index.sqlite",
+        "retrieval/metrics.json",
+        "retrieval/predictions.base.jsonl",
+        "retrieval/predictions.tuned.jsonl",
+    ),
 }
 Inputs = dict[str, dict[str, Any]]
 
@@ -47,6 +58,8 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
     sources = [settings["data.source"]] if "data.source" in settings else []
     sources += settings.get("evaluation.questions", [])
     files |= {name: fingerprint(project_path(name)) for name in sources if name not in ("sample", "hub")}
+    corpora = [*settings.get("data.corpus", []), *settings.get("retrieval.sources", [])]
+    files |= {name: _listing(name) for name in [*corpora, *settings.get("retrieval.synonyms", [])]}
     source = notebook_code(stage)
     left_out = LEFT_OUT.keys() - (SHOWS.keys() if stage == "06_export" else ())
     return {
@@ -54,6 +67,17 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         "files": files,
         "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
     }
+
+
+def _listing(name: str) -> str:
+    """The names, sizes and times of a corpus's files: reading all of PubMed to see whether it has changed takes hours.
+
+    The index itself compares contents.
+    """
+    path = source_path(name)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    facts = [(str(file), *(file.stat()[6:9:2] if file.is_file() else ())) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def notebook_code(stage: str) -> str:

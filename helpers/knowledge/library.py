@@ -1,0 +1,70 @@
+"""What a run looks things up in: the passages of `retrieval.sources`, indexed in the run folder, and synonyms."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import PROJECT_ROOT
+from helpers.files import project_path, read_json, write_json
+from helpers.knowledge.documents import Document, Passage, Section
+from helpers.knowledge.importing import Added
+from helpers.knowledge.index import Index
+from helpers.knowledge.synonyms import Synonyms, widen
+from helpers.questions import ChoiceQuestion
+from helpers.run_dir import Run
+
+HANDBOOK = PROJECT_ROOT / "helpers/data" / "handbook.jsonl"
+
+
+@dataclass(frozen=True)
+class Library:
+    """An index, what its last import did, and a table of synonyms where one is set."""
+
+    index: Index
+    added: Added
+    synonyms: Synonyms | None
+
+    def widened(self, question: str) -> str:
+        """The question with other names of what it mentions; as it is where there is no table."""
+        return widen(question, self.synonyms) if self.synonyms else question
+
+
+def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
+    """The run's library, made or brought up to date: files that have not changed are not read again.
+
+    The contexts of `questions` (PubMedQA's abstracts) are documents of it too, under what the question names as
+    `relevant`, so that there is something to find; without the question's own words. An index of other sources than
+    those set is made anew.
+    """
+    path, settings = run / "retrieval/index.sqlite", run.config.retrieval
+    contexts = [
+        Document(q.relevant or q.id, [Section(("Abstract",), q.context.split("\n"))]) for q in questions if q.context
+    ]
+    made_of = {"sources": settings.sources, "contexts": sorted(document.source for document in contexts)}
+    record = run / "retrieval/sources.json"
+    if record.is_file() and read_json(record) != made_of:
+        remove_index(path)
+    path.parent.mkdir(exist_ok=True)
+    write_json(record, made_of)
+    index = Index(path)
+    added = index.add([*map(source_path, settings.sources), *contexts])
+    table = run / "retrieval/synonyms.sqlite"
+    synonyms = Synonyms.from_sources(map(project_path, settings.synonyms), table) if settings.synonyms else None
+    return Library(index, added, synonyms)
+
+
+def source_path(name: str) -> Path:
+    """The file or folder of a source's name; `handbook` is the packaged one."""
+    return HANDBOOK if name == "handbook" else project_path(name)
+
+
+def remove_index(path: Path) -> None:
+    """Delete an index and what lies beside it."""
+    for part in path.parent.glob(f"{path.name}*"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def holds(passage: Passage, relevant: str | None) -> bool:
+    """Whether a passage is of the document that a question names: by its source, or its row in a .jsonl file."""
+    return relevant is not None and (passage.source == relevant or passage.source.endswith(f"#{relevant}"))

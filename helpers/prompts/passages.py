@@ -1,0 +1,47 @@
+"""Passages in front of a question, as part of the user's text: the same in training rows, in 07 and in use."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from helpers.prompts.encoding import encode_prompt
+
+LEAD = (
+    "Passages from a search are below; some may be beside the point. Use what bears on the question, cite it by its "
+    "number, such as [1], and ignore the rest."
+)
+
+
+class Titled(Protocol):
+    """What a passage has to have: a text and the path of headings above it."""
+
+    title: str
+    text: str
+
+
+def with_passages(question: str, passages: Sequence[Titled]) -> str:
+    """The question with numbered passages before it, each on one line under its title; bare where there are none.
+
+    A passage has no line breaks of its own, so that nothing in it can begin a line and pass for another passage or for
+    the question. What it says is text all the same: a model may believe it.
+    """
+    if not passages:
+        return question
+    numbered = (f"[{n}] {_line(each.title)}\n{_line(each.text)}" for n, each in enumerate(passages, 1))
+    return "\n\n".join([LEAD, *numbered, f"Question:\n{question}"])
+
+
+def fit_passages(
+    tokenizer: Any, question: str, passages: Sequence[Any], max_tokens: int, style: str = "native"
+) -> list[Any]:
+    """The longest run of the best passages with which the whole prompt has at most `max_tokens` tokens.
+
+    Passages are left out whole, from the end; none at all where the question alone fills the room.
+    """
+    kept = list(passages)
+    while kept and len(encode_prompt(tokenizer, with_passages(question, kept), style)) > max_tokens:
+        kept.pop()
+    return kept
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,231 @@
+"""Does reading help? The same questions closed book and with passages, base and tuned, paired."""
+
+from collections.abc import Sequence
+from itertools import chain
+from statistics import fmean
+from typing import Any
+
+from helpers.answers import (
+    Prediction,
+    Question,
+    adapter_switched,
+    encode_questions,
+    force_answers,
+    likeliest,
+    replies_of,
+    score,
+)
+from helpers.files import read_jsonl, write_json, write_jsonl
+from helpers.knowledge.documents import Passage
+from helpers.knowledge.library import Library, holds, open_library
+from helpers.models.loading import load_tokenizer, load_with_adapter
+from helpers.prompts.encoding import split_reasoning
+from helpers.prompts.passages import fit_passages, with_passages
+from helpers.questions import ChoiceQuestion, choice_questions
+from helpers.retrieval.finding import find, queries
+from helpers.run_dir import Run
+from helpers.statistics import adjust_holm, compare_paired, is_shown, points_apart
+
+SIDES = ("base", "tuned")
+CLOSED = "closed"
+# What a condition's passages are, for sentences.
+CONDITIONS = {
+    "open": "passages found by the question",
+    "thought": "passages found by the question and the model's own thought",
+    "oracle": "passages of the document that answers",
+}
+Tasks = dict[str, list[ChoiceQuestion]]
+
+
+def asked_questions(run: Run) -> Tasks:
+    """The multiple-choice questions of each task that 07 asks: the first `retrieval.max_questions` of those of 05."""
+    limits = [n for n in (run.config.retrieval.max_questions, run.config.evaluation.max_questions) if n is not None]
+    return choice_questions(run.config.evaluation.questions, min(limits, default=None))
+
+
+def read_and_answer(run: Run) -> dict[str, Any]:
+    """Ask both sides closed and open book; write retrieval/predictions.{base,tuned}.jsonl and metrics.json; return it.
+
+    A closed-book reply that 05 stored for the same text is taken from there. Replies are stored as they end, so that a
+    stopped call goes on. Whatever is asked twice, as when the search finds the right passage, is answered once.
+    """
+    adapter = run.require("adapter", "04_lora_training")
+    run.require("evaluation/predictions.tuned.jsonl", "05_evaluation")
+    tasks = asked_questions(run)
+    library = open_library(run, chain.from_iterable(tasks.values()))
+    tokenizer = load_tokenizer(run.config.model)
+    model = load_with_adapter(run.config, adapter)
+    replies = {side: _one_side(run, model, tokenizer, library, tasks, side) for side in SIDES}
+    for side, rows in replies.items():
+        write_jsonl(run / f"retrieval/predictions.{side}.jsonl", rows)
+    metrics = summarise(library, tasks, replies)
+    write_json(run / "retrieval/metrics.json", metrics)
+    return metrics
+
+
+def summarise(library: Library, tasks: Tasks, replies: dict[str, list[Prediction]]) -> dict[str, Any]:
+    """retrieval/metrics.json: the index, what the search finds, and what reading does, by task."""
+    thoughts = {
+        side: {(row["task"], row["id"]): thought_of(row) for row in rows if row["condition"] == CLOSED}
+        for side, rows in replies.items()
+    }
+    finding = {}
+    for task, asked in tasks.items():
+        own = {side: {q.id: found[task, q.id] for q in asked} for side, found in thoughts.items()}
+        finding[task] = find(library, asked, queries(library, own))
+    index = {"documents": library.index.documents, "passages": len(library.index)}
+    return {"index": index, "finding": finding, "reading": compare_reading(replies)}
+
+
+def thought_of(row: Prediction) -> str:
+    """The thought in a reply; all of the reply where the thought was never closed."""
+    return split_reasoning(row["reply"]).thinking
+
+
+def found_for(
+    library: Library, question: ChoiceQuestion, condition: str, k: int, thought: str = ""
+) -> Sequence[Passage]:
+    """The k passages of a condition, best first; the options are in no query.
+
+    The oracle gives the passages of the document that answers, the likeliest by the question first; where the question
+    brings its context along (PubMedQA's abstract), that. None where nobody knows which document answers.
+    """
+    if condition == "open":
+        return library.index.search(library.widened(question.question), k)
+    if condition == "thought":
+        return library.index.search(f"{library.widened(question.question)} {thought}", k)
+    if question.context:
+        return [Passage(question.context, "Abstract", question.relevant or question.id, "")]
+    near = library.index.search(question.question, 200) if question.relevant else []
+    return [passage for passage in near if holds(passage, question.relevant)][:k]
+
+
+def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tasks, side: str) -> list[Prediction]:
+    """One side's predictions, with `condition`, `sources` (of the passages in the prompt) and `found` (is the right
+    document among them; None where no question names one)."""
+    settings, style = run.config.retrieval, run.config.model.prompt_style
+    with adapter_switched(model, side):
+        closed = _closed_book(run, model, tokenizer, tasks, side)
+        plans = []
+        for task, asked in tasks.items():
+            for question in asked:
+                bare = question.as_prompt(context=False)
+                for condition in settings.conditions:
+                    thought = thought_of(closed[task, question.id])
+                    passages = found_for(library, question, condition, settings.k, thought)
+                    kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
+                    right = any(holds(each, question.relevant) for each in kept) if question.relevant else None
+                    about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
+                    plans.append((_question(task, question, with_passages(bare, kept)), about))
+        known = {row["question"]: row for row in closed.values()}
+        new = list({each["question"]: each for each, _ in plans if each["question"] not in known}.values())
+        known |= {row["question"]: row for row in _ask(run, model, tokenizer, new, side, "open")}
+    rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
+    # A reply belongs to its text; whose question it is, the plan says.
+    return rows + [
+        {**known[each["question"]], "task": each["task"], "id": each["id"], **about} for each, about in plans
+    ]
+
+
+def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], Prediction]:
+    """The closed-book predictions by task and id: 05's where it asked the same text, the others asked now."""
+    stored = {row["question"]: row for row in read_jsonl(run / f"evaluation/predictions.{side}.jsonl")}
+    wanted = [
+        _question(task, question, question.as_prompt(context=False))
+        for task, asked in tasks.items()
+        for question in asked
+    ]
+    missing = [each for each in wanted if each["question"] not in stored or "letters" not in stored[each["question"]]]
+    answered = stored | {row["question"]: row for row in _ask(run, model, tokenizer, missing, side, CLOSED)}
+    return {(each["task"], each["id"]): answered[each["question"]] for each in wanted}
+
+
+def _question(task: str, question: ChoiceQuestion, text: str) -> Question:
+    known = {"task": task, "id": question.id, "target": question.answer_idx, "options": question.options}
+    return {**known, "question": text}
+
+
+def _ask(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str, what: str) -> list[Prediction]:
+    if not asked:
+        return []
+    prompts = encode_questions(run, tokenizer, asked)
+    kept = run / f"retrieval/.replies.{side}-{what}.jsonl"
+    predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
+    force_answers(run, model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
+    return predictions
+
+
+def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
+    """By task, side and condition: accuracy, and against closed book what reading mended and misled, both readings.
+
+    `mended` questions are right with the passages alone, `misled` ones without them alone. p values are McNemar's,
+    adjusted (Holm) for all comparisons of one reading together. `verdict` says in a sentence whether reading helped.
+    """
+    found: dict[str, Any] = {}
+    tests: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {"replied": {}, "made_to_answer": {}}
+    for side, rows in replies.items():
+        for task in dict.fromkeys(row["task"] for row in rows):
+            by_condition: dict[str, dict[str, Prediction]] = {}
+            for row in rows:
+                if row["task"] == task:
+                    by_condition.setdefault(row["condition"], {})[row["id"]] = row
+            closed = by_condition[CLOSED]
+            for condition, here in by_condition.items():
+                known = here if condition != "oracle" else {i: row for i, row in here.items() if row["sources"]}
+                if not known:
+                    continue
+                figures = _condition([closed[i] for i in known], list(known.values()))
+                found.setdefault(task, {}).setdefault(side, {})[condition] = figures
+                if condition != CLOSED:
+                    for reading, each in tests.items():
+                        if figures[reading]:
+                            each[task, side, condition] = figures[reading]
+    for each in tests.values():
+        adjusted = adjust_holm({key: figures["mcnemar_p"] for key, figures in each.items()})
+        for key, figures in each.items():
+            figures["mcnemar_p_holm"] = adjusted[key]
+            figures["verdict"] = reading_verdict(figures, key[1], CONDITIONS[key[2]], each is tests["made_to_answer"])
+    return found
+
+
+def _condition(closed: list[Prediction], rows: list[Prediction]) -> dict[str, Any]:
+    pairs = [pair for pair in zip(closed, rows, strict=True) if all(row.get("letters") for row in pair)]
+    forced = [[likeliest(row["letters"]) == row["answer_idx"] for row in side] for side in zip(*pairs, strict=True)]
+    known = [row["found"] for row in rows if row["found"] is not None]
+    return {
+        "n": len(rows),
+        "truncated": fmean(not row["finished"] for row in rows),
+        "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
+        "passages": fmean(len(row["sources"]) for row in rows),
+        "found": fmean(known) if known else None,
+        "replied": _against([row["correct"] for row in closed], [row["correct"] for row in rows]),
+        "made_to_answer": _against(*forced) if forced else None,
+    }
+
+
+def _against(closed: Sequence[bool], here: Sequence[bool]) -> dict[str, Any]:
+    pair = compare_paired(closed, here)
+    return {
+        "n": pair["n"],
+        "closed": pair["base_accuracy"],
+        "accuracy": pair["tuned_accuracy"],
+        "ci95": pair["tuned_ci95"],
+        "mended": pair["tuned_only"],
+        "misled": pair["base_only"],
+        **{key: pair[key] for key in ("delta", "delta_ci95", "mcnemar_p", "detectable")},
+    }
+
+
+def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool = False) -> str:
+    """One sentence: whether this side is right more often with the passages than without, and how sure that is."""
+    how = "made to answer, " if forced else ""
+    counts = f"{figures['mended']} questions mended, {figures['misled']} misled, of {figures['n']}"
+    apart = f"{points_apart(figures)}; {counts}"
+    with_them = f"With {what} the {side} model, {how}is" if how else f"With {what} the {side} model is"
+    if is_shown(figures) and figures["mcnemar_p_holm"] < 0.05:
+        word, said = ("more", "helped") if figures["delta"] > 0 else ("less", "hurt")
+        return f"Reading {said}. {with_them} right {word} often than without: {apart}."
+    return (
+        f"Reading is not shown to help or to hurt. {with_them} right by {apart}, against closed book; a difference of "
+        f"{100 * figures['detectable']:.0f} points would mostly have been seen."
+    )

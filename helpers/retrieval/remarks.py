@@ -1,0 +1,69 @@
+"""What 07's tables and figures show of this run, in a sentence or two each, made from the figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from helpers.answers import Prediction
+from helpers.report.markdown import quoted
+from helpers.statistics import LEAST, is_shown
+
+Figures = Mapping[str, Any]
+
+
+def on_finding(finding: Figures) -> str:
+    """How often the right document is found by the question, and whether another query finds it more often."""
+    if not finding:
+        return "No question of this task names the document that answers it, so there is nothing to count here."
+    alone = finding["question"]
+    first, ten = (alone["hits"][k]["share"] for k in ("1", "10"))
+    remark = [f"Asked with the question alone, the search has the right document first for {first:.0%} of {alone['n']} "
+              f"questions and among the first ten for {ten:.0%}."]  # fmt: skip
+    if alone["n"] < LEAST:
+        return remark[0]
+    for name, found in finding.items():
+        if found["paired"] and is_shown(found["paired"]):
+            word = "higher" if found["paired"]["delta"] > 0 else "lower"
+            remark.append(f"By *{quoted(name)}* the mean reciprocal rank is {word}, {found['mrr']:.2f} instead of "
+                          f"{alone['mrr']:.2f}.")  # fmt: skip
+    if len(remark) == 1 and len(finding) > 1:
+        remark.append("No other query is shown to find more or less.")
+    return " ".join(remark)
+
+
+def on_reading(sides: Figures) -> str:
+    """The verdicts on the tuned model, as replied and made to answer, a paragraph for each kind of passages."""
+    parts = []
+    for condition, found in sides["tuned"].items():
+        if condition != "closed":
+            verdicts = [found[reading]["verdict"] for reading in ("replied", "made_to_answer") if found[reading]]
+            had = f" The right document was among them for {found['found']:.0%}." if found["found"] is not None else ""
+            parts.append(f"**{condition}.** " + " ".join(map(quoted, verdicts)) + had)
+    return "\n\n".join(parts)
+
+
+def reading_table(sides: Figures) -> list[dict[str, str]]:
+    """A row of text for each side and condition."""
+    rows = []
+    for side, conditions in sides.items():
+        for name, found in conditions.items():
+            replied, forced = found["replied"], found["made_to_answer"]
+            rows.append(
+                {
+                    "model": side,
+                    "condition": name,
+                    "n": str(found["n"]),
+                    "right document shown": "-" if found["found"] is None else f"{found['found']:.0%}",
+                    "cut off": f"{found['truncated']:.0%}",
+                    "accuracy": f"{replied['accuracy']:.0%}",
+                    "mended / misled": "-" if name == "closed" else f"{replied['mended']} / {replied['misled']}",
+                    "made to answer": f"{forced['accuracy']:.0%}" if forced else "-",
+                }
+            )
+    return rows
+
+
+def changed_pair(rows: list[Prediction], mended: bool, condition: str = "open") -> tuple[Prediction, Prediction] | None:
+    """The first question, closed book and with passages, that reading mended (or misled); None if there is none."""
+    closed = {(row["task"], row["id"]): row for row in rows if row["condition"] == "closed"}
+    pairs = ((closed[row["task"], row["id"]], row) for row in rows if row["condition"] == condition)
+    return next(((one, two) for one, two in pairs if two["correct"] - one["correct"] == (1 if mended else -1)), None)
