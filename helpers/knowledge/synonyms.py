@@ -23,19 +23,20 @@ GAP = re.compile(r"[\s/'’\-\u2010-\u2015]*")  # what may stand between the wor
 
 # Words that are names of concepts too (ALL, CAT, AIDS, lead, cold) but mostly mean what they mean in any text.
 WORDS = """
-    a abnormal abnormality about absent acute after age aged aid all also an and any are arm art as at back bad be
-    been before but by can cat cavity cell child chronic cold common course day decreased did disease disorder do does
-    down drug due dull each ear early elevated end eye fall fat female few finding first fit for form from gas gene
-    get glass group had hand has have he head her high him his history how if in increased into is it its lead left
-    less level life like line long loss low makeup male man map mass may me medication mild more most mouth new no
-    none normal not of off old on one onset or other our out over own pain part past patient per period present race
-    raised reduced related rest right role run sad same set severe sharp she side sign so some spot such symptom
-    syndrome test than that the their them then there these they this time to too trait two type up us use very was we
-    weak well were what when where which while who will with without woman work year you
+    a abnormal abnormality about absent acute after age aged aid all also an and any are arm art as at back bad be been
+    before blow but by can cat cavity cell chalk child chronic coke cold common course crack crystal day decreased did
+    disease disorder do does down drug due dull each ear early elevated end eye fall fat female few finding first fit
+    for form from gas gene get glass grass group had hand has have he head her high him his history how ice if in
+    increased into is it its lead left less level life like line long loss low makeup male man map mass may me
+    medication mild more most mouth new no none normal not of off old on one onset or other our out over own pain part
+    past patient per period pot present race raised reduced related rest right rock role run sad same set severe sharp
+    she side sign snow so some speed spot such symptom syndrome test than that the their them then there these they this
+    time to too trait two type up us use very was we weak weed well were what when where which while who will with
+    without woman work year you
 """
 COMMON = frozenset(WORDS.split())
 TABLES = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
 CREATE TABLE terms (key TEXT, concept TEXT, term TEXT, origin TEXT, preferred INTEGER,
                     PRIMARY KEY (key, concept, term, origin)) WITHOUT ROWID;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -134,7 +135,7 @@ class Synonyms:
         return found
 
 
-def widen(question: str, synonyms: Synonyms, limit: int = 8) -> str:
+def widen(question: str, synonyms: Synonyms, limit: int = 4) -> str:
     """The question, and after it at most `limit` words of other names of what it names, none of them twice.
 
     A name is added whole or not at all, the first name of each term before the second of any; COMMON words, numbers
