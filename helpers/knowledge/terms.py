@@ -189,7 +189,7 @@ def _row(line: str) -> Iterator[_Entry]:
 def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iterator[Term | Rejection]:
     """Terms under their CUI if it is the concept's only one and no other concept's, else under the source's own id.
 
-    MedQuAD's were found by a program (C0039082, "Syndrome", stands with 250 diseases), and 127 of HPO's stand with
+    MedQuAD's were found by a program (C0039082, "Syndrome", stands with 265 foci), and 127 of HPO's stand with
     two or more phenotypes: such a CUI would make synonyms of them. All of the source's names are in memory.
     """
     kept: list[_Entry] = []
