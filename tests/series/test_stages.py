@@ -30,6 +30,7 @@ RUNS = {
     "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
     "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
     "knowledge/__init__.py": "", "knowledge/cnxml.py": "", "knowledge/corpora.py": "", "knowledge/documents.py": "",
+    "knowledge/engines.py": "", "knowledge/importing.py": "", "knowledge/index.py": "", "knowledge/store.py": "",
     "knowledge/entrez.py": "", "knowledge/markup.py": "", "knowledge/medquad.py": "", "knowledge/own_files.py": "",
     "knowledge/pubmed.py": "", "losses.py": "02 04 05 06", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
     "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
