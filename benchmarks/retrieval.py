@@ -4,7 +4,8 @@
 
 Abstracts have 120 to 280 words, drawn by Zipf's law from 200,000 made ones, and a title of 8 to 16. Questions: short
 ones of 12 words and long ones of 111 (the median of a MedQA vignette), each drawn in the same way. Each size runs in a
-process of its own, so that its peak memory is its own. Processor seconds stand beside the clock's, which others lengthen.
+process of its own, so that its peak memory is its own. Processor seconds stand beside the clock's, which others
+lengthen.
 """
 
 import argparse
