@@ -60,14 +60,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     with errors_in_one_line(path):
         if not path.is_file():
             raise InputError(f"the index {path}: {'it is not a file' if path.exists() else 'it does not exist'}")
-        try:
-            return _checked(_connect(path, "mode=ro"), path)
-        except sqlite3.OperationalError:
-            # SQLite wants to write beside a file in WAL mode. Without a log there, the file is all that there is.
-            log = path.with_name(path.name + "-wal")
-            if log.exists() and log.stat().st_size:
-                raise
-            return _checked(_connect(path, "mode=ro&immutable=1"), path)
+        for mode in ("mode=ro", "mode=rw"):  # the second also ends what a killed process left half done
+            try:
+                return _checked(_connect(path, mode), path)
+            except sqlite3.OperationalError as error:
+                if not (error.sqlite_errorname or "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                    raise
+                failed = error
+        # SQLite wants to write beside a file in WAL mode. Without a log there, the file is all that there is.
+        logs = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
+        if any(log.exists() and log.stat().st_size for log in logs):
+            raise failed
+        return _checked(_connect(path, "mode=ro&immutable=1"), path)
 
 
 @contextmanager
@@ -99,6 +103,7 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
                 db.execute("ROLLBACK")
             with suppress(sqlite3.OperationalError):  # a reader keeps it from that; then the next writer does it
                 db.execute("PRAGMA busy_timeout = 0")
+                db.execute("PRAGMA wal_checkpoint (TRUNCATE)")
                 db.execute("PRAGMA journal_mode = DELETE")  # one file at rest, which a read-only medium can hold
             db.close()
 
