@@ -153,28 +153,10 @@ def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda e
     return "".join(parts)
 
 
-INLINE = frozenset(
-    (
-        "a",
-        "b",
-        "cite",
-        "code",
-        "em",
-        "emphasis",
-        "foreign",
-        "i",
-        "link",
-        "math",
-        "q",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "sup",
-        "term",
-        "u",
-    )
-)
+INLINE = {
+    *("a", "b", "cite", "code", "em", "emphasis", "foreign", "i", "link", "math", "q", "small", "span", "strong"),
+    *("sub", "sup", "term", "u"),
+}
 
 
 def _child_text(child: Element, before: str, left_out: Callable[[Element], bool]) -> str:
