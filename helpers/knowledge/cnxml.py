@@ -137,10 +137,10 @@ def _text_of(element: Element, name: str) -> str:
 
 def _asks(element: Element, title: str = "") -> bool:
     """Whether an element holds questions or what is no content, by its name, class or title."""
-    classes = set((element.get("class") or "").lower().split())
-    if local(element) in LEFT_OUT or classes & (QUESTIONS | NO_CONTENT):
+    classes = (element.get("class") or "").lower().split()
+    if local(element) in LEFT_OUT or any(name in QUESTIONS or name in NO_CONTENT for name in classes):
         return True
-    return bool(QUESTION_TITLE.fullmatch(title))
+    return bool(title and QUESTION_TITLE.fullmatch(title))
 
 
 def _list_asks(element: Element) -> bool:
@@ -206,7 +206,9 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
     lines.text = element.text
     for number, child in enumerate(element, 1):
         name = local(child)
-        if _asks(child, _title(child)) or (name == "list" and local(element) == "note" and _list_asks(child)):
+        if _asks(child, _title(child) if name in BLOCKS else "") or (
+            name == "list" and local(element) == "note" and _list_asks(child)
+        ):
             _append_text(lines, child.tail)
         elif name in BLOCKS or name in ("title", "caption", "label"):
             flush()
@@ -253,6 +255,8 @@ def _name_links(root: Element, bundle: Path | None) -> None:
 
 def _without_empty_links(text: str) -> str:
     """Without '(see Figure)', whose figure is not here."""
+    if LINK not in text:
+        return clean(text)
     text = " ".join(text.split())
     text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*)*\)", "", text)
     return clean(text.replace(LINK, " "))

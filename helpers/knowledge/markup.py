@@ -30,7 +30,10 @@ class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
 
 def clean(text: str) -> str:
     """One line in Unicode's composed form: white space as single spaces, no control or invisible characters."""
-    text = _INVISIBLE.sub("", " ".join(text.split()))
+    text = " ".join(text.split())
+    if text.isascii() and text.isprintable():
+        return text
+    text = _INVISIBLE.sub("", text)
     if not text.isprintable():  # spaces are; so only odd characters are looked at one by one
         text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn"))
     return unicodedata.normalize("NFC", " ".join(text.split()))
