@@ -124,10 +124,11 @@ class Importer:
             return
         if not isinstance(item, Document | Deletion):
             raise TypeError(f"{type(item).__name__} is neither a path nor a Document, Deletion or Rejection")
-        # A version is only given where the source's name is unique everywhere, as a PMID is and a row's id is not.
-        space = 0 if item.version else file
-        handle = self.delete if isinstance(item, Deletion) else self.document
-        handle(item, space, file, edition)
+        if isinstance(item, Deletion):
+            self.delete(item, file, edition)
+        else:
+            # A version is only given where the source's name is unique everywhere, as a PMID is and a row's id is not.
+            self.document(item, 0 if item.version else file, file, edition)
         self.waiting += 1
 
     def document(self, document: Document, space: int, file: int, edition: int) -> None:
@@ -151,33 +152,43 @@ class Importer:
         self.insert(document, space, content, file, edition)
 
     def insert(self, document: Document, space: int, content: bytes, file: int, edition: int) -> None:
-        first = self.next_row
+        first, texts = self.next_row, list(_texts(document))
         values = [space, clean(document.source), clean(document.version), content, clean(document.licence)]
         cursor = self.db.execute(
-            "INSERT INTO documents VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
-            [*values, clean(document.address), first, file, edition],
+            "INSERT INTO documents VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [*values, clean(document.address), first, len(texts), file, edition],
         )
-        rows = [(first + k, *texts, cursor.lastrowid) for k, texts in enumerate(_texts(document))]
+        rows = [(first + k, *both, cursor.lastrowid) for k, both in enumerate(texts)]
         self.db.executemany("INSERT INTO passages (rowid, title, text, document) VALUES (?, ?, ?, ?)", rows)
-        self.db.execute("UPDATE documents SET count = ? WHERE id = ?", [len(rows), cursor.lastrowid])
         self.next_row += len(rows)
         self.documents, self.rows = self.documents + 1, self.rows + len(rows)
         self.added.documents, self.added.passages = self.added.documents + 1, self.added.passages + len(rows)
         self.changed = True
 
-    def delete(self, deletion: Deletion, space: int, file: int, edition: int) -> None:
-        row = self.find(deletion.source, space)
-        if row:
-            number, version, _, first, count = row
-            if deletion.version < version:
-                return
-            self.added.deleted += first is not None
-            self.drop_passages(first, count)
-            self.db.execute("DELETE FROM documents WHERE id = ?", [number])
-        self.db.execute(
-            "INSERT INTO documents VALUES (NULL, ?, ?, ?, NULL, '', '', NULL, 0, ?, ?)",
-            [space, clean(deletion.source), clean(deletion.version), file, edition],
-        )
+    def delete(self, deletion: Deletion, file: int, edition: int) -> None:
+        """Withdraw what has that source and is no newer: all of it, or by a file's deletion not what other files named.
+
+        A deletion without a version is as of what there is now.
+        """
+        rows = self.db.execute(
+            "SELECT id, space, version, first, count FROM documents"
+            " WHERE source = ?1 AND (?2 = 0 OR space IN (0, ?2)) ORDER BY id",
+            [clean(deletion.source), file],
+        ).fetchall()
+        for number, _, version, first, count in rows:
+            as_of = clean(deletion.version) or version
+            if as_of >= version:
+                self.added.deleted += first is not None
+                self.drop_passages(first, count)
+                self.db.execute(
+                    "UPDATE documents SET version = ?, content = NULL, first = NULL, count = 0 WHERE id = ?",
+                    [as_of, number],
+                )
+        if deletion.version and not any(space == 0 for _, space, *_ in rows):
+            self.db.execute(
+                "INSERT INTO documents VALUES (NULL, 0, ?, ?, NULL, '', '', NULL, 0, ?, ?)",
+                [clean(deletion.source), clean(deletion.version), file, edition],
+            )
 
     def find(self, source: str, space: int) -> tuple | None:
         return self.db.execute(

@@ -30,7 +30,10 @@ class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
 
 def clean(text: str) -> str:
     """One line in Unicode's composed form: white space as single spaces, no control or invisible characters."""
-    text = _INVISIBLE.sub("", " ".join(text.split()))
+    text = " ".join(text.split())
+    if text.isascii() and text.isprintable():
+        return text
+    text = _INVISIBLE.sub("", text)
     if not text.isprintable():  # spaces are; so only odd characters are looked at one by one
         text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn"))
     return unicodedata.normalize("NFC", " ".join(text.split()))
@@ -89,6 +92,21 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
         raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
 
 
+def root_name(handle: IO[bytes]) -> str:
+    """The tag of the root, `{namespace}name`, from the first bytes of XML; MarkupError if there is none."""
+    parser = XMLPullParser(("start",))
+    try:
+        for _ in range(16):
+            parser.feed(chunk := handle.read(CHUNK))
+            for _, element in parser.read_events():
+                return element.tag
+            if not chunk:
+                break
+    except (ParseError, LookupError, ValueError) as error:
+        raise MarkupError(f"is broken XML ({error})") from None
+    raise MarkupError("is XML without a root")
+
+
 def _prolog_guard() -> expat.XMLParserType:
     """Reads what stands before the root, to refuse entity declarations; after it there can be none."""
     guard = expat.ParserCreate()
@@ -138,13 +156,16 @@ def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda e
     return "".join(parts)
 
 
-INLINE = frozenset("b i u em strong sup sub term emphasis link span foreign code cite q a small".split())
+INLINE = {
+    *("a", "b", "cite", "code", "em", "emphasis", "foreign", "i", "link", "math", "q", "small", "span", "strong"),
+    *("sub", "sup", "term", "u"),
+}
 
 
 def _child_text(child: Element, before: str, left_out: Callable[[Element], bool]) -> str:
     name = local(child)
     if name == "math":
-        return f" {formula(child)} " if before.isspace() or not before else formula(child)
+        return " ".join(formula(child).split())
     text = inline_text(child, left_out)
     if name == "sup" and before.isdigit() and re.fullmatch(r"\s*[-−–+]?\d[\d.,]*\s*", text):
         return "^" + text.strip()
@@ -153,31 +174,40 @@ def _child_text(child: Element, before: str, left_out: Callable[[Element], bool]
 
 def formula(element: Element) -> str:
     """MathML on one line: a/b, a^b, operators between spaces, a table's rows parted by semicolons."""
-    name, children = local(element), [formula(child) for child in element]
+    name = local(element)
     if name == "mspace" or name.startswith("annotation"):
         return " "
     if name == "mo":
-        sign = (element.text or "").strip()
-        return sign if sign in "()[]{}|,!%′" else f" {sign} "
-    if not children:
-        return clean(element.text or "")
-    parts = [part.strip() for part in children]
+        sign = clean(element.text or "")
+        return sign if sign and sign in "()[]{}|,.!%′" else f" {sign} "
+    if not len(element):
+        return re.sub(r"\s+", " ", element.text or "")
+    parts = [formula(child).strip() for child in element]
     if name == "mfrac" and len(parts) == 2:
         return "/".join(f"({part})" if " " in part else part for part in parts)
     if name == "msqrt":
-        return f"√({clean(''.join(children))})"
+        return f"√({_row(element)})"
     if name in ("msub", "msup", "msubsup"):
         return _scripts(name, parts)
     if name == "mfenced":
         return f"{element.get('open', '(')}{', '.join(parts)}{element.get('close', ')')}"
     separator = {"mtable": "; ", "mtr": " ", "munder": " ", "mover": " ", "munderover": " "}.get(name)
-    return separator.join(parts) if separator else " ".join("".join(children).split(" ")).replace("  ", " ")
+    return separator.join(parts) if separator else _row(element)
+
+
+def _row(element: Element) -> str:
+    """Neighbours as they stand, but 1 1/2 and not 11/2."""
+    line = ""
+    for child in element:
+        part = formula(child)
+        line += " " + part if local(child) == "mfrac" and line[-1:].isalnum() else part
+    return line
 
 
 def _scripts(name: str, parts: list[str]) -> str:
     """HCO3, x^2, Ca2+: a charge is joined to its ion, any other exponent is marked."""
     base, *rest = parts
     lower = rest[0] if name != "msup" and rest else ""
-    upper = rest[-1] if name != "msub" and rest else ""
+    upper = "".join(rest[-1].split()) if name != "msub" and rest else ""
     mark = "" if not upper or upper[-1] in "+-−–" else "^"
     return base + lower + mark + upper

@@ -22,7 +22,7 @@ CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, edit
     finished INTEGER, documents INTEGER);
 CREATE INDEX files_by_content ON files (content);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, space INTEGER, source TEXT, version TEXT, content BLOB, licence TEXT,
-    address TEXT, first INTEGER, count INTEGER, file INTEGER, edition INTEGER, UNIQUE (space, source));
+    address TEXT, first INTEGER, count INTEGER, file INTEGER, edition INTEGER, UNIQUE (source, space));
 CREATE INDEX documents_by_file ON documents (file);
 CREATE VIRTUAL TABLE passages USING fts5 (title, text, document UNINDEXED, tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab (passages, row);

@@ -171,6 +171,15 @@ def test_a_deletion_outweighs_its_own_version_and_a_newer_one_brings_the_documen
     assert (len(index), index.search("heart")) == (0, [])
 
 
+def test_a_deletion_without_a_version_withdraws_what_is_there_whoever_named_it(tmp_path, folder):
+    index = Index(tmp_path / "i")
+    index.add([folder, folder / "one", doc("1", "heart", version="5")])
+    assert index.add([Deletion("one/notes.md"), Deletion("1"), Deletion("unknown")]).deleted == 2
+    assert [p.source for p in index.search("heart")] == ["two/notes.md"]
+    assert index.add([folder, doc("1", "heart", version="5")]).documents == 0
+    assert index.add([doc("1", "heart", version="6")]).documents == 1
+
+
 def test_of_equal_versions_the_last_one_stays_and_the_same_text_changes_nothing(tmp_path):
     index = Index(tmp_path / "i")
     index.add([doc("1", "heart"), doc("1", "liver")])
@@ -420,7 +429,30 @@ def test_an_import_that_fails_between_two_transactions_goes_on_where_it_was(tmp_
     assert everything(Index(tmp_path / "i")) == everything(Index(tmp_path / "calm"))
 
 
-@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real data is not beside the project")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the project")
+def test_nlm_files_give_the_same_index_in_either_order(tmp_path):
+    files = sorted((SHARED / "knowledge" / "pubmed").glob("*.xml.gz"))
+    forward, backward = Index(tmp_path / "f"), Index(tmp_path / "b")
+    added = forward.add(files)
+    for file in reversed(files):
+        backward.add(file)
+    assert forward.documents == backward.documents > 50
+    assert sorted(everything(forward, "patients study the of")) == sorted(everything(backward, "patients study the of"))
+    again = forward.add(SHARED / "knowledge" / "pubmed")
+    assert (again.documents, again.deleted, again.unchanged) == (0, 0, added.documents + added.unchanged)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the project")
+def test_textbook_questions_find_their_modules(tmp_path):
+    modules = SHARED / "knowledge" / "openstax-anatomy-physiology" / "modules"
+    rows = [r for r in read_jsonl(SHARED / "data" / "textbook_mcq_dev.jsonl") if r["book"] == "anatomy-physiology"][:60]
+    index = Index(tmp_path / "i")
+    index.add([modules / name for name in dict.fromkeys(row["module"] for row in rows)])
+    found = [[p.source for p in index.search(row["question"], 5)] for row in rows]
+    assert sum(row["module"] in sources for row, sources in zip(rows, found, strict=True)) / len(rows) > 0.8
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the project")
 def test_pubmedqa_questions_find_their_abstracts(tmp_path):
     rows = read_jsonl(SHARED / "data" / "pubmedqa_pqal_train_500.jsonl")
     index = Index(tmp_path / "i")
