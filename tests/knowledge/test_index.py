@@ -76,7 +76,7 @@ def both_engines(tmp_path_factory):
 
 
 @given(st.text(alphabet=st.sampled_from("\"'*:^()-+{}[]\\;,.\x00\ud800\u200f\u0301é %_~"), max_size=12), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_signs_around_a_word_mean_nothing(both_engines, signs, data):
     place = data.draw(st.integers(0, len(signs)))
     query = f"{signs[:place]} heart {signs[place:]}"
@@ -143,7 +143,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_greatest_version_stays_in_whichever_order_they_come(tmp_path_factory, events, rng):
     events = [*events]
     rng.shuffle(events)
