@@ -26,9 +26,12 @@ Source = str | Path | Document | Deletion | Rejection
 class Index:
     """The index in the file `path`, which the first `add` makes; a path within the project may be relative to it.
 
-    Any number of processes and threads may search while one adds. A document is known by its `source`; where it has no
-    `version`, by the file that it was read from and its `source`, since two files may both have a row 1. So a PMID is
-    one document in all of NLM's files, and two folders may both hold a `notes.md`.
+    Any number of processes may search while one adds; threads that share an Index wait for its `add`. A change of a
+    large index writes the folder anew (4 s for 41,000 passages).
+
+    A document is known by its `source`; where it has no `version`, by the file that it was read from and its `source`,
+    since two files may both have a row 1. So a PMID is one document in all of NLM's files, and two folders may both
+    hold a `notes.md`.
 
     Raises InputError, in one line, for a file that is not an index or has another layout.
     """
