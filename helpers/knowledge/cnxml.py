@@ -1,0 +1,273 @@
+"""OpenStax books: CNXML modules with their collections, as documents without the exercises."""
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from helpers.knowledge.cnxml_tables import table_rows
+from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.licences import licence_in, licence_name
+from helpers.knowledge.markup import MarkupError, clean, inline_text, local, parse, sections
+
+Found = Iterator[tuple[tuple[str, ...], list[str]]]
+
+# Left out as elements: exercises; what names a module and is read elsewhere; pictures and players, which have no text
+# (alt="" describes what cannot be seen here); the layout of columns. The text of every other element is kept.
+LEFT_OUT = {"exercise", "problem", "solution", "commentary", "metadata", "media", "image", "iframe", "colspec"}
+# Left out by class: questions that are not marked as exercises, or that repeat one, as A&P's interactive notes do.
+QUESTIONS = {
+    *("multiple-choice", "free-response", "interactive-exercise", "fill-in-the-blank", "short-answer", "true-false"),
+    *("critical-thinking", "matching", "review-questions", "check-your-understanding", "practice-problems"),
+    *("interactive", "answer-key"),
+}
+# Left out by class: objectives ask and do not tell; references name other works; contributors are no medicine.
+NO_CONTENT = {
+    *("learning-objectives", "chapter-objectives", "references", "suggested-reading"),
+    *("contrib-auth", "sr-contrib-auth"),
+}
+QUESTION_TITLE = re.compile(
+    r"((review|critical thinking|interactive link|practice|discussion) (questions?|problems?|exercises?)|short answers?"
+    r"|critical thinking|multiple choice|fill[- ]in[- ]the[- ]blanks?|true ?/ ?false|matching|answer key"
+    r"|check your understanding)[.:]?",
+    re.IGNORECASE,
+)
+BLOCKS = {"para", "list", "item", "figure", "subfigure", "table", "note", "equation", "quote", "example", "section"}
+DRAFT_WORDS = 10
+LINK = "\ue000"  # marks the words that stand for a link without text
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a book has a module: the titles above it, its licence and the book's page."""
+
+    path: tuple[str, ...] = ()
+    licence: str = ""
+    address: str = ""
+
+
+def bundle_of(path: Path) -> Path | None:
+    """The folder above `path` that has `collections/`: a bundle has modules/ID/index.cnxml beside it."""
+    return next((folder for folder in path.resolve().parents[:3] if (folder / "collections").is_dir()), None)
+
+
+def module_files(bundle: Path) -> list[Path]:
+    """The modules of a bundle in the order of its books, then those in no book by name."""
+    there = {path.parent.name: path for path in sorted(bundle.glob("modules/*/index.cnxml"))}
+    ordered = [there.pop(name) for name in _places(bundle) if name in there]
+    return ordered + list(there.values())
+
+
+def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
+    """One module. Its book, chapter and licence are those of the first collection (by file name) that holds it."""
+    try:
+        root = parse(content)
+    except MarkupError as error:
+        yield Rejection(str(path), str(error))
+        return
+    name = clean(_text_of(root, "content-id")) or path.parent.name
+    bundle = bundle_of(path)
+    places = _places(bundle) if bundle else {}
+    place = places.get(name) or places.get(path.parent.name) or _Place(licence=licence_in(bundle) if bundle else "")
+    title = clean(_text_of(root, "title")) or name
+    found = [] if _asks(root, title) else sections(_module(root, (*place.path, title), bundle))
+    if places and not place.path and sum(len(p.split()) for s in found for p in s.paragraphs) < DRAFT_WORDS:
+        yield Rejection(str(path), "is a draft: in no book of its bundle, and without text")
+    else:
+        yield Document(name, found, place.licence, place.address)
+
+
+def broken_collections(bundle: Path) -> list[Path]:
+    """The collections that cannot be read; their modules keep their own titles only."""
+    files = sorted(bundle.glob("collections/*.xml"))
+    return [file for file, entry in zip(files, _collections(bundle), strict=True) if isinstance(entry, Rejection)]
+
+
+def _places(bundle: Path) -> dict[str, _Place]:
+    files = sorted(bundle.glob("collections/*.xml"))
+    return _cached_places(bundle, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _cached_places(bundle: Path, stamps: tuple[tuple[str, int], ...]) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
+    for entry in _collections(bundle):
+        if not isinstance(entry, Rejection):
+            book, licence, address = _book(entry, bundle)
+            for name, path in _modules(entry, (book,)):
+                places.setdefault(name, _Place(path, licence, address))
+    return places
+
+
+def _collections(bundle: Path) -> Iterator[Element | Rejection]:
+    for file in sorted(bundle.glob("collections/*.xml")):
+        try:
+            yield parse(file.read_bytes())
+        except (MarkupError, OSError) as error:
+            yield Rejection(str(file), str(error))
+
+
+def _book(collection: Element, bundle: Path) -> tuple[str, str, str]:
+    metadata = next((e for e in collection if local(e) == "metadata"), collection)
+    given = next((e.get("url") or e.text or "" for e in metadata if local(e) == "license"), "")
+    slug = clean(_text_of(metadata, "slug"))
+    address = f"https://openstax.org/details/books/{slug}" if slug else ""
+    return clean(_text_of(metadata, "title")), licence_name(given) or licence_in(bundle), address
+
+
+def _modules(element: Element, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(module, titles above it) in reading order."""
+    for child in element:
+        if local(child) == "module":
+            yield child.get("document") or "", path
+        elif local(child) == "subcollection":
+            yield from _modules(child, (*path, clean(_text_of(child, "title"))))
+        elif local(child) == "content":
+            yield from _modules(child, path)
+
+
+def _text_of(element: Element, name: str) -> str:
+    """The text of the first descendant of that name, "" if there is none."""
+    found = next((e for e in element.iter() if e is not element and local(e) == name), None)
+    return inline_text(found) if found is not None else ""
+
+
+def _asks(element: Element, title: str = "") -> bool:
+    """Whether an element holds questions or what is no content, by its name, class or title."""
+    classes = (element.get("class") or "").lower().split()
+    if local(element) in LEFT_OUT or any(name in QUESTIONS or name in NO_CONTENT for name in classes):
+        return True
+    return bool(title and QUESTION_TITLE.fullmatch(title))
+
+
+def _list_asks(element: Element) -> bool:
+    """Whether most items of a list in a note are questions: a case's or a video's, which nothing answers."""
+    items = [clean(inline_text(item)) for item in element if local(item) == "item"]
+    return 2 * sum(item.endswith("?") for item in items) > len(items)
+
+
+def _module(root: Element, path: tuple[str, ...], bundle: Path | None) -> Found:
+    _name_links(root, bundle)
+    for part in root:
+        if local(part) == "content":
+            yield from _section(part, path)
+        elif local(part) == "glossary":
+            yield (*path, "Glossary"), [_definition(entry) for entry in part if local(entry) == "definition"]
+
+
+def _section(element: Element, path: tuple[str, ...]) -> Found:
+    """The element's own paragraphs first, then the sections and titled notes inside it."""
+    inner: list[tuple[Element, str]] = []
+    paragraphs = _lines(element.text)
+    for child in element:
+        title = _title(child)
+        if not _asks(child, title):
+            if local(child) == "section" or (local(child) == "note" and title):
+                inner.append((child, title))
+            elif local(child) == "list" and local(element) == "note" and _list_asks(child):
+                pass
+            elif local(child) not in ("title", "label") or local(element) == "content":
+                paragraphs += _blocks(child)
+        paragraphs += _lines(child.tail)
+    yield path, paragraphs
+    for child, title in inner:
+        yield from _section(child, (*path, title) if title else path)
+
+
+def _title(element: Element) -> str:
+    found = next((e for e in element if local(e) in ("title", "label") and _text(e)), None)
+    return _text(found) if found is not None else ""
+
+
+def _text(element: Element) -> str:
+    return _without_empty_links(inline_text(element, _asks))
+
+
+def _lines(text: str | None) -> list[str]:
+    return [text] if text and text.strip() else []
+
+
+def _blocks(element: Element, bullet: str = "") -> list[str]:
+    """The paragraphs of a block: its inline text, with the blocks inside it apart, and its footnotes last."""
+    if local(element) == "table":
+        return table_rows(element, lambda cell: " ".join(_blocks(cell)))
+    if local(element) == "definition":
+        return [_definition(element)]
+    lines, footnotes, done = Element("para"), [], []
+
+    def flush() -> None:
+        nonlocal lines
+        done.extend(_lines(_text(lines)))
+        lines = Element("para")
+
+    lines.text = element.text
+    for number, child in enumerate(element, 1):
+        name = local(child)
+        if _asks(child, _title(child) if name in BLOCKS else "") or (
+            name == "list" and local(element) == "note" and _list_asks(child)
+        ):
+            _append_text(lines, child.tail)
+        elif name in BLOCKS or name in ("title", "caption", "label"):
+            flush()
+            done += _blocks(child, f"{number}. " if element.get("list-type") == "enumerated" else "- ")
+            lines.text = child.tail
+        elif name == "footnote":
+            footnotes += _blocks(child)
+            _append_text(lines, child.tail)
+        else:
+            lines.append(child)
+    flush()
+    if local(element) == "item":
+        return [bullet + " ".join(done)] if done else footnotes
+    return done + footnotes
+
+
+def _append_text(element: Element, text: str | None) -> None:
+    if len(element):
+        element[-1].tail = (element[-1].tail or "") + (text or "")
+    else:
+        element.text = (element.text or "") + (text or "")
+
+
+def _definition(element: Element) -> str:
+    """`term: meaning`."""
+    parts = {local(part): _text(part) for part in element}
+    return f"{parts.get('term', '')}: {parts.get('meaning', '')}"
+
+
+def _name_links(root: Element, bundle: Path | None) -> None:
+    """A link without words gets some: the kind of its target, or the title of the module or section that it means."""
+    targets = {element.get("id"): element for element in root.iter() if element.get("id")}
+    for link in root.iter():
+        if local(link) != "link" or clean(inline_text(link)):
+            continue
+        target, kind = targets.get(link.get("target-id")), ""
+        if target is not None:
+            kind = local(target).removeprefix("sub").capitalize()
+            kind = kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
+        elif bundle and (module := link.get("document")):
+            kind = _title_in(bundle, module)
+        link.text = LINK + kind.replace(" ", LINK)
+
+
+def _without_empty_links(text: str) -> str:
+    """Without '(see Figure)', whose figure is not here."""
+    if LINK not in text:
+        return clean(text)
+    text = " ".join(text.split())
+    text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*)*\)", "", text)
+    return clean(text.replace(LINK, " "))
+
+
+@lru_cache(maxsize=4096)
+def _title_in(bundle: Path, module: str) -> str:
+    """The title of another module, by its first lines; "" if it is not there."""
+    path = bundle / "modules" / module / "index.cnxml"
+    if not re.fullmatch(r"\w+", module) or not path.is_file():
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        match = re.search(r"<(?:md:)?title>([^<]*)<", handle.read(4096))
+    return clean(html.unescape(match[1])) if match else ""

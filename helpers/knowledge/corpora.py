@@ -1,0 +1,129 @@
+"""Corpora as they come: which files a source has, in reading order, and what each of them says.
+
+A source is a file or a folder: an OpenStax bundle or its modules, NLM's PubMed files, MedQuAD, own texts, or a mix.
+"""
+
+import difflib
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers import InputError
+from helpers.knowledge import cnxml, licences, medquad, own_files, pubmed
+from helpers.knowledge.documents import Deletion, Document, Rejection
+from helpers.knowledge.markup import MarkupError, root_name
+
+Found = Document | Deletion | Rejection
+CNXML, MEDQUAD = "{http://cnx.rice.edu/cnxml}document", "Document"
+PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
+
+
+def read_documents(source: str | Path) -> Iterator[Found]:
+    """Every document, deletion and rejection of a source, file by file in reading order.
+
+    Raises InputError for a path that does not exist, and for a single file of a kind that is not known.
+    """
+    root = Path(source).expanduser()
+    for path in source_files(root):
+        yield from read_file(path, root)
+
+
+def source_files(source: Path) -> list[Path]:
+    """The files that a source consists of, in reading order: a book's modules as the book has them, others by name.
+
+    Hidden files, checksums and licences are not among them; files of an unknown kind are, and `read_file` rejects
+    them by name. Links are followed once. Raises InputError for a path that does not exist, with the nearest name.
+    """
+    source = Path(source).expanduser()
+    if not source.exists():
+        raise InputError(f"{source} does not exist{_nearest(source)}")
+    return [source] if not source.is_dir() else list(_walk(source, set()))
+
+
+def read_file(path: Path, root: Path) -> Iterator[Found]:
+    """One of the files of `source_files(root)`, read on its own: nothing of it depends on what was read before.
+
+    What a file is, its content decides, not its suffix alone. A faulty file is a Rejection; only a file that is the
+    whole source (`path == root`) and of an unknown kind raises InputError.
+    """
+    try:
+        yield from _reader(path, root)
+    except OSError as error:
+        yield Rejection(str(path), f"cannot be read: {error.strerror or error}")
+    except medquad.UnknownRowsError as error:
+        if path == root:
+            raise InputError(f"{path} {error}") from None
+        yield Rejection(str(path), str(error))
+
+
+def _reader(path: Path, root: Path) -> Iterator[Found]:
+    kind = path.suffix.lower()
+    if kind == ".jsonl" and path.is_file():
+        return medquad.read_rows(path, own_files.source_of(path, root))
+    if kind not in (".xml", ".cnxml", ".gz") or not path.is_file():
+        return _own(path, root)
+    with pubmed.open_xml(path) as handle:
+        try:
+            name = root_name(handle)
+        except (MarkupError, EOFError, zlib.error, gzip.BadGzipFile):
+            # A damaged file of NLM's is reported as such; of any other the reader of small files says what is wrong.
+            name = "PubmedArticleSet" if kind == ".gz" or pubmed.file_version(path) else CNXML
+    if name in PUBMED:
+        return pubmed.read_pubmed(path)
+    if name not in (CNXML, MEDQUAD) or kind == ".gz":
+        return _unknown(path, root, f"is XML of an unknown kind: its root is <{name.rpartition('}')[2]}>")
+    if path.stat().st_size > own_files.MAX_BYTES:
+        return iter([Rejection(str(path), f"is larger than {own_files.MAX_BYTES >> 20} MiB")])
+    reader = cnxml.read_module if name == CNXML else medquad.read_medquad_xml
+    return reader(path, path.read_bytes())
+
+
+def _own(path: Path, root: Path) -> Iterator[Found]:
+    if path.is_file() and path.suffix.lower() not in own_files.READERS:
+        return _unknown(path, root, own_files.unknown_kind(path))
+    return own_files.read_own_file(path, root)
+
+
+def _unknown(path: Path, root: Path, why: str) -> Iterator[Found]:
+    if path == root:
+        raise InputError(f"{path} {why}")
+    return iter([Rejection(str(path), why)])
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Folders that cannot be opened are given as they are, so that `read_file` says so."""
+    try:
+        real = folder.resolve()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (OSError, RuntimeError):
+        yield folder
+        return
+    if real in seen:
+        return
+    seen.add(real)
+    if (folder / "collections").is_dir() and (folder / "modules").is_dir():
+        yield from cnxml.module_files(folder)
+        yield from cnxml.broken_collections(folder)
+        return
+    files = [Path(entry.path) for entry in entries if not _is_passed_over(entry)]
+    for path in sorted(files, key=lambda path: (pubmed.file_version(path), path.name)):
+        if path.is_dir():
+            yield from _walk(path, seen)
+        else:
+            yield path
+
+
+def _is_passed_over(entry: os.DirEntry) -> bool:
+    """Hidden files, checksums, licences and what an archive of a Mac holds beside its files."""
+    name = entry.name
+    return name.startswith((".", "__MACOSX")) or name.endswith(".md5") or bool(licences.FILE.fullmatch(name))
+
+
+def _nearest(path: Path) -> str:
+    parent = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
+    names = [entry.name for entry in os.scandir(parent)]
+    missing = path.absolute().relative_to(parent).parts[0]
+    near = difflib.get_close_matches(missing, names, n=1)
+    return f"; did you mean {parent / near[0]}?" if near else ""

@@ -1,0 +1,182 @@
+"""An index of passages: what `add` reads, `search` finds again, best first.
+
+One SQLite file holds everything. From LARGE passages on, `add` also writes a folder beside it (`NAME.tantivy`) that
+answers in a tenth of the time; without it, or where tantivy is not installed, the file answers by itself.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from helpers import InputError
+from helpers.files import clear_leftovers, project_path
+from helpers.knowledge.documents import Deletion, Document, Passage, Rejection
+from helpers.knowledge.engines import Fts5, Hits, Tantivy, open_tantivy, state_in, tantivy_module
+from helpers.knowledge.importing import Added, Importer
+from helpers.knowledge.store import errors_in_one_line, open_to_read, open_to_write
+
+LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 14,590, and tantivy 3
+
+Source = str | Path | Document | Deletion | Rejection
+
+
+class Index:
+    """The index in the file `path`, which the first `add` makes; a path within the project may be relative to it.
+
+    Any number of processes may search while one adds; threads that share an Index wait for its `add`. A change of a
+    large index writes the folder anew (4 s for 41,000 passages).
+
+    A document is known by its `source`; where it has no `version`, by the file that it was read from and its `source`,
+    since two files may both have a row 1. So a PMID is one document in all of NLM's files, and two folders may both
+    hold a `notes.md`.
+
+    Raises InputError, in one line, for a file that is not an index or has another layout.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = project_path(path)
+        self.folder = self.path.with_name(self.path.name + ".tantivy")
+        self._db: sqlite3.Connection | None = None
+        self._fts5: Fts5 | None = None
+        self._tantivy: tuple[str, Tantivy | None] | None = None
+        self._lock = threading.RLock()
+        self._open()
+
+    def add(self, sources: Source | Iterable[Source]) -> Added:
+        """Read files and folders, or documents, into the index; what is there already stays as it is.
+
+        A file with the same name and content is read once. Where it has changed, what it no longer holds leaves the
+        index. Of versions of a document the greatest stays, in whichever order they come; a deletion outweighs its own
+        version and all before it. Each file is in or out as a whole (a larger one than importing.TRANSACTION items in
+        parts of that size), so a second call goes on where a killed process or a full disk ended the first.
+
+        Raises InputError if a source does not exist, another process is adding, or the disk is full.
+        """
+        given = [sources] if isinstance(sources, Source) else sources
+        with self._lock, self._closed(), open_to_write(self.path) as db:
+            importer = Importer(db)
+            for item in given:
+                importer.source(item) if isinstance(item, str | Path) else importer.loose(item)
+            added = importer.finish()
+            self._build_tantivy(db)
+            return added
+
+    def search(self, query: str, k: int = 10, per_document: int | None = None) -> list[Passage]:
+        """The k best passages for the query's words, or all that have one of them; [] if there is none.
+
+        `per_document` is the most passages of one document: 1 gives k documents, each by its best passage. None sets no
+        limit. Equal scores come in the order of reading. Raises InputError for k or per_document below 1.
+        """
+        for name, value in (("k", k), ("per_document", per_document)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}: it has to be 1 or more")
+        with self._reading() as db:
+            asked = k if per_document is None else 4 * k
+            while True:
+                hits = self._hits(db, query, asked) if db else []
+                found = _limited(self._passages(db, hits), per_document) if db else []
+                if len(found) >= k or len(hits) < asked:
+                    return [passage for _, passage in found[:k]]
+                asked *= 4
+
+    def __len__(self) -> int:
+        """How many passages there are."""
+        return self._state("passages") or 0
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return self._state("documents") or 0
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            for part in (self._fts5, self._db):
+                if part is not None:
+                    part.close()
+            self._db = self._fts5 = self._tantivy = None
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._db is None and self.path.exists():
+            self._db = open_to_read(self.path)
+            self._fts5 = Fts5(self._db)
+
+    @contextmanager
+    def _closed(self) -> Iterator[None]:
+        """Without the reading connection, which would keep SQLite from tidying up behind the writing one."""
+        self.close()
+        yield
+        self._open()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """One state of the index in the block; None where it is still to be made."""
+        with self._lock, errors_in_one_line(self.path):
+            self._open()
+            if self._db is None or not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                yield None
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def _state(self, column: str) -> int:
+        with self._reading() as db:
+            return db.execute(f"SELECT {column} FROM state").fetchone()[0] if db else 0
+
+    def _hits(self, db: sqlite3.Connection, query: str, limit: int) -> Hits:
+        limit = min(limit, max(1, db.execute("SELECT passages FROM state").fetchone()[0]))
+        state = _state_name(db)
+        if self._tantivy is None or self._tantivy[0] != state:
+            self._tantivy = (state, open_tantivy(self.folder, state))
+        engine = self._tantivy[1] or self._fts5
+        return engine.search(query, limit) if engine else []
+
+    def _passages(self, db: sqlite3.Connection, hits: Hits) -> list[tuple[int, Passage]]:
+        """(document, passage) for each hit."""
+        found = []
+        for row, score in hits:
+            number, title, text, source, licence, address = db.execute(
+                "SELECT d.id, p.title, p.text, d.source, d.licence, d.address"
+                " FROM passages p JOIN documents d ON d.id = p.document WHERE p.rowid = ?",
+                [row],
+            ).fetchone()
+            found.append((number, Passage(text, title, source, licence, score, address=address)))
+        return found
+
+    def _build_tantivy(self, db: sqlite3.Connection) -> None:
+        """Bring the folder to the file's state where the index is large."""
+        clear_leftovers(self.folder.parent)
+        (size,) = db.execute("SELECT passages FROM state").fetchone()
+        if size >= LARGE and tantivy_module() and state_in(self.folder) != _state_name(db):
+            rows = db.execute("SELECT rowid, title, text FROM passages ORDER BY rowid")
+            Tantivy.build(self.folder, _state_name(db), rows)
+
+
+def _state_name(db: sqlite3.Connection) -> str:
+    return "{} {}".format(*db.execute("SELECT identity, changes FROM state").fetchone())
+
+
+def _limited(found: list[tuple[int, Passage]], per_document: int | None) -> list[tuple[int, Passage]]:
+    if per_document is None:
+        return found
+    seen: dict[int, int] = {}
+    kept = []
+    for number, passage in found:
+        seen[number] = seen.get(number, 0) + 1
+        if seen[number] <= per_document:
+            kept.append((number, passage))
+    return kept

@@ -1,0 +1,213 @@
+"""Text out of markup: XML read safely and in bounded memory, inline tags and formulas as text, stray characters out."""
+
+import html
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO
+from xml.etree.ElementTree import Element, ParseError, XMLPullParser
+from xml.parsers import expat
+
+from helpers.knowledge.documents import Section
+
+CHUNK = 1 << 16  # bytes
+MAX_DEPTH = 200  # levels; the real corpora have at most 25
+MAX_RECORD = 64 << 20  # bytes of one element that is kept in memory
+PREDEFINED = {"amp", "lt", "gt", "quot", "apos"}  # entities that every XML parser knows
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
+)
+
+
+class MarkupError(ValueError):
+    """What is wrong with a file, in one line that follows the file's name."""
+
+
+class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
+    pass
+
+
+def clean(text: str) -> str:
+    """One line in Unicode's composed form: white space as single spaces, no control or invisible characters."""
+    text = " ".join(text.split())
+    if text.isascii() and text.isprintable():
+        return text
+    text = _INVISIBLE.sub("", text)
+    if not text.isprintable():  # spaces are; so only odd characters are looked at one by one
+        text = "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn"))
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def sections(found: Iterable[tuple[tuple[str, ...], list[str]]]) -> list[Section]:
+    """Sections of cleaned text; empty paragraphs, and sections without any, are left out."""
+    tidy = (Section(tuple(map(clean, path)), [p for p in map(clean, paragraphs) if p]) for path, paragraphs in found)
+    return [section for section in tidy if section.paragraphs]
+
+
+def local(element: Element) -> str:
+    """A tag without its namespace."""
+    return element.tag.rpartition("}")[2]
+
+
+def parse(content: bytes) -> Element:
+    """The root of a small XML file; HTML's named entities are known. MarkupError for anything unsafe or broken."""
+    for root in stream(io.BytesIO(_numeric_entities(content)), lambda element, depth: depth == 0, forget=False):
+        return root
+    raise MarkupError("is empty")
+
+
+def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
+    """Each finished element for which `wanted(element, depth)` holds; the root's depth is 0.
+
+    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises MarkupError,
+    with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above MAX_RECORD bytes.
+    """
+    parser, prolog, pending = XMLPullParser(("start", "end")), _prolog_guard(), 0
+    root, depth = None, 0
+    try:
+        while chunk := handle.read(CHUNK):
+            prolog = _guard(prolog, chunk)
+            parser.feed(chunk)
+            pending += len(chunk)
+            for event, element in parser.read_events():
+                if event == "start":
+                    root = element if root is None else root
+                    depth += 1
+                    if depth > MAX_DEPTH:
+                        raise MarkupError(f"has more than {MAX_DEPTH} levels of tags")
+                    continue
+                depth -= 1
+                if wanted(element, depth):
+                    yield element
+                if forget and depth == 1:
+                    root.clear()
+                    pending = 0
+            if pending > MAX_RECORD:
+                raise MarkupError(f"has a record of more than {MAX_RECORD >> 20} MiB")
+        parser.close()
+    except ParseError as error:
+        raise MarkupError(f"is broken XML ({error})") from None
+    except (LookupError, ValueError) as error:  # an encoding that does not exist, or that expat does not take
+        raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
+
+
+def root_name(handle: IO[bytes]) -> str:
+    """The tag of the root, `{namespace}name`, from the first bytes of XML; MarkupError if there is none."""
+    parser = XMLPullParser(("start",))
+    try:
+        for _ in range(16):
+            parser.feed(chunk := handle.read(CHUNK))
+            for _, element in parser.read_events():
+                return element.tag
+            if not chunk:
+                break
+    except (ParseError, LookupError, ValueError) as error:
+        raise MarkupError(f"is broken XML ({error})") from None
+    raise MarkupError("is XML without a root")
+
+
+def _prolog_guard() -> expat.XMLParserType:
+    """Reads what stands before the root, to refuse entity declarations; after it there can be none."""
+    guard = expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise MarkupError("declares XML entities, which are not expanded: remove its DOCTYPE")
+
+    def stop(*_: object) -> None:
+        raise _RootReached
+
+    guard.EntityDeclHandler, guard.StartElementHandler = refuse, stop
+    return guard
+
+
+def _guard(guard: expat.XMLParserType | None, chunk: bytes) -> expat.XMLParserType | None:
+    try:
+        if guard:
+            guard.Parse(chunk)
+    except (_RootReached, expat.ExpatError, LookupError, ValueError) as ended:
+        if isinstance(ended, MarkupError):
+            raise
+        return None  # a broken prolog is reported by the parser itself
+    return guard
+
+
+def _numeric_entities(content: bytes) -> bytes:
+    """HTML's named entities (&nbsp;) as character references; XML without a DTD knows only five."""
+
+    def numeric(match: re.Match[bytes]) -> bytes:
+        name = (match[1] or b"").decode()
+        characters = html.entities.html5.get(name + ";") if name and name not in PREDEFINED else None
+        return "".join(f"&#{ord(c)};" for c in characters).encode() if characters else match[0]
+
+    return re.sub(rb"<!\[CDATA\[.*?\]\]>|&([A-Za-z][A-Za-z0-9]*);", numeric, content, flags=re.DOTALL)
+
+
+def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda element: False) -> str:
+    """All text of an element in order. Tags neither join nor split words; a power of a number is written 10^5.
+
+    Line breaks and block elements part words by a space, formulas are written on one line.
+    """
+    parts = [element.text or ""]
+    for child in element:
+        if not left_out(child):
+            parts.append(_child_text(child, "".join(parts)[-1:], left_out))
+        parts.append(child.tail or "")
+    return "".join(parts)
+
+
+INLINE = {
+    *("a", "b", "cite", "code", "em", "emphasis", "foreign", "i", "link", "math", "q", "small", "span", "strong"),
+    *("sub", "sup", "term", "u"),
+}
+
+
+def _child_text(child: Element, before: str, left_out: Callable[[Element], bool]) -> str:
+    name = local(child)
+    if name == "math":
+        return " ".join(formula(child).split())
+    text = inline_text(child, left_out)
+    if name == "sup" and before.isdigit() and re.fullmatch(r"\s*[-−–+]?\d[\d.,]*\s*", text):
+        return "^" + text.strip()
+    return text if name in INLINE else f" {text} "
+
+
+def formula(element: Element) -> str:
+    """MathML on one line: a/b, a^b, operators between spaces, a table's rows parted by semicolons."""
+    name = local(element)
+    if name == "mspace" or name.startswith("annotation"):
+        return " "
+    if name == "mo":
+        sign = clean(element.text or "")
+        return sign if sign and sign in "()[]{}|,.!%′" else f" {sign} "
+    if not len(element):
+        return re.sub(r"\s+", " ", element.text or "")
+    parts = [formula(child).strip() for child in element]
+    if name == "mfrac" and len(parts) == 2:
+        return "/".join(f"({part})" if " " in part else part for part in parts)
+    if name == "msqrt":
+        return f"√({_row(element)})"
+    if name in ("msub", "msup", "msubsup"):
+        return _scripts(name, parts)
+    if name == "mfenced":
+        return f"{element.get('open', '(')}{', '.join(parts)}{element.get('close', ')')}"
+    separator = {"mtable": "; ", "mtr": " ", "munder": " ", "mover": " ", "munderover": " "}.get(name)
+    return separator.join(parts) if separator else _row(element)
+
+
+def _row(element: Element) -> str:
+    """Neighbours as they stand, but 1 1/2 and not 11/2."""
+    line = ""
+    for child in element:
+        part = formula(child)
+        line += " " + part if local(child) == "mfrac" and line[-1:].isalnum() else part
+    return line
+
+
+def _scripts(name: str, parts: list[str]) -> str:
+    """HCO3, x^2, Ca2+: a charge is joined to its ion, any other exponent is marked."""
+    base, *rest = parts
+    lower = rest[0] if name != "msup" and rest else ""
+    upper = "".join(rest[-1].split()) if name != "msub" and rest else ""
+    mark = "" if not upper or upper[-1] in "+-−–" else "^"
+    return base + lower + mark + upper

@@ -1,0 +1,128 @@
+"""Rows of a .jsonl file: MedQuAD's, or any with a `text`; and MedQuAD's original XML."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.markup import MarkupError, clean, inline_text, parse, sections
+
+LICENCE = "CC BY 4.0"
+KEYS = {"id", "source", "url", "focus", "question", "answer"}
+MAX_ROW = 16 << 20  # bytes
+BULLET = re.compile(r"(?:^|(?<=\s))-\s+")
+
+
+class UnknownRowsError(ValueError):
+    """The rows of a .jsonl file are neither MedQuAD's nor texts; the words follow the file's name."""
+
+
+def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
+    """One document a row of a .jsonl file, read row by row; `name` stands for the file in a generic row's source.
+
+    MedQuAD's row has its `id` as source; an id that another row of the file had before is followed by its collection
+    (`0000001-1@GARD`), as MedQuAD numbers each collection anew, and by a count. Other rows need `text`, and may have
+    `id`, `title`, `licence` and `address`; their source is `name#id`, or `name#line`.
+    Raises UnknownRowsError, which names the keys, if the first row is of another kind.
+    """
+    seen: Counter[str] = Counter()
+    first = True
+    for line, row in _json_lines(path):
+        where = f"{path}: line {line}"
+        if isinstance(row, Rejection):
+            yield row
+            continue
+        if first and not (row.keys() >= KEYS or "text" in row):
+            raise UnknownRowsError(f"has rows with the keys {', '.join(map(str, row))}: neither MedQuAD's nor a 'text'")
+        first = False
+        if row.keys() >= KEYS:
+            yield _pair(where, {key: _string(row[key]) for key in KEYS}, seen)
+        elif clean(text := _string(row.get("text"))):
+            yield _generic(row, text, f"{name}#{clean(_string(row.get('id'))) or line}")
+        else:
+            yield Rejection(where, "has no text")
+
+
+def read_medquad_xml(path: Path, content: bytes) -> Iterator[Document | Rejection]:
+    """The pairs of one of MedQuAD's files; a pair's source is `FILE-PID@COLLECTION`. Empty answers are rejected.
+
+    (NLM holds back the answers of three collections, A.D.A.M. and two more, for their publishers' copyright.)
+    """
+    try:
+        root = parse(content)
+    except MarkupError as error:
+        yield Rejection(str(path), str(error))
+        return
+    about = {"source": root.get("source") or "", "url": root.get("url") or "", "focus": _inner(root, "Focus")}
+    seen: Counter[str] = Counter()
+    for number, pair in enumerate(root.iter("QAPair"), 1):
+        pid = pair.get("pid") or str(number)
+        row = about | {"id": f"{path.stem}-{pid}@{about['source']}"}
+        row |= {"question": _inner(pair, "Question"), "answer": _inner(pair, "Answer")}
+        yield _pair(f"{path}: pair {pid}", row, seen)
+
+
+def _inner(element: Element, name: str) -> str:
+    found = element.find(name)
+    return inline_text(found) if found is not None else ""
+
+
+def _pair(where: str, row: dict[str, str], seen: Counter[str]) -> Document | Rejection:
+    paragraphs = answer_paragraphs(row["answer"])
+    if not paragraphs:
+        return Rejection(where, "has an empty answer")
+    name = clean(row["id"]) or f"{where.rpartition(' ')[2]}"
+    if seen[name]:
+        name = f"{name}@{clean(row['source'])}"
+    seen[name] += 1
+    source = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    found = sections([((row["focus"], row["question"]), paragraphs)])
+    return Document(source, found, LICENCE, clean(row["url"]))
+
+
+def answer_paragraphs(answer: str) -> list[str]:
+    """An answer's lines as paragraphs; three or more ' - ' in a line are a list, each item of it a paragraph."""
+    found = []
+    for line in answer.split("\n"):
+        items = BULLET.split(line)
+        if len(items) > 3 or (len(items) > 1 and not items[0].strip()):
+            found += [items[0], *(f"- {item}" for item in items[1:] if item.strip())]
+        else:
+            found.append(line)
+    return [paragraph for paragraph in map(clean, found) if paragraph and paragraph != "-"]
+
+
+def _generic(row: dict[str, Any], text: str, source: str) -> Document:
+    title = _string(row.get("title")) or source
+    licence = _string(row.get("licence") or row.get("license"))
+    address = _string(row.get("address") or row.get("url"))
+    return Document(source, sections([((title,), re.split(r"\n\s*\n", text))]), clean(licence), clean(address))
+
+
+def _string(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejection]]:
+    """(line, row); a line that is not an object of JSON in UTF-8, or longer than MAX_ROW, is a Rejection."""
+    number = 0
+    with open(path, "rb") as handle:
+        while line := handle.readline(MAX_ROW + 1):
+            number += 1
+            where = f"{path}: line {number}"
+            if len(line) > MAX_ROW:
+                yield number, Rejection(where, f"is longer than {MAX_ROW >> 20} MiB")
+                while line and not line.endswith(b"\n"):
+                    line = handle.readline(MAX_ROW)
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig")) if line.strip() else {}
+            except (ValueError, RecursionError) as error:
+                yield number, Rejection(where, f"is not JSON ({clean(str(error))[:100]})")
+                continue
+            if line.strip():
+                yield number, row if isinstance(row, dict) else Rejection(where, "is not an object")

@@ -1,0 +1,156 @@
+"""PubMed citations as NLM ships them (baseline and update files) and as E-utilities return them."""
+
+import gzip
+import hashlib
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+from xml.etree.ElementTree import Element
+
+from helpers.knowledge.documents import Deletion, Document, Rejection
+from helpers.knowledge.markup import CHUNK, MarkupError, clean, inline_text, local, sections, stream
+
+LICENCE = "NLM citation record; abstracts may be their publishers'"
+NUMBER = re.compile(r"pubmed(\d{2})n(\d{4,})\.xml", re.IGNORECASE)
+RECORDS = {"PubmedArticle", "PubmedBookArticle"}
+
+
+def file_version(path: Path) -> str:
+    """`pubmed26n001334` for pubmed26n1334.xml.gz, so that a later file sorts later; "" for any other name."""
+    match = NUMBER.match(path.name)
+    return f"pubmed{match[1]}n{int(match[2]):06}" if match else ""
+
+
+def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
+    """The records of one .xml or .xml.gz file, one at a time in memory.
+
+    Versions sort by file, then by the PMID's own version; without a file number by DateRevised, which sorts before any
+    file: a record of NLM's files outranks a fetched one. A file that is damaged in transfer (its .md5 or its gzip
+    checksum does not fit) is one Rejection and none of its records is taken; of XML that breaks off, the records
+    before that are kept and the rest is one Rejection. OSError if the file cannot be opened.
+    """
+    if damage := _damage(path):
+        yield Rejection(str(path), damage)
+        return
+    version = file_version(path)
+    try:
+        with open_xml(path) as handle:
+            for element in stream(handle, _is_record):
+                yield from _record(element, version, path)
+    except (MarkupError, zlib.error, EOFError) as error:
+        yield Rejection(str(path), f"{error}; the records before that are kept")
+
+
+def open_xml(path: Path) -> IO[bytes]:
+    """The XML of a plain or gzipped file, by its first bytes."""
+    with open(path, "rb") as handle:
+        zipped = handle.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else open(path, "rb")
+
+
+def _damage(path: Path) -> str:
+    """What a transfer did to a file, "" for nothing: the .md5 beside it decides, else the checksum inside a .gz."""
+    expected = _expected_md5(path)
+    if expected:
+        with open(path, "rb") as handle:
+            found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != expected:
+            return f"does not have the MD5 of {path.name}.md5: download it again"
+    with suppress(FileNotFoundError), open_xml(path) as handle:
+        try:
+            while not expected and isinstance(handle, gzip.GzipFile) and handle.read(CHUNK * 16):
+                pass
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            return f"is damaged ({clean(str(error))}): download it again"
+    return ""
+
+
+def _expected_md5(path: Path) -> str:
+    """The digest in NLM's `MD5(name)= digest`, or in md5sum's `digest name`; "" if there is none."""
+    beside = path.with_name(path.name + ".md5")
+    if not beside.is_file():
+        return ""
+    match = re.search(r"\b[0-9a-fA-F]{32}\b", beside.read_text(encoding="utf-8", errors="replace")[:4096])
+    return match[0].lower() if match else ""
+
+
+def _is_record(element: Element, depth: int) -> bool:
+    return depth == 1 and (local(element) in RECORDS or local(element) == "DeleteCitation")
+
+
+def _record(element: Element, version: str, path: Path) -> Iterator[Document | Deletion | Rejection]:
+    if local(element) == "DeleteCitation":
+        for pmid in element.iter("PMID"):
+            if name := _pmid(pmid):
+                yield Deletion(name, f"{version}.999" if version else "")
+        return
+    citation = element.find("MedlineCitation" if local(element) == "PubmedArticle" else "BookDocument")
+    pmid = citation.find("PMID") if citation is not None else None
+    if citation is None or not (name := _pmid(pmid)):
+        yield Rejection(str(path), f"a {local(element)} has no PMID")
+        return
+    title = _title(citation)
+    paragraphs = _abstract(citation)
+    if not title and not paragraphs:
+        yield Rejection(f"{path}: PMID {name}", "has neither a title nor an abstract")
+        return
+    own = f"{version or _date(citation)}.{int(_digits(pmid.get('Version')) or 1):03}"
+    found = sections([((_marked(title, citation) or f"PMID {name}",), paragraphs or [title])])
+    copyright_line = clean(_text(citation.find(".//CopyrightInformation")))
+    yield Document(name, found, copyright_line or LICENCE, f"https://pubmed.ncbi.nlm.nih.gov/{name}/", own)
+
+
+def _pmid(element: Element | None) -> str:
+    return _digits(element.text if element is not None else "")
+
+
+def _digits(text: str | None) -> str:
+    """The text if it is a number of at most 12 ASCII digits, else ""."""
+    return match[1] if (match := re.fullmatch(r"\s*0*([1-9][0-9]{0,11})\s*", text or "")) else ""
+
+
+def _date(citation: Element) -> str:
+    """DateRevised as 2026-01-31; "0000-00-00" where there is none."""
+    revised = citation.find("DateRevised")
+    parts = [_digits(revised.findtext(name)) if revised is not None else "" for name in ("Year", "Month", "Day")]
+    return "-".join(part.zfill(width) for part, width in zip(parts, (4, 2, 2), strict=True))
+
+
+def _text(element: Element | None) -> str:
+    return inline_text(element) if element is not None else ""
+
+
+def _title(citation: Element) -> str:
+    """The English title, which NLM brackets if it is a translation, with the vernacular one after it in brackets."""
+    title = clean(_text(citation.find(".//ArticleTitle")))
+    title = title or clean(_text(citation.find("Book/BookTitle")))
+    vernacular = clean(_text(citation.find(".//VernacularTitle"))).strip("[]")
+    if not vernacular or title.casefold().strip("[].") == vernacular.casefold().rstrip("."):
+        return title
+    return f"{title} [{vernacular}]".strip()
+
+
+def _marked(title: str, citation: Element) -> str:
+    """'Retracted: ' before the title of a retracted article, if it does not say so itself."""
+    kinds = {kind.text for kind in citation.iter("PublicationType")}
+    notes = {note.get("RefType") for note in citation.iter("CommentsCorrections")}
+    retracted = "Retracted Publication" in kinds or "RetractionIn" in notes
+    return f"Retracted: {title}" if retracted and not re.match(r"\W*retracted\b", title, re.IGNORECASE) else title
+
+
+def _abstract(citation: Element) -> list[str]:
+    """'LABEL: text' by part; without an Abstract the first other abstract in English."""
+    others = [other for other in citation.findall("OtherAbstract") if (other.get("Language") or "eng") == "eng"]
+    for abstract in [*citation.iterfind(".//Abstract"), *others]:
+        parts = [_part(part) for part in abstract.iterfind("AbstractText")]
+        if any(parts):
+            return [part for part in parts if part]
+    return []
+
+
+def _part(part: Element) -> str:
+    text, label = clean(inline_text(part)), clean(part.get("Label") or "")
+    return f"{label}: {text}" if text and label and label != "UNLABELLED" else text
