@@ -87,6 +87,8 @@ def ask(
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
+    sources: Annotated[bool, typer.Option("--sources", help="Look it up first, and list the sources.")] = False,
+    index: Annotated[Path | None, typer.Option(help="The index to look it up in; else the one that 07 made.")] = None,
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config, parse_assignment
@@ -108,6 +110,12 @@ def ask(
         opened = _open(profile, _made(run_dir), settings, record=False)
         config = opened.config
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
+    library = None
+    if sources or index:
+        from helpers.use.sources import find_index, open_book, source_lines, with_sources
+
+        library, k = find_index(None if endpoint else opened, index and Path.cwd() / index), config.retrieval.k
+        answerers = {side: with_sources(answerer, library, k) for side, answerer in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
     if out:
         made = ask_file(many, out, answerers, config.generation.batch_size)
@@ -118,11 +126,13 @@ def ask(
     for side, answerer in answerers.items():
         if compare:
             print(f"## {side}\n")
-        _print_reply(answerer.stream(one))
+        reply = _print_reply(answerer.stream(one))
+        if library:
+            print("\nSources:", *source_lines(open_book(library, one, k)[1], reply), sep="\n")
 
 
-def _print_reply(pieces: Iterator[Any]) -> None:
-    """Print the text as it streams to standard output, and notes about it to standard error."""
+def _print_reply(pieces: Iterator[Any]) -> str:
+    """Print the text as it streams to standard output, and notes about it to standard error; return the whole."""
     from helpers.prompts.encoding import split_reasoning
     from helpers.use.client import Ended
 
@@ -136,6 +146,7 @@ def _print_reply(pieces: Iterator[Any]) -> None:
     print(flush=True)
     if not split_reasoning(reply).closed:
         print("(the thought was never closed: no answer)", file=sys.stderr)
+    return reply
 
 
 @app.command()

@@ -92,7 +92,7 @@ def settings_read():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, sample_rows):
-    """A folder with what 02 to 06 leave, made by the tiny model: run, and by stage the settings that it has read.
+    """A folder with what 02 to 07 leave, made by the tiny model: run, and by stage the settings that it has read.
 
     Its adapter is random, not trained, and 06 has merged without converting.
     """
@@ -106,6 +106,7 @@ def tiny_run(tmp_path_factory, sample_rows):
     from helpers.export.gguf import write_modelfile
     from helpers.export.merge import merge
     from helpers.models.loading import load_base, load_tokenizer
+    from helpers.retrieval.reading import read_and_answer
 
     few = {"max_validation": 2, "max_questions": 2, "strength_questions": 1}
     few = {f"evaluation.{key}": value for key, value in few.items()} | {"generation.max_new_tokens": 8}
@@ -125,6 +126,8 @@ def tiny_run(tmp_path_factory, sample_rows):
         check_room(run)
         merge(run)
         write_modelfile(run, load_tokenizer(run.config.model), run / "export/model-f16.gguf")
+    with settings_read() as read["07_retrieval"]:
+        read_and_answer(run)
     return SimpleNamespace(run=run, read=read)
 
 

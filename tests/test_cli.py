@@ -174,8 +174,8 @@ def test_a_changed_source_runs_03_again_and_the_next_only_if_its_outputs_changed
         ("data/train.jsonl", ["04_lora_training"]),
         ("data/validation.jsonl", ["04_lora_training", "05_evaluation"]),
         ("data/test.jsonl", []),
-        ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export"]),
-        ("adapter/adapter_config.json", ["05_evaluation", "06_export"]),
+        ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export", "07_retrieval"]),
+        ("adapter/adapter_config.json", ["05_evaluation", "06_export", "07_retrieval"]),
         ("evaluation/metrics.json", ["06_export"]),
     ],
 )
@@ -321,8 +321,8 @@ def test_the_inputs_are_those_from_before_the_stage_ran(run, monkeypatch, preten
 @pytest.mark.parametrize(
     ("start", "only", "numbers"),
     [
-        (None, None, "01 02 03 04 05 06"),
-        ("03", None, "03 04 05 06"),
+        (None, None, "01 02 03 04 05 06 07"),
+        ("03", None, "03 04 05 06 07"),
         ("06_export", None, "06"),
         (None, "5", "05"),
     ],
@@ -334,7 +334,7 @@ def test_from_and_only_choose_stages(start, only, numbers):
 @pytest.mark.parametrize("word", ["07", "0", "export"])
 def test_an_unknown_stage_is_named_with_the_valid_ones(word):
     for choice in ({"start": word}, {"only": word}):
-        with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06"):
+        with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06, 07"):
             choose_stages(**choice)
 
 
@@ -385,14 +385,14 @@ def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
     assert [line.split()[:2] for line in result.out.splitlines() if " finished " in line] == [
         [name, "finished"] for name in NAMES
     ]
-    assert "6 stages run" in result.out
+    assert "7 stages run" in result.out
     assert "-0.250 (-0.250 to -0.250)" in result.out
     assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
     again = cli("run", "--run-dir", tmp_path / "run")
     assert again.status == 0
     assert pretended.since() == []
     assert "0 stages run" in again.out
-    assert "6 skipped" in again.out
+    assert "7 skipped" in again.out
     assert "-0.250 (-0.250 to -0.250)" in again.out
 
 
@@ -401,7 +401,7 @@ def test_run_takes_from_only_set_and_force(cli, pretended, tmp_path):
     assert cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "2").status == 0
     assert pretended.since() == ["02_baseline_inference"]
     assert cli("run", "--run-dir", folder, "--from", "05").status == 0
-    assert pretended.since() == ["05_evaluation", "06_export"]
+    assert pretended.since() == ["05_evaluation", "06_export", "07_retrieval"]
     forced = cli("run", "--run-dir", folder, "--profile", "smoke", "--force", "--set", "lora.r=8", "--only", "04")
     assert forced.status == 0
     assert pretended.since() == ["04_lora_training"]

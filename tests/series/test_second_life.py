@@ -52,6 +52,7 @@ def test_every_notebook_has_an_exercise_and_this_file_carries_out_all_of_them():
         "04": [{"training.max_steps": 120}],
         "05": [{"evaluation.questions": ["my_questions.jsonl"]}],
         "06": [],  # as in 03, cells of its own, which run with the notebook
+        "07": [{"retrieval.k": 2}],
     }
 
 
@@ -68,6 +69,12 @@ def test_02_takes_another_folder_as_it_says(folder, tmp_path):
     other = open_run("smoke", tmp_path / "other", overrides)
     report = prepare(other, load_tokenizer(other.config.model))
     assert report["splits"]["train"] > 0
+
+
+def test_07_reads_more_passages_in_the_same_folder(folder):
+    _, [overrides] = exercise("07_retrieval")
+    before = open_run("auto", folder, {"retrieval.k": 1})
+    assert stale(before, open_run("auto", folder, overrides)) == ["07"]
 
 
 def test_04_trains_longer_in_the_same_folder(folder):

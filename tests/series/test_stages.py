@@ -15,32 +15,41 @@ from helpers.series import stages
 from helpers.series.stages import SETTINGS, changes, notebook_code, stage_inputs, trained_by_other_code
 
 NAMES = list(STAGES)
-ALL = "01 02 03 04 05 06"
+ALL = "01 02 03 04 05 06 07"
 # Every module and packaged file, with the stages that a change of it runs again.
 RUNS = {
-    "__init__.py": "", "__main__.py": "", "answers.py": "05", "baseline_inference.py": "02",
-    "baseline_questions.jsonl": "02 03 05 06", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
-    "config.py": ALL, "dataset_prep/__init__.py": "", "dataset_prep/overlap.py": "03",
-    "dataset_prep/prepare.py": "03", "dataset_prep/remarks.py": "", "dataset_prep/similarity.py": "03",
-    "decoding.py": "02 05 06", "evaluation/__init__.py": "", "evaluation/calibration.py": "05",
-    "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05", "evaluation/metrics.py": "05",
-    "evaluation/remarks.py": "", "export/__init__.py": "", "export/check.py": "06", "export/files.py": "06",
-    "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06", "export/remarks.py": "",
-    "files.py": ALL, "generation.py": "02 05 06", "gpus.yaml": ALL, "index.html.j2": "", "knowledge/__init__.py": "",
-    "knowledge/documents.py": "", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
-    "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
-    "lora_training/remarks.py": "", "lora_training/train.py": "04", "losses.py": "02 04 05 06", "machine.py": ALL,
-    "model_card.md.j2": "06", "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL,
-    "models/packaged.py": ALL, "models/portable.py": ALL, "modules.py": "", "profiles.yaml": "", "progress.py": "",
-    "prompts/__init__.py": "", "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL,
-    "prompts/families.py": ALL, "questions.py": "02 03 05 06", "r1_style_template.jinja": ALL,
+    "__init__.py": "", "__main__.py": "", "answers.py": "05 07", "baseline_inference.py": "02",
+    "baseline_questions.jsonl": "02 03 05 06 07", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
+    "config.py": ALL, "dataset_prep/__init__.py": "", "dataset_prep/open_book.py": "03",
+    "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03", "dataset_prep/remarks.py": "",
+    "dataset_prep/similarity.py": "03", "decoding.py": "02 05 06 07", "evaluation/__init__.py": "",
+    "evaluation/calibration.py": "05", "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05",
+    "evaluation/metrics.py": "05", "evaluation/remarks.py": "", "export/__init__.py": "", "export/check.py": "06",
+    "export/files.py": "06", "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06",
+    "export/remarks.py": "", "files.py": ALL, "generation.py": "02 05 06 07", "gpus.yaml": ALL,
+    "handbook.jsonl": "03 07", "index.html.j2": "", "knowledge/__init__.py": "03 07", "knowledge/cnxml.py": "03 07",
+    "knowledge/cnxml_tables.py": "03 07", "knowledge/corpora.py": "03 07", "knowledge/documents.py": "03 07",
+    "knowledge/engines.py": "03 07", "knowledge/entrez.py": "", "knowledge/importing.py": "03 07",
+    "knowledge/index.py": "03 07", "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07",
+    "knowledge/markup.py": "03 07", "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
+    "knowledge/pdf.py": "03 07", "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07",
+    "knowledge/synonyms.py": "03 07", "knowledge/terms.py": "03 07", "lora_training/__init__.py": "",
+    "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
+    "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
+    "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
+    "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
+    "modules.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
+    "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
+    "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
     "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
-    "report/plots.py": "", "report/results.py": "06", "run_dir.py": ALL, "sample.jsonl": "03",
-    "sample_questions.jsonl": "02 03 05 06", "sampling.py": "02 05 06", "scoring.py": "05", "secrets.py": "",
+    "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
+    "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL, "sample.jsonl": "03",
+    "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07", "scoring.py": "05 07", "secrets.py": "",
     "series/__init__.py": "", "series/remarks.py": "", "series/runner.py": "", "series/stages.py": "", "setup.py": "",
     "source_check.py": "", "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03",
-    "sources/tables.py": ALL, "statistics.py": "05 06", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "",
-    "use/client.py": "", "use/publish.py": "", "use/server.py": "", "vllm_reasoning_parser.py": "",
+    "sources/tables.py": ALL, "statistics.py": "05 06 07", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "",
+    "use/client.py": "", "use/publish.py": "", "use/server.py": "", "use/sources.py": "",
+    "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 
 
@@ -133,10 +142,10 @@ def test_the_cells_that_find_the_project_and_name_the_version_do_not_count():
 # Settings --------------------------------------------------------------------------------------------------------
 
 READERS = {
-    "seed": "02 03 04 05 06", "model": "01 02 03 04 05 06", "data": "03", "lora": "04", "training": "04",
-    "generation": "02 05 06", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05",
-    "evaluation.max_questions": "03 05", "evaluation.strengths": "05", "evaluation.strength_questions": "05",
-    "export": "06", "tracking": "01 04 05", "profile": "",
+    "seed": "02 03 04 05 06 07", "model": "01 02 03 04 05 06 07", "data": "03", "lora": "04", "training": "04",
+    "generation": "02 05 06 07", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05 07",
+    "evaluation.max_questions": "03 05 07", "evaluation.strengths": "05", "evaluation.strength_questions": "05",
+    "export": "06", "retrieval": "07", "data.corpus": "03 04", "tracking": "01 04 05", "profile": "",
 }  # fmt: skip
 
 

@@ -158,7 +158,7 @@ def test_a_slot_is_free_again_after_an_error(monkeypatch):
 
 def answered(deltas, wait=30.0, settings=SETTINGS, **how):
     """The one reply of a server, left as soon as it is over or after `wait` seconds."""
-    server, turn = Server(deltas, **how), Turn("Why?", settings, {"base": Reply()})
+    server, turn = Server(deltas, **how), Turn("Why?", settings, {"base": Reply()}, "Why?")
     with answering(turn, {"base": Endpoint(server.url)}):
         until = time.monotonic() + wait
         while not turn.replies["base"].over and time.monotonic() < until:
@@ -192,7 +192,7 @@ def test_at_its_end_a_reply_shows_the_parts_that_everything_else_reads(text, par
 def test_both_sides_are_read_at_once():
     deltas = [{"content": "x"}] * 5
     endpoints = {side: Endpoint(Server(deltas, pause=0.1).url) for side in ("base", "tuned")}
-    turn = Turn("Why?", SETTINGS, {side: Reply() for side in endpoints})
+    turn = Turn("Why?", SETTINGS, {side: Reply() for side in endpoints}, "Why?")
     overlapped = False
     with answering(turn, endpoints):
         while not all(reply.over for reply in turn.replies.values()):
@@ -319,7 +319,7 @@ def test_the_newest_question_comes_first_and_the_session_keeps_twenty(servers, m
 def test_a_reply_that_a_new_run_of_the_script_overtakes_is_shown_as_stopped(servers):
     servers(base=REPLY)
     page = AppTest.from_file(PROJECT_ROOT / "app.py", default_timeout=20)
-    page.session_state["turns"] = deque([Turn("Why?", SETTINGS, {"base": Reply("Hm")})])
+    page.session_state["turns"] = deque([Turn("Why?", SETTINGS, {"base": Reply("Hm")}, "Why?")])
     page.run()
     assert texts(page) == ["Why?", "Hm"]
     assert "Stopped." in [each.value.replace("\\", "") for each in page.caption]

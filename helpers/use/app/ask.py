@@ -8,12 +8,14 @@ import streamlit as st
 
 from helpers import InputError
 from helpers.config import Config, GenerationSettings
+from helpers.prompts.families import END_THINK
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
 from helpers.use.client import MAX_QUESTION, check_question
+from helpers.use.sources import find_index, open_book, unknown_citations
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1
@@ -30,7 +32,7 @@ def show(run: Run | None, at_once: int) -> None:
     if not sides:
         st.info(f"{escaped(run.label)} cannot be asked yet: run 06_export, which makes its file for llama.cpp.")
         return
-    settings, chosen = _sidebar(run, sides, busy=question is not None)
+    settings, chosen, look_up = _sidebar(run, sides, busy=question is not None)
     _form(busy=question is not None)
     if problem := state.pop("problem", None):
         st.error(escaped(problem))
@@ -38,8 +40,11 @@ def show(run: Run | None, at_once: int) -> None:
     for number, turn in enumerate(reversed(turns)):
         _finished(turn, expanded=number == 0 and question is None)
     if question is not None:
-        turn = Turn(question, settings, {side: Reply() for side in chosen})
         try:
+            looked_up = (
+                open_book(find_index(run, None), question, run.config.retrieval.k) if look_up else (question, [])
+            )
+            turn = Turn(question, settings, {side: Reply() for side in chosen}, *looked_up)
             with newest:
                 _answer(run, turn, turns, at_once)
         except InputError as error:
@@ -47,8 +52,9 @@ def show(run: Run | None, at_once: int) -> None:
         st.rerun()  # unlocks the widgets
 
 
-def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationSettings, list[str]]:
-    """Sampling for both sides, and the sides to ask. Locked while busy: a change would end the reply."""
+def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationSettings, list[str], bool]:
+    """Sampling for both sides, the sides to ask, and whether to look the question up. Locked while busy: a change would
+    end the reply."""
     config = run.config if run else Config.resolve("laptop")
     usual = config.generation
     longest = max(config.model.max_length, usual.max_new_tokens)
@@ -67,7 +73,11 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
             disabled=busy,
             help="Reasoning and answer together. A reply that reaches the limit is cut off.",
         )  # fmt: skip
-    return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen
+        look_up = bool(run and (run / "retrieval/index.sqlite").is_file()) and st.toggle(
+            "Look it up first", key="look_up", persist_state="session", disabled=busy,
+            help="Passages that the question finds in the run's library go in front of it.",
+        )  # fmt: skip
+    return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen, look_up
 
 
 def _form(busy: bool) -> None:
@@ -115,8 +125,22 @@ def _finished(turn: Turn, expanded: bool) -> None:
     turn.end()  # Streamlit starts this run beside the one that it ends, which may not have got there yet
     with st.container(border=True):
         _draw(turn, _panels(turn, expanded))
+        _sources(turn)
         limit = turn.settings.max_new_tokens
         st.caption(f"Temperature {turn.settings.temperature:g}, at most {limit} tokens.")
+
+
+def _sources(turn: Turn) -> None:
+    """The numbered passages of an open-book question, and the citations that none of them bears."""
+    if turn.passages:
+        with st.expander(f"Sources ({len(turn.passages)})", expanded=True):
+            for n, each in enumerate(turn.passages, 1):
+                plain(f"[{n}] {each.title} ({', '.join(filter(None, (each.source, each.licence, each.address)))})")
+                plain(each.text)
+        for side, reply in turn.replies.items():
+            if unknown := unknown_citations(f"{END_THINK}{reply.answer}", turn.passages):
+                numbers = ", ".join(f"[{n}]" for n in unknown)
+                st.warning(f"The {side} model cites {escaped(numbers)}, which no passage has.")
 
 
 def _panels(turn: Turn, expanded: bool) -> dict[str, Panel]:

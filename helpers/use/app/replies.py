@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from helpers import InputError
 from helpers.config import GenerationSettings
+from helpers.knowledge.documents import Passage
 from helpers.prompts.encoding import split_reasoning
 from helpers.sources.tables import brief
 from helpers.use.client import Ended, Endpoint, Piece
@@ -39,11 +40,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, how it was asked, and each side's reply."""
+    """A question, how it was asked, and each side's reply; `text` is the question with `passages` in front."""
 
     question: str
     settings: GenerationSettings
     replies: dict[str, Reply]
+    text: str
+    passages: list[Passage] = field(default_factory=list)
 
     def end(self) -> None:
         """Mark every reply as over."""
@@ -77,7 +80,7 @@ def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
 def _read(reply: Reply, endpoint: Endpoint, turn: Turn, stopped: threading.Event) -> None:
     limit = 2 * turn.settings.max_new_tokens + 1  # pieces are tokens or more: beyond it the server ignores the limit
     try:
-        with closing(endpoint.stream(turn.question, turn.settings)) as stream:
+        with closing(endpoint.stream(turn.text, turn.settings)) as stream:
             for piece in islice(stream, limit):
                 _add(reply, piece)
                 if stopped.is_set():
