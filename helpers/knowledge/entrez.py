@@ -40,7 +40,7 @@ def fetch_topic(
 ) -> list[Path]:
     """Fetch the `limit` best matches of a PubMed query into `folder`; returns its files, of BATCH citations each.
 
-    A search is kept with its PMIDs in `search.json`, so that a fetch that was stopped goes on where it stopped, with
+    A search is kept with its PMIDs in `.search.json`, so that a fetch that was stopped goes on where it stopped, with
     the same citations; delete the folder to search anew. NCBI_API_KEY is looked for as all secrets are, never stored.
     Raises InputError, in one line, for a query without a match, a folder of another query, a refused key or no network.
     """
@@ -61,7 +61,7 @@ def fetch_topic(
 
 def _searched(server: "_Server", query: str, folder: Path, limit: int) -> list[str]:
     """The PMIDs of the search, from the folder if it holds one for the same query and limit."""
-    path = folder / "search.json"
+    path = folder / ".search.json"  # hidden, so that the index passes over it
     if path.is_file():
         try:
             kept = read_json(path)
