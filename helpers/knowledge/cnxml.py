@@ -137,10 +137,10 @@ def _text_of(element: Element, name: str) -> str:
 
 def _asks(element: Element, title: str = "") -> bool:
     """Whether an element holds questions or what is no content, by its name, class or title."""
-    classes = set((element.get("class") or "").lower().split())
-    if local(element) in LEFT_OUT or classes & (QUESTIONS | NO_CONTENT):
+    classes = (element.get("class") or "").lower().split()
+    if local(element) in LEFT_OUT or any(name in QUESTIONS or name in NO_CONTENT for name in classes):
         return True
-    return bool(QUESTION_TITLE.fullmatch(title))
+    return bool(title and QUESTION_TITLE.fullmatch(title))
 
 
 def _list_asks(element: Element) -> bool:
@@ -206,15 +206,17 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
     lines.text = element.text
     for number, child in enumerate(element, 1):
         name = local(child)
-        if _asks(child, _title(child)) or (name == "list" and local(element) == "note" and _list_asks(child)):
-            _append_text(lines, child.tail)
+        if _asks(child, _title(child) if name in BLOCKS else "") or (
+            name == "list" and local(element) == "note" and _list_asks(child)
+        ):
+            lines.append(_gap(child))
         elif name in BLOCKS or name in ("title", "caption", "label"):
             flush()
             done += _blocks(child, f"{number}. " if element.get("list-type") == "enumerated" else "- ")
             lines.text = child.tail
         elif name == "footnote":
             footnotes += _blocks(child)
-            _append_text(lines, child.tail)
+            lines.append(_gap(child))
         else:
             lines.append(child)
     flush()
@@ -223,11 +225,11 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
     return done + footnotes
 
 
-def _append_text(element: Element, text: str | None) -> None:
-    if len(element):
-        element[-1].tail = (element[-1].tail or "") + (text or "")
-    else:
-        element.text = (element.text or "") + (text or "")
+def _gap(after: Element) -> Element:
+    """What follows an element that is left out."""
+    gap = Element("span")
+    gap.tail = after.tail
+    return gap
 
 
 def _definition(element: Element) -> str:
@@ -239,22 +241,28 @@ def _definition(element: Element) -> str:
 def _name_links(root: Element, bundle: Path | None) -> None:
     """A link without words gets some: the kind of its target, or the title of the module or section that it means."""
     targets = {element.get("id"): element for element in root.iter() if element.get("id")}
+    words: dict[tuple[str | None, str | None], str] = {}
     for link in root.iter():
-        if local(link) != "link" or clean(inline_text(link)):
-            continue
-        target, kind = targets.get(link.get("target-id")), ""
-        if target is not None:
-            kind = local(target).removeprefix("sub").capitalize()
-            kind = kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
-        elif bundle and (module := link.get("document")):
-            kind = _title_in(bundle, module)
-        link.text = LINK + kind.replace(" ", LINK)
+        if local(link) == "link" and not clean(inline_text(link)):
+            key = link.get("target-id"), link.get("document")
+            if key not in words:
+                words[key] = _words_for(targets.get(key[0]), key[1], bundle)
+            link.text = LINK + words[key].replace(" ", LINK)
+
+
+def _words_for(target: Element | None, module: str | None, bundle: Path | None) -> str:
+    if target is None:
+        return _title_in(bundle, module) if bundle and module else ""
+    kind = local(target).removeprefix("sub").capitalize()
+    return kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
 
 
 def _without_empty_links(text: str) -> str:
     """Without '(see Figure)', whose figure is not here."""
+    if LINK not in text:
+        return clean(text)
     text = " ".join(text.split())
-    text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*)*\)", "", text)
+    text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*+)*+\)", "", text)
     return clean(text.replace(LINK, " "))
 
 
