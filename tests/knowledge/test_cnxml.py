@@ -201,7 +201,7 @@ SAMPLE = module(
 ).encode()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(SAMPLE)), st.integers(0, 30), st.binary(max_size=12))
 def test_a_mutated_module_never_raises(start, length, put):
     content = SAMPLE[:start] + put + SAMPLE[start + length :]

@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_number_of_records(write):
 SAMPLE = records(article(1), article(2, abstract="<AbstractText Label='A'>x<i>y</i></AbstractText>")).encode()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, len(SAMPLE)), st.integers(0, 40), st.binary(max_size=9), st.integers(0, 99), st.booleans())
 def test_mutated_files_never_raise_and_harm_no_other(write, start, length, put, cut, zipped):
     content = SAMPLE[:start] + put + SAMPLE[start + length :]
