@@ -209,14 +209,18 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
         if _asks(child, _title(child) if name in BLOCKS else "") or (
             name == "list" and local(element) == "note" and _list_asks(child)
         ):
+<<<<<<< HEAD
             _append_text(lines, child.tail)
+=======
+            lines.append(_gap(child))
+>>>>>>> know-corpora
         elif name in BLOCKS or name in ("title", "caption", "label"):
             flush()
             done += _blocks(child, f"{number}. " if element.get("list-type") == "enumerated" else "- ")
             lines.text = child.tail
         elif name == "footnote":
             footnotes += _blocks(child)
-            _append_text(lines, child.tail)
+            lines.append(_gap(child))
         else:
             lines.append(child)
     flush()
@@ -225,11 +229,11 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
     return done + footnotes
 
 
-def _append_text(element: Element, text: str | None) -> None:
-    if len(element):
-        element[-1].tail = (element[-1].tail or "") + (text or "")
-    else:
-        element.text = (element.text or "") + (text or "")
+def _gap(after: Element) -> Element:
+    """What follows an element that is left out."""
+    gap = Element("span")
+    gap.tail = after.tail
+    return gap
 
 
 def _definition(element: Element) -> str:
@@ -241,16 +245,20 @@ def _definition(element: Element) -> str:
 def _name_links(root: Element, bundle: Path | None) -> None:
     """A link without words gets some: the kind of its target, or the title of the module or section that it means."""
     targets = {element.get("id"): element for element in root.iter() if element.get("id")}
+    words: dict[tuple[str | None, str | None], str] = {}
     for link in root.iter():
-        if local(link) != "link" or clean(inline_text(link)):
-            continue
-        target, kind = targets.get(link.get("target-id")), ""
-        if target is not None:
-            kind = local(target).removeprefix("sub").capitalize()
-            kind = kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
-        elif bundle and (module := link.get("document")):
-            kind = _title_in(bundle, module)
-        link.text = LINK + kind.replace(" ", LINK)
+        if local(link) == "link" and not clean(inline_text(link)):
+            key = link.get("target-id"), link.get("document")
+            if key not in words:
+                words[key] = _words_for(targets.get(key[0]), key[1], bundle)
+            link.text = LINK + words[key].replace(" ", LINK)
+
+
+def _words_for(target: Element | None, module: str | None, bundle: Path | None) -> str:
+    if target is None:
+        return _title_in(bundle, module) if bundle and module else ""
+    kind = local(target).removeprefix("sub").capitalize()
+    return kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
 
 
 def _without_empty_links(text: str) -> str:
@@ -258,7 +266,7 @@ def _without_empty_links(text: str) -> str:
     if LINK not in text:
         return clean(text)
     text = " ".join(text.split())
-    text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*)*\)", "", text)
+    text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*+)*+\)", "", text)
     return clean(text.replace(LINK, " "))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from helpers import InputError, secrets
+from helpers import InputError
 from helpers.files import read_json, write_json, write_text
 from helpers.knowledge.markup import MarkupError, clean, local, parse
 
@@ -40,8 +40,8 @@ def fetch_topic(
 ) -> list[Path]:
     """Fetch the `limit` best matches of a PubMed query into `folder`; returns its files, of BATCH citations each.
 
-    A search is kept with its PMIDs in `search.json`, so that a fetch that was stopped goes on where it stopped, with
-    the same citations; delete the folder to search anew. NCBI_API_KEY is looked for as all secrets are, never stored.
+    A search is kept with its PMIDs in `.search.json`, so that a fetch that was stopped goes on where it stopped, with
+    the same citations; delete the folder to search anew. NCBI_API_KEY is read from the environment, never stored.
     Raises InputError, in one line, for a query without a match, a folder of another query, a refused key or no network.
     """
     if not clean(query) or limit < 1:
@@ -61,7 +61,7 @@ def fetch_topic(
 
 def _searched(server: "_Server", query: str, folder: Path, limit: int) -> list[str]:
     """The PMIDs of the search, from the folder if it holds one for the same query and limit."""
-    path = folder / "search.json"
+    path = folder / ".search.json"  # hidden, so that the index passes over it
     if path.is_file():
         try:
             kept = read_json(path)
@@ -77,19 +77,13 @@ def _searched(server: "_Server", query: str, folder: Path, limit: int) -> list[s
     return pmids
 
 
-def _key() -> str:
-    """NCBI_API_KEY from the environment, or from Colab's or Kaggle's secrets; "" if there is none."""
-    value = os.environ.get(KEY) or next((found for store in secrets.STORES if (found := secrets._read(store, KEY))), "")
-    return value.strip()
-
-
 class _Server:
     """Sends requests no faster than NCBI allows, and again where it asks for that."""
 
     def __init__(self, client: httpx.Client, email: str) -> None:
         self.client, self.last, self.answered = client, 0.0, False
         self.history: dict[str, str] = {}  # of this run's search; NCBI forgets it after some hours
-        self.key = _key()
+        self.key = os.environ.get(KEY, "").strip()
         self.interval = 1 / (10 if self.key else 3)
         self.about = {"tool": TOOL} | ({"email": email} if email else {}) | ({"api_key": self.key} if self.key else {})
 

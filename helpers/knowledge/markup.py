@@ -140,7 +140,7 @@ def _numeric_entities(content: bytes) -> bytes:
         characters = html.entities.html5.get(name + ";") if name and name not in PREDEFINED else None
         return "".join(f"&#{ord(c)};" for c in characters).encode() if characters else match[0]
 
-    return re.sub(rb"<!\[CDATA\[.*?\]\]>|&([A-Za-z][A-Za-z0-9]*);", numeric, content, flags=re.DOTALL)
+    return re.sub(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&([A-Za-z][A-Za-z0-9]*);", numeric, content, flags=re.DOTALL)
 
 
 def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda element: False) -> str:
@@ -149,10 +149,11 @@ def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda e
     Line breaks and block elements part words by a space, formulas are written on one line.
     """
     parts = [element.text or ""]
+    last = parts[0][-1:]
     for child in element:
-        if not left_out(child):
-            parts.append(_child_text(child, "".join(parts)[-1:], left_out))
-        parts.append(child.tail or "")
+        for text in ("" if left_out(child) else _child_text(child, last, left_out), child.tail or ""):
+            parts.append(text)
+            last = text[-1:] or last
     return "".join(parts)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import yaml
 
 from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.html_text import Outline, Parts, read_html, without_comments
 from helpers.knowledge.licences import licence_in, licence_name
 from helpers.knowledge.markup import clean, sections
 from helpers.knowledge.pdf import PdfError, read_pdf
 
-Parts = list[tuple[tuple[str, ...], list[str]]]
 MAX_BYTES = 64 << 20
 FRONT = {"title": "title", "licence": "licence", "license": "licence", "address": "address", "url": "address"}
 MARKS = {  # UTF-32's first: its mark begins with UTF-16's
@@ -22,14 +22,6 @@ MARKS = {  # UTF-32's first: its mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-DROPPED = ("script", "style", "nav", "template", "noscript", "iframe", "svg", "head", "button", "select", "textarea")
-BLOCKS = (
-    *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "figcaption"),
-    *("figure", "footer", "form", "header", "hr", "li", "main", "ol", "p", "pre", "section", "summary", "table"),
-    *("tr", "ul"),
-)
-HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-BREAK, HEADING, LINE = "\ue001", "\ue002", "\ue003"  # where a block ends, a heading begins, a line breaks
 
 
 class _UnreadableError(ValueError):
@@ -124,9 +116,9 @@ def _paragraphs(text: str) -> list[str]:
 def _markdown(path: Path, text: str) -> tuple[dict[str, str], Parts]:
     """Headings by # outside code fences, or underlined with === or ---; inline marks and comments left out."""
     about, text = _front_matter(text)
-    parts = _Parts(about.get("title") or path.stem)
+    parts = Outline(about.get("title") or path.stem)
     fence, lines = "", []
-    for line in re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).split("\n"):
+    for line in without_comments(text).split("\n"):
         mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
         if mark and not fence:
             fence = mark[1]
@@ -135,31 +127,18 @@ def _markdown(path: Path, text: str) -> tuple[dict[str, str], Parts]:
         elif fence:
             lines.append(line)
         elif heading := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#*)?[ \t]*$", line):
-            parts.add(lines)
+            parts.add(_paragraphs("\n".join(lines)))
             parts.heading(len(heading[1]), _inline(heading[2] or ""))
             lines = []
         elif (rule := re.match(r" {0,3}(=+|-+)[ \t]*$", line)) and lines and lines[-1].strip():
             title = lines.pop()
-            parts.add(lines)
+            parts.add(_paragraphs("\n".join(lines)))
             parts.heading(1 if rule[1][0] == "=" else 2, _inline(title))
             lines = []
         else:
             lines.append(_inline(line))
-    parts.add(lines)
+    parts.add(_paragraphs("\n".join(lines)))
     return about, parts.found
-
-
-class _Parts:
-    """Collects paragraphs under the headings that are open."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.open, self.found = title, {}, []
-
-    def heading(self, level: int, text: str) -> None:
-        self.open = {above: title for above, title in self.open.items() if above < level} | {level: text}
-
-    def add(self, lines: list[str]) -> None:
-        self.found.append(((self.title, *self.open.values()), _paragraphs("\n".join(lines))))
 
 
 def _front_matter(text: str) -> tuple[dict[str, str], str]:
@@ -178,7 +157,9 @@ def _front_matter(text: str) -> tuple[dict[str, str], str]:
 
 
 def _inline(line: str) -> str:
-    """Without the marks of links, images, emphasis and tables."""
+    """Without the marks of links, images, emphasis and tables; a line too long to be prose as it is."""
+    if len(line) > 5000:
+        return line
     line = re.sub(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s+\"[^\"]*\")?\)", r"\1", line)
     line = re.sub(r"(\*\*|__|``?)(?=\S)(.+?)(?<=\S)\1", r"\2", line)
     line = re.sub(r"(?<![\w*])([*_])(?=[^\s*_])([^*_]+)(?<=\S)\1(?![\w*])", r"\2", line)
@@ -191,57 +172,10 @@ def _inline(line: str) -> str:
 
 
 def _html(path: Path, text: str) -> tuple[dict[str, str], Parts]:
-    """What a reader of the page sees, by h1 to h6; the cells of a table's row are parted by semicolons."""
-    from bs4 import BeautifulSoup, Comment  # slow to import
-
-    text = re.sub(f"[{BREAK}{HEADING}{LINE}]", "", text)
     try:
-        soup = BeautifulSoup(text, "html.parser")
-    except (AssertionError, ValueError, RecursionError) as error:  # html.parser gives up on some broken declarations
+        return {}, read_html(text, path.stem)
+    except (AssertionError, ValueError) as error:  # html.parser gives up on some broken declarations
         raise _UnreadableError(f"is broken HTML ({clean(str(error))[:100]})") from None
-    title = clean(soup.title.get_text()) if soup.title else ""
-    for tag in soup.find_all(lambda tag: tag.name in DROPPED or _hidden(tag)):
-        tag.extract()
-    for comment in soup.find_all(string=lambda string: isinstance(string, Comment)):
-        comment.extract()
-    for tag in soup.find_all([*BLOCKS, *HEADINGS, "br", "td", "th"]):
-        _mark(tag)
-    parts = _Parts(title or path.stem)
-    for piece in soup.get_text().split(BREAK):
-        level, mark, heading = piece.partition(HEADING)
-        if mark:
-            parts.heading(int(level.strip() or 1), heading.replace(LINE, " "))
-        else:
-            line = "; ".join(cell for cell in map(clean, piece.split("\t" + LINE)) if cell)
-            parts.found.append(((parts.title, *parts.open.values()), [line.replace(LINE, " ")]))
-    return {}, _merged(parts.found)
-
-
-def _hidden(tag) -> bool:
-    style = re.sub(r"\s", "", str(tag.get("style") or "")).lower()
-    hidden = tag.has_attr("hidden") or str(tag.get("aria-hidden") or "").lower() == "true"
-    return hidden or "display:none" in style or "visibility:hidden" in style
-
-
-def _mark(tag) -> None:
-    if tag.name == "br":
-        tag.replace_with(" ")
-    elif tag.name in ("td", "th"):
-        tag.append("\t" + LINE)
-    else:
-        tag.insert(0, BREAK + (tag.name[1] + HEADING if tag.name in HEADINGS else ""))
-        tag.append(BREAK)
-
-
-def _merged(parts: Parts) -> Parts:
-    """Neighbours under one heading together."""
-    merged: Parts = []
-    for path, paragraphs in parts:
-        if merged and merged[-1][0] == path:
-            merged[-1][1].extend(paragraphs)
-        else:
-            merged.append((path, list(paragraphs)))
-    return merged
 
 
 def _pdf(path: Path, content: bytes) -> tuple[dict[str, str], Parts, list[Rejection]]:

@@ -1,0 +1,89 @@
+import os
+
+import pytest
+
+from helpers import InputError
+from helpers.knowledge.corpora import read_documents, read_file, source_files
+from helpers.knowledge.documents import Document, Rejection
+
+CNXML = '<document xmlns="http://cnx.rice.edu/cnxml"><title>T</title><content><para>Cells.</para></content></document>'
+PUBMED = """<PubmedArticleSet><PubmedArticle><MedlineCitation><PMID Version="1">8</PMID><Article><ArticleTitle>Title.
+</ArticleTitle></Article></MedlineCitation></PubmedArticle></PubmedArticleSet>"""
+MEDQUAD = """<Document id="3" source="CDC"><Focus>Flu</Focus><QAPairs><QAPair pid="1"><Question>What ?</Question>
+<Answer>A virus.</Answer></QAPair></QAPairs></Document>"""
+
+
+def test_a_file_is_what_its_content_says(write):
+    contents = {"a/index.cnxml": CNXML, "b.xml": CNXML, "c.xml": PUBMED, "d.xml": MEDQUAD, "e.xml.gz": PUBMED}
+    contents |= {"f.xml": "<other/>", "g.xml": "", "h.gz": b"\x1f\x8bno", "i.gz": "<other/>", "j.xml": "no XML"}
+    for name, content in contents.items():
+        path = write(f"f/{name}", content)
+    found = {os.path.basename(p): list(read_file(p, path.parent)) for p in source_files(path.parent)}
+    sources = {name: [e.source if isinstance(e, Document) else "-" for e in entries] for name, entries in found.items()}
+    assert sources == {
+        "index.cnxml": ["a"], "b.xml": ["f"], "c.xml": ["8"], "d.xml": ["d-1@CDC"], "e.xml.gz": ["8"],
+        "f.xml": ["-"], "g.xml": ["-"], "h.gz": ["-"], "i.gz": ["-"], "j.xml": ["-"],
+    }  # fmt: skip
+    assert "<other>" in found["f.xml"][0].why
+
+
+def test_a_whole_source_of_an_unknown_kind_is_an_input_error(write):
+    for path in (write("a.xml", "<other/>"), write("a.docx", "x"), write("b", "x")):
+        with pytest.raises(InputError, match="unknown kind"):
+            list(read_documents(path))
+
+
+def test_a_missing_path_names_the_nearest(write):
+    path = write("openstax-books/a.txt", "x").parent
+    with pytest.raises(InputError, match=r"openstax-boks does not exist; did you mean .*openstax-books\?"):
+        source_files(path.with_name("openstax-boks"))
+    with pytest.raises(InputError, match=r"zzz does not exist$"):
+        source_files(path / "zzz")
+
+
+def test_hidden_files_checksums_and_licences_are_passed_over_and_the_rest_is_sorted(write):
+    for name in (".hidden", ".git/a.txt", "b.xml.gz.md5", "LICENSE", "X-LICENSE.txt", "licence.md", "__MACOSX/a.txt"):
+        write(f"f/{name}", "x")
+    for name in ("b.txt", "a/z.txt", "a/b.md", "licensed.txt", "photo.jpg"):
+        folder = write(f"f/{name}", "x")
+    folder = folder.parent
+    assert [p.relative_to(folder).as_posix() for p in source_files(folder)] == [
+        "a/b.md", "a/z.txt", "b.txt", "licensed.txt", "photo.jpg"
+    ]  # fmt: skip
+    (rejection,) = [e for e in read_documents(folder) if isinstance(e, Rejection)]
+    assert "'.jpg'" in rejection.why
+
+
+def test_links_in_a_circle_end_and_broken_ones_are_rejections(write):
+    folder = write("f/a.txt", "x").parent
+    (folder / "again").symlink_to(folder)
+    (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "round.txt").symlink_to(folder / "round.txt")
+    os.mkfifo(folder / "pipe.txt")
+    found = list(read_documents(folder))
+    assert [e.source for e in found if isinstance(e, Document)] == ["a.txt"]
+    assert [os.path.basename(e.where) for e in found if isinstance(e, Rejection)] == [
+        "gone.txt", "pipe.txt", "round.txt"
+    ]  # fmt: skip
+
+
+def test_names_that_are_not_utf8_have_a_source_that_is(write):
+    folder = write("f/a.txt", "x").parent
+    with open(os.fsencode(folder) + b"/\xff.txt", "w") as handle:
+        handle.write("x")
+    assert [document.source for document in read_documents(folder)] == ["a.txt", "\\udcff.txt"]
+
+
+def test_a_file_read_alone_is_the_file_read_with_the_others(write):
+    for name, content in {"a.txt": "One.", "b/c.md": "# Two\nx", "d.xml": PUBMED}.items():
+        write(f"f/{name}", content)
+    folder = write("f/LICENSE", "MIT").parent
+    alone = [entry for path in reversed(source_files(folder)) for entry in read_file(path, folder)]
+    assert sorted(alone, key=lambda e: e.source) == sorted(read_documents(folder), key=lambda e: e.source)
+
+
+def test_the_whole_real_folder_is_recognised(corpora):
+    kinds = {"index.cnxml": 849, ".gz": 3, ".jsonl": 1}
+    names = [path.name for path in source_files(corpora)]
+    assert {kind: sum(name.endswith(kind) for name in names) for kind in kinds} == kinds
+    assert len(names) == len(set(source_files(corpora))) < 860
