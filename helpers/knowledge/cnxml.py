@@ -209,11 +209,7 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
         if _asks(child, _title(child) if name in BLOCKS else "") or (
             name == "list" and local(element) == "note" and _list_asks(child)
         ):
-<<<<<<< HEAD
-            _append_text(lines, child.tail)
-=======
             lines.append(_gap(child))
->>>>>>> know-corpora
         elif name in BLOCKS or name in ("title", "caption", "label"):
             flush()
             done += _blocks(child, f"{number}. " if element.get("list-type") == "enumerated" else "- ")

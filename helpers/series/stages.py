@@ -18,9 +18,7 @@ SETTINGS = {
     "01_setup": ("model", "tracking"),
     "02_baseline_inference": ("seed", "model", "generation"),
     "03_dataset_prep": ("seed", "model", "data", "evaluation.questions", "evaluation.max_questions"),
-    "04_lora_training": (
-        "seed", "model", "lora", "training", "data.corpus", "evaluation.max_validation", "tracking"
-    ),
+    "04_lora_training": ("seed", "model", "lora", "training", "data.corpus", "evaluation.max_validation", "tracking"),
     "05_evaluation": ("seed", "model", "generation", "evaluation", "tracking"),
     "06_export": ("seed", "model", "generation", "export"),
     "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),

@@ -1,6 +1,5 @@
 import json
 import re
-from functools import cache
 from xml.etree import ElementTree
 
 import pytest
@@ -210,15 +209,6 @@ def test_a_mutated_module_never_raises(start, length, put):
     assert isinstance(found, Document | Rejection)
 
 
-<<<<<<< HEAD
-@pytest.fixture(scope="session")
-def read_book(corpora):
-    """`read_book("microbiology")` reads a real bundle once."""
-    return cache(lambda name: list(read_documents(corpora / f"openstax-{name}")))
-
-
-=======
->>>>>>> know-corpora
 @pytest.mark.parametrize(
     ("name", "modules", "drafts"),
     [("anatomy-physiology", 198, 0), ("microbiology", 159, 0), ("nursing-external-bundle", 492, 11)],
@@ -271,19 +261,10 @@ def test_no_word_of_an_exercise_is_in_a_real_passage(corpora):
         assert other == plain
 
 
-<<<<<<< HEAD
-def test_no_review_question_is_in_the_passages_of_its_module(corpora, read_book):
-    def plain(text):
-        return " ".join(re.findall(r"\w+", text.lower()))
-
-    documents = [*read_book("anatomy-physiology"), *read_book("microbiology")]
-    texts = {d.source: plain(" ".join(f"{p.title} {p.text}" for p in passages(d))) for d in documents}
-=======
 def test_no_review_question_is_in_the_passages_of_its_module(corpora):
     def plain(text):
         return " ".join(re.findall(r"\w+", text.lower()))
 
->>>>>>> know-corpora
     rows = (corpora.parent / "data/textbook_mcq_dev.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in rows]
     assert len(questions) == 660
