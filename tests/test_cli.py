@@ -73,6 +73,16 @@ RESULTS = {
         "tasks": {},
     },
     "export/report.json": {"files": []},
+    "retrieval/metrics.json": {
+        "index": {"documents": 2, "passages": 3},
+        "finding": {},
+        "reading": {
+            "quiz": {"tuned": {"open": {"replied": {
+                "n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95": [-0.125, 0.625],
+                "verdict": "A verdict.",
+            }, "made_to_answer": None}}}
+        },
+    },
 }  # fmt: skip
 PREDICTION = '{"task": "validation", "nll": 3.0}\n'
 
@@ -202,7 +212,7 @@ def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
     before = {name: stage_inputs(run, name) for name in NAMES}
     write_jsonl(questions, [row, {**row, "id": "2"}])
     changed = [name[:2] for name in NAMES if stage_inputs(run, name) != before[name]]
-    assert changed == ["03", "05"]
+    assert changed == ["03", "05", "07"]
 
 
 def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run, monkeypatch):
@@ -223,7 +233,7 @@ def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run,
     assert stage_inputs(run, "02_baseline_inference") != before
 
 
-TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export")
+TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 
 
 @pytest.mark.parametrize("why", ["force", "code"])
@@ -323,7 +333,7 @@ def test_the_inputs_are_those_from_before_the_stage_ran(run, monkeypatch, preten
     [
         (None, None, "01 02 03 04 05 06 07"),
         ("03", None, "03 04 05 06 07"),
-        ("06_export", None, "06"),
+        ("06_export", None, "06 07"),
         (None, "5", "05"),
     ],
 )
@@ -331,7 +341,7 @@ def test_from_and_only_choose_stages(start, only, numbers):
     assert " ".join(name[:2] for name in choose_stages(start, only)) == numbers
 
 
-@pytest.mark.parametrize("word", ["07", "0", "export"])
+@pytest.mark.parametrize("word", ["08", "0", "export"])
 def test_an_unknown_stage_is_named_with_the_valid_ones(word):
     for choice in ({"start": word}, {"only": word}):
         with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06, 07"):
@@ -387,6 +397,7 @@ def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
     ]
     assert "7 stages run" in result.out
     assert "-0.250 (-0.250 to -0.250)" in result.out
+    assert re.search(r"quiz, tuned model, open book \(n=8\) +25\.0% +50\.0% +\+25\.0 points \(-12\.5 to", result.out)
     assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
     again = cli("run", "--run-dir", tmp_path / "run")
     assert again.status == 0
@@ -445,7 +456,7 @@ WRONG_WORDS = {
     "bad value": (["--set", "lora.r=big"], "lora.r = 'big'"),
     "no assignment": (["--set", "lora.r"], "--set takes KEY=VALUE, got 'lora.r'"),
     "no such file": (["--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
-    "unknown stage": (["--only", "7"], "unknown stage '7'"),
+    "unknown stage": (["--only", "8"], "unknown stage '8'"),
     "from and only": (["--from", "2", "--only", "3"], "exclude each other"),
     "another configuration": (["--set", "lora.r=9"], "lora.r is 4 there, 9 asked"),
     "another profile": (["--profile", "laptop"], "profile is 'smoke' there, 'laptop' asked"),

@@ -203,7 +203,8 @@ def asked_for(key):
         "data.sample_size": None, "training.backend": "transformers", "training.scheduler": "cosine",
         "training.optimizer": "sgd", "evaluation.questions": ["medqa"], "evaluation.strengths": [0.3],
         "export.gguf": "f16", "tracking.wandb": "offline", "data.source": "sample", "data.config": None,
-        "generation.top_p": 0.5, "data.near_duplicate": 0.5,
+        "generation.top_p": 0.5, "data.near_duplicate": 0.5, "data.corpus": ["handbook"], "data.passages": 0.5,
+        "retrieval.sources": ["docs"], "retrieval.synonyms": ["mesh.xml"], "retrieval.conditions": ["thought"],
     }  # fmt: skip
     if key in values:
         return values[key]

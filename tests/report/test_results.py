@@ -39,10 +39,15 @@ def fill(run, base=BASE, tuned=TUNED):
     write_json(run / "evaluation/metrics.json", metrics)
     write_json(run / "export/report.json", {"files": [{"name": "model-q8_0.gguf", "mib": 138.4}]})
     write_text(run / "export/model-q8_0.gguf", "")
+    write_json(run / "retrieval/metrics.json", {"index": {"documents": 1200, "passages": 3400}, "reading": READING})
     write_json(run / "stages.json", {name: {"inputs": "x", "seconds": 7.0 + i} for i, name in enumerate(STAGES)})
     for name in STAGES:
         write_text(run / f"notebooks/{name}.html", "")
     return metrics
+
+
+REPLIED = {"n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95": [-0.1, 0.6], "verdict": "It <helps>."}
+READING = {"quiz": {"tuned": {"closed": {}, "oracle": {"replied": REPLIED, "made_to_answer": None}}}}
 
 
 class Page(HTMLParser):
@@ -125,7 +130,10 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
     text = write_index(run).read_text(encoding="utf-8")
     page = Page(text)
     shown = [row[1:] for row in page.rows if len(row) == 4]
-    assert shown == [["base", "tuned", "difference (95% interval)"], *figures_of(metrics)]
+    read = [["closed book", "with passages", "difference (95% interval)"]]
+    read.append(["25.0%", "50.0%", "+25.0 points (-10.0 to +60.0)"])
+    assert shown == [["base", "tuned", "difference (95% interval)"], *figures_of(metrics), *read]
+    assert "quiz: It &lt;helps&gt;." in text
     for verdict in (metrics["validation"]["verdict"], *(task["verdict"] for task in metrics["tasks"].values())):
         assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
     stages = [" ".join(cell.split()) for row in page.rows if len(row) == 3 for cell in row[1:]][2:]
@@ -136,8 +144,9 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
         "4 steps, 115 tokens/s, peak 1.3 GiB, validation loss 3.500 to 3.250",
         "2 unseen rows, 7 multiple-choice questions",
         "model-q8_0.gguf (138 MiB)",
+        "1,200 documents in 3,400 passages",
     ]
-    assert stages[1::2] == ["7", "8", "9", "10", "11", "12"]
+    assert stages[1::2] == ["7", "8", "9", "10", "11", "12", "13"]
     assert page.tags.count("img") == 6
     # It needs nothing from elsewhere, and its links lead somewhere.
     pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
