@@ -397,7 +397,7 @@ def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
     ]
     assert "7 stages run" in result.out
     assert "-0.250 (-0.250 to -0.250)" in result.out
-    assert re.search(r"quiz, tuned model, open book \(n=8\) +25\.0% +50\.0% +\+25\.0 points \(-12\.5 to", result.out)
+    assert re.search(r"quiz, tuned: open book \(n=8\) +25\.0% +50\.0% +\+25\.0 points \(-12\.5 to", result.out)
     assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
     again = cli("run", "--run-dir", tmp_path / "run")
     assert again.status == 0

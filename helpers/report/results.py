@@ -35,7 +35,7 @@ PARTS = {
     "delimiter": "what these two add to the first line",
 }
 # 07's ways of reading, in a table's words.
-BOOKS = {"open": "open book", "thought": "thought first, then open book", "oracle": "given the right document"}
+BOOKS = {"open": "open book", "thought": "thought, then open book", "oracle": "the right document"}
 RESULTS = {
     "data": "data/report.json",
     "training": "training/metrics.json",
@@ -132,7 +132,7 @@ def open_book(run: Run) -> list[tuple[str, str, str, str]]:
             for condition, figures in conditions.items():
                 for reading, how in (("replied", ""), ("made_to_answer", ", made to answer")):
                     if condition != "closed" and (found := figures[reading]):
-                        what = f"Accuracy, {task}, {side} model, {BOOKS[condition]}{how} (n={found['n']})"
+                        what = f"{task}, {side}: {BOOKS[condition]}{how} (n={found['n']})"
                         shares = f"{found['closed']:.1%}", f"{found['accuracy']:.1%}"
                         rows.append((what, *shares, points_apart(found)))
     return rows
