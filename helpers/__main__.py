@@ -55,7 +55,7 @@ def run(
     skipped = sum(seconds is None for _, seconds in times)
     console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
     _print_table(("base", "tuned"), headline(opened))
-    _print_table(("closed book", "with passages"), open_book(opened))
+    _print_table(("closed", "reading"), open_book(opened))
     console.print(f"\nOpen {opened.path / 'index.html'}")
 
 
