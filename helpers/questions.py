@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any
@@ -150,6 +151,11 @@ class ChoiceQuestion(BaseModel):
             raise ValueError(f"answer_idx {self.answer_idx!r} is not among the options {', '.join(self.options)}")
         return self
 
+    @property
+    def answered_by(self) -> str | None:
+        """The document that answers: the one named as `relevant`, else the question's own context, by its id."""
+        return self.relevant or (self.id if self.context else None)
+
     def as_prompt(self, context: bool = True) -> str:
         """The user's text: context where there is one (and it is asked for), question, options, how to answer."""
         options = "\n".join(f"{letter}. {text}" for letter, text in self.options.items())
@@ -206,8 +212,8 @@ def _rows(source: str) -> Numbered:
 
 
 def _questions(source: str) -> list[ChoiceQuestion]:
-    """A source's questions; each needs an id of its own."""
-    found: dict[str, tuple[int, ChoiceQuestion]] = {}
+    """A source's questions. An id that an earlier question has becomes `id#2`: textbooks number each chapter anew."""
+    found: dict[str, ChoiceQuestion] = {}
     for line, row in _rows(source):
         try:
             question = ChoiceQuestion.model_validate({**row, "id": row_id(row, line)})
@@ -217,15 +223,12 @@ def _questions(source: str) -> list[ChoiceQuestion]:
             raise InputError(f"{source} line {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         except ValueError as error:
             raise InputError(f"{source} line {line}: {error}") from None
-        if question.id in found:
-            raise InputError(
-                f"{source} line {line}: the id {question.id!r} is that of line {found[question.id][0]} too; "
-                "give each question one of its own, or leave out all ids"
-            )
-        found[question.id] = line, question
+        own = (f"{question.id}#{n}" if n > 1 else question.id for n in count(1))
+        name = next(each for each in own if each not in found)
+        found[name] = question.model_copy(update={"id": name})
     if not found:
         raise InputError(f"{source} holds no questions")
-    return [question for _, question in found.values()]
+    return list(found.values())
 
 
 def _as_text(value: Any) -> Any:

@@ -39,7 +39,7 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     """
     path, settings = run / "retrieval/index.sqlite", run.config.retrieval
     contexts = [
-        Document(q.relevant or q.id, [Section(("Abstract",), q.context.split("\n"))]) for q in questions if q.context
+        Document(q.answered_by, [Section(("Abstract",), q.context.split("\n"))]) for q in questions if q.context
     ]
     made_of = {"sources": settings.sources, "contexts": sorted(document.source for document in contexts)}
     record = run / "retrieval/sources.json"

@@ -35,7 +35,7 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
     over the place of the first such passage, 0 if none is among the first 10. Shares have exact intervals, means
     Student's t; `paired` compares each query with the question alone. {} where no question names a document.
     """
-    known = [question for question in asked if question.relevant]
+    known = [question for question in asked if question.answered_by]
     if not known:
         return {}
     places, times = {}, {}
@@ -45,7 +45,7 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
             started = time.perf_counter()
             found = library.index.search(query(question), max(HITS))
             times[name].append(1000 * (time.perf_counter() - started))
-            places[name].append(next((n for n, each in enumerate(found, 1) if holds(each, question.relevant)), None))
+            places[name].append(next((n for n, each in enumerate(found, 1) if holds(each, question.answered_by)), None))
     reciprocal = {name: [1 / place if place else 0.0 for place in found] for name, found in places.items()}
     return {
         name: {

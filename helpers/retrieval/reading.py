@@ -95,9 +95,9 @@ def found_for(
     if condition == "thought":
         return library.index.search(f"{library.widened(question.question)} {thought}", k)
     if question.context:
-        return [Passage(question.context, "Abstract", question.relevant or question.id, "")]
-    near = library.index.search(question.question, 200) if question.relevant else []
-    return [passage for passage in near if holds(passage, question.relevant)][:k]
+        return [Passage(question.context, "Abstract", question.answered_by, "")]
+    near = library.index.search(question.question, 200) if question.answered_by else []
+    return [passage for passage in near if holds(passage, question.answered_by)][:k]
 
 
 def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tasks, side: str) -> list[Prediction]:
@@ -114,7 +114,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
                     thought = thought_of(closed[task, question.id])
                     passages = found_for(library, question, condition, settings.k, thought)
                     kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
-                    right = any(holds(each, question.relevant) for each in kept) if question.relevant else None
+                    right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
                     about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
                     plans.append((_question(task, question, with_passages(bare, kept)), about))
         known = {row["question"]: row for row in closed.values()}
