@@ -39,19 +39,24 @@ def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) 
 
 
 class CorpusFirst(Sampler[int]):
-    """Indices of a dataset whose first `corpus` items are text: those first, then the rows, each part shuffled."""
+    """Indices of a dataset whose first `corpus` items are text: those once, then the rows `epochs` times.
 
-    def __init__(self, corpus: int, length: int, seed: int) -> None:
-        self.corpus, self.length, self.seed, self.epoch = corpus, length, seed, 0
+    All of it is one epoch to the trainer, so that the text is a first stage however often the rows come. Each part is
+    shuffled by the seed alone, the same after a resume.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Another order for each epoch, the same after a resume."""
-        self.epoch = epoch
+    def __init__(self, corpus: int, length: int, epochs: float, seed: int) -> None:
+        self.corpus, self.rows, self.seed = corpus, length - corpus, seed
+        self.length = corpus + math.ceil(self.rows * epochs)
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.Generator().manual_seed(self.seed)
         yield from torch.randperm(self.corpus, generator=order).tolist()
-        yield from (torch.randperm(self.length - self.corpus, generator=order) + self.corpus).tolist()
+        left = self.length - self.corpus
+        while left > 0:
+            part = (torch.randperm(self.rows, generator=order) + self.corpus).tolist()[:left]
+            yield from part
+            left -= len(part)
 
     def __len__(self) -> int:
         return self.length
@@ -98,12 +103,14 @@ def collator(config: Config, pad: int, unsloth: bool) -> Any:
     return PackCollator(pad_token_id=pad, padding_free=True)
 
 
-def planned_steps(config: Config, rows: int, devices: int = 1) -> int:
-    """Number of optimizer steps for this many rows, or packs of rows."""
+def planned_steps(config: Config, rows: int, devices: int = 1, corpus: int = 0) -> int:
+    """Number of optimizer steps for this many rows, or packs of rows, and `corpus` texts before them, taken once."""
     training = config.training
     if training.max_steps > 0:
         return training.max_steps
     step_rows = training.batch_size * training.gradient_accumulation * devices
+    if corpus:
+        return math.ceil((corpus + rows * training.epochs) / step_rows)
     return math.ceil(math.ceil(rows / step_rows) * training.epochs)
 
 

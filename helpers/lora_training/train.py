@@ -101,12 +101,13 @@ def trainer_class(unsloth: bool) -> type:
 
     class ReasoningTrainer(SFTTrainer):
         journal: "TrainingLogCallback"
-        corpus = 0  # items of the dataset that are text, trained before the rows
+        corpus = 0  # items of the dataset that are text, trained before the rows, and how often those come
+        passes = 1.0
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             if not self.corpus:
                 return super()._get_train_sampler(train_dataset)
-            return CorpusFirst(self.corpus, len(self.train_dataset), self.args.seed)
+            return CorpusFirst(self.corpus, len(self.train_dataset), self.passes, self.args.seed)
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if "loss" in logs:
@@ -271,7 +272,7 @@ def _train_once(
     if texts:
         first = as_dataset(run.config, texts)
         dataset, corpus = concatenate_datasets([first, dataset]), len(first)
-    steps = planned_steps(run.config, len(dataset), world_size())
+    steps = planned_steps(run.config, len(dataset) - corpus, world_size(), corpus)
     if checkpoint:
         journal.resume(done)
     trainer = trainer_class(unsloth)(
@@ -283,7 +284,7 @@ def _train_once(
         callbacks=[journal],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.journal, trainer.corpus = journal, corpus
+    trainer.journal, trainer.corpus, trainer.passes = journal, corpus, run.config.training.epochs
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_main_process():
         save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
