@@ -8,7 +8,7 @@ import json
 import secrets
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
@@ -26,7 +26,6 @@ from helpers.use.sourced_chat import Annotator, annotated, event, look_up, parse
 
 MAX_BODY = 1 << 20  # bytes of a request
 BROKE_OFF = "the model broke off"
-T = TypeVar("T")
 
 
 class Proxy:
@@ -132,7 +131,7 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _while_there(request: Request, work: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
     """What the work gives; where the client leaves first, ClientDisconnect, and the work is cancelled."""
 
     async def leave() -> None:
