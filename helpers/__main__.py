@@ -189,6 +189,10 @@ def serve(
     vllm: Annotated[
         str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` or Python in it.")
     ] = "",
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Look questions up first; answers have `sources`.")
+    ] = False,
+    index: Annotated[Path | None, typer.Option(help="The index to look them up in; else the one that 07 made.")] = None,
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
@@ -199,7 +203,12 @@ def serve(
     if opened is None and not base:
         raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
-    serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm)
+    library = None
+    if sources or index:
+        from helpers.use.sources import find_index
+
+        library = find_index(opened, index and Path.cwd() / index)
+    serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
 
 
 @app.command()

@@ -5,11 +5,14 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PORT = 0  # a free one
+
 
 class Server(ThreadingHTTPServer):
     """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them.
 
-    It lists `models`, and answers a request that has one of the parameters it `refuses` as OpenAI's servers do.
+    Who asks for no stream gets them as one message. It lists `models`, and answers a request that has one of the
+    parameters it `refuses` as OpenAI's servers do.
     """
 
     daemon_threads = True
@@ -18,7 +21,7 @@ class Server(ThreadingHTTPServer):
         self.models, self.refuses = models, refuses
         self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
         self.requests, self.gets, self.sent, self.broken = [], 0, 0, threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", PORT), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -40,6 +43,16 @@ class Handler(BaseHTTPRequestHandler):
         if refused := [name for name in self.server.refuses if name in body]:
             message = f"Unsupported parameter: '{refused[0]}' is not supported with this model."
             self.reply(400, {"error": {"message": message, "type": "invalid_request_error", "param": refused[0]}})
+            return
+        if not body.get("stream"):
+            time.sleep(self.server.pause)
+            message = {"role": "assistant", "content": None}
+            for delta in self.server.deltas:
+                message |= {
+                    name: (message.get(name) or "") + (text or "") for name, text in delta.items() if name != "role"
+                }
+            choice = {"index": 0, "message": message, "finish_reason": self.server.finish}
+            self.reply(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")

@@ -82,6 +82,27 @@ class Index:
                     return [passage for _, passage in found[:k]]
                 asked *= 4
 
+    def rows(self, after: int = 0, limit: int = 256) -> tuple[str, list[tuple[int, str]]]:
+        """The state, and (row, title and text) of the next passages in order: for another way to search them.
+
+        The state is another after each change, and "" where there is no index yet.
+        """
+        with self._reading() as db:
+            if not db:
+                return "", []
+            found = db.execute(
+                "SELECT rowid, title || char(10) || text FROM passages WHERE rowid > ? ORDER BY rowid LIMIT ?",
+                [after, limit],
+            )
+            return _state_name(db), found.fetchall()
+
+    def passages_at(self, hits: Hits, state: str) -> list[Passage] | None:
+        """The passages of rows that another search found in a state, with its scores; None in any other state."""
+        with self._reading() as db:
+            if (_state_name(db) if db else "") != state:
+                return None
+            return [passage for _, passage in self._passages(db, hits)] if db else []
+
     def __len__(self) -> int:
         """How many passages there are."""
         return self._state("passages") or 0

@@ -119,7 +119,7 @@ class Endpoint:
                     reason = choice.finish_reason or reason
         yield from splitter.add("", last=True)
         seconds = time.monotonic() - started
-        yield Ended(_joined(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
+        yield Ended(joined(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
 
     def _create(self, request: dict[str, Any]) -> Any:
         """The stream of chunks. A parameter that the server rejects is renamed or dropped, and the request repeated."""
@@ -176,7 +176,7 @@ def key_for(base_url: str) -> str:
     return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 
-def _joined(thinking: str, answer: str) -> str:
+def joined(thinking: str, answer: str) -> str:
     """A reply as one text: `</think>` is added where the server split there, and before an answer without any tag."""
     tagged = THINK in answer or END_THINK in answer
     return f"{thinking}{END_THINK}\n\n{answer}" if answer and (thinking or not tagged) else thinking or answer

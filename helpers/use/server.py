@@ -6,12 +6,13 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from typing import Any
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import read_json, write_text
+from helpers.knowledge.index import Index
 from helpers.machine import describe_machine
 from helpers.models.loading import load_tokenizer, model_source
 from helpers.models.packaged import embedded_gguf
@@ -30,7 +32,7 @@ from helpers.use.client import MAX_QUESTION, Endpoint, is_local
 
 ENGINES = ("auto", "llama.cpp", "vllm")
 REASONING_PARSER = PROJECT_ROOT / "helpers/data" / "vllm_reasoning_parser.py"
-GRACE_SECONDS = 5.0  # for the replies in progress when a server is stopped
+GRACE_SECONDS = 5  # for the replies in progress when a server is stopped
 
 
 @dataclass(frozen=True)
@@ -134,22 +136,52 @@ def local_server(run: Run | None, side: str, parallel: int = 2, context: int | N
 
 
 def serve_until_stopped(
-    run: Run | None, side: str, settings: ServerSettings, engine: str = "auto", vllm: str = ""
+    run: Run | None,
+    side: str,
+    settings: ServerSettings,
+    engine: str = "auto",
+    vllm: str = "",
+    index: Index | None = None,
 ) -> None:
-    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` as in `find_vllm`."""
+    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` as in `find_vllm`.
+
+    With an index, questions are looked up in it, and answers have their sources.
+    """
     settings.check()
     program = find_vllm(vllm)
-    if choose_engine(engine, program) == "vllm":
-        _serve_by_vllm(run, side, settings, program)
-    else:
-        _serve_by_llama_cpp(run, side, settings.fitted(_config(run)))
+    by_vllm = choose_engine(engine, program) == "vllm"
+    with _proxy(run, settings, index) if index is not None else nullcontext((settings, "")) as (own, address):
+        if by_vllm:
+            _serve_by_vllm(run, side, own, program)
+        else:
+            _serve_by_llama_cpp(run, side, own.fitted(_config(run)), address)
 
 
-def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings) -> None:
+@contextmanager
+def _proxy(run: Run | None, settings: ServerSettings, index: Index) -> Iterator[tuple[ServerSettings, str]]:
+    """A proxy that looks questions up: yields the settings of the engine behind it, and the proxy's own address."""
+    from helpers.use.listening import listening
+    from helpers.use.proxy import Proxy
+
+    engine = replace(settings, host="127.0.0.1", port=_free_port(), api_key=secrets.token_urlsafe())
+    address = f"http://{engine.host}:{engine.port}"
+    app = Proxy(address, engine.api_key, settings.api_key, index, _config(run).retrieval.k).app()
+    with listening(app, settings.host, settings.port, GRACE_SECONDS) as address:
+        print(f"with sources from {index.path}, {index.documents:,} documents, at {address}/v1", file=sys.stderr)
+        yield engine, address
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return bound.getsockname()[1]
+
+
+def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings, address: str = "") -> None:
     gguf = gguf_file(run, side)
     # In this order: llama.cpp's server takes Ctrl+C for itself as it starts.
     with llama_cpp(gguf, _template(_config(run)), settings, side) as server, _stop_signal() as stopped:
-        print(f"the {side} model ({gguf.name}) at {server.listening_address}/v1; Ctrl+C stops it", file=sys.stderr)
+        address = address or server.listening_address
+        print(f"the {side} model ({gguf.name}) at {address}/v1; Ctrl+C stops it", file=sys.stderr)
         print("generated text for study, not medical advice", file=sys.stderr, flush=True)
         # In short waits: the signal can reach one of llama.cpp's threads, which does not wake this one.
         while not stopped.wait(0.5):

@@ -19,6 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
+from helpers.knowledge.documents import Document, Section
+from helpers.knowledge.index import Index
 from helpers.machine import Machine
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.encoding import encode_prompt, special_strings
@@ -178,6 +180,39 @@ def test_the_command_starts_what_is_named_and_stops_it(tmp_path):
     assert words[0] == "serve"
     assert key == "hidden"
     assert "add_generation_prompt" in template
+
+
+def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tmp_path):
+    """A stand-in for vLLM, which answers with what it was told."""
+    with Index(tmp_path / "index.sqlite") as index:
+        index.add(Document("m1", [Section(("Hand",), ["The median nerve runs in the carpal tunnel."])]))
+    program, port = tmp_path / "vllm", free_port()
+    program.write_text(
+        f"#!{sys.executable}\nimport json, os, sys, time\nsys.path.insert(0, {str(PROJECT_ROOT / 'tests')!r})\n"
+        "import fake_server\nfake_server.PORT = int(sys.argv[sys.argv.index('--port') + 1])\n"
+        "told = [os.environ['VLLM_API_KEY'], *sys.argv]\n"
+        "fake_server.Server([{'content': json.dumps(told) + ' [2]'}])\ntime.sleep(100)\n"
+    )
+    program.chmod(0o755)
+    words = ["--base", "--run-dir", str(tmp_path / "none"), "--engine", "vllm", "--vllm", str(program)]
+    words += ["--port", str(port), "--api-key", KEY, "--index", str(tmp_path / "index.sqlite")]
+    process = start(*words)
+    try:
+        wait_for(port, process)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
+        talk = [{"role": "user", "content": "Which nerve is in the carpal tunnel?"}]
+        reply = client.chat.completions.create(model="base", messages=talk)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, process.stderr.read()
+        assert f"1 documents, at http://127.0.0.1:{port}/v1" in process.stderr.read()
+    finally:
+        process.kill()
+    key, *told = json.loads(reply.choices[0].message.content.removesuffix(" [2]"))
+    assert len(key) > 20
+    assert not {KEY, str(port), key} & set(told)
+    assert "127.0.0.1" in told
+    assert [each["source"] for each in reply.model_extra["sources"]] == ["m1"]
+    assert reply.model_extra["unknown_citations"] == [2]
 
 
 @pytest.mark.parametrize(("asked", "context"), [(None, 4096), (9000, 2000 + 9000)])
@@ -387,6 +422,8 @@ def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli):
             (["--base", "--port", str(taken.getsockname()[1])], "is the port taken"),
             (["--base", "--host", "0.0.0.0"], "requires an API key"),
             ([], "is not a run folder; --base serves the embedded model"),
+            (["--base", "--sources"], "no run folder: no index there; run 07_retrieval"),
+            (["--base", "--index", "none.sqlite"], "none.sqlite: no index there; run 07_retrieval"),
         ):
             result = cli("serve", "--run-dir", tmp_path / "none", *words)
             assert result.status == 2

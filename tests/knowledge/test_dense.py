@@ -1,0 +1,138 @@
+"""Dense vectors: of a tiny random embedder, as by hand; kept, made anew, and fused with BM25."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+
+from helpers import InputError
+from helpers.knowledge.dense import Dense, fuse, fused
+from helpers.knowledge.documents import Document, Section
+from helpers.knowledge.index import Index
+
+WORDS = ["[PAD]", "[UNK]", "a", "the", "of", "heart", "liver", "kidney", "beats", "filters", "blood", "bile", "makes"]
+TEXTS = ["The heart beats", "liver stores blood and makes bile for the heart", "a kidney filters blood", "bile " * 60]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 10**30}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=40, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def doc(source, text):
+    return Document(source, [Section(("T",), [text])], "CC0")
+
+
+@pytest.fixture
+def index(tmp_path):
+    made = Index(tmp_path / "i [1].sqlite")
+    made.add([doc(str(n), text) for n, text in enumerate(TEXTS)])
+    return made
+
+
+def by_hand(embedder, text):
+    """One text alone, so that there is no padding: the plain mean of what the model gives for its first 40 tokens."""
+    ids = AutoTokenizer.from_pretrained(embedder)(text)["input_ids"][:40]
+    mean = AutoModel.from_pretrained(embedder)(torch.tensor([ids])).last_hidden_state[0].mean(0).detach().numpy()
+    return mean / np.linalg.norm(mean)
+
+
+def test_scores_are_the_cosines_of_mean_vectors_whatever_the_padding(index, embedder):
+    query = "the heart of a kidney"
+    wanted = by_hand(embedder, query)
+    expected = {str(n): float(by_hand(embedder, f"T\n{text}") @ wanted) for n, text in enumerate(TEXTS)}
+    found = Dense(index, str(embedder)).search(query, 10)
+    assert [each.source for each in found] == sorted(expected, key=expected.get, reverse=True)
+    assert [each.score for each in found] == pytest.approx([expected[each.source] for each in found], abs=2e-3)
+    assert found[:2] == Dense(index, str(embedder)).search(query, 2)
+    assert (found[0].title, found[0].licence) == ("T", "CC0")
+
+
+def test_vectors_are_kept_in_float16_and_made_anew_when_the_index_changes(index, embedder, tmp_path):
+    dense = Dense(index, str(embedder))
+    first = dense.build()
+    table = np.load(first)
+    assert (table["vector"].dtype, table["vector"].shape) == (np.float16, (len(TEXTS), 16))
+    changed = first.stat().st_mtime_ns
+    assert Dense(index, str(embedder)).build() == first
+    assert first.stat().st_mtime_ns == changed
+    with Index(index.path) as other:  # as another process would
+        other.add([doc("0", "bile bile"), doc("9", "a kidney")])
+    assert {each.source for each in dense.search("kidney", 10)} == {"0", "1", "2", "3", "9"}
+    assert [each.text for each in dense.search("kidney", 10) if each.source == "0"] == ["bile bile"]
+    assert list(tmp_path.glob("*dense*")) == [dense.build()] != [first]
+
+
+def test_another_embedder_of_the_same_name_is_another(index, embedder, tmp_path):
+    copy = tmp_path / "bert"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        AutoTokenizer.from_pretrained(embedder).save_pretrained(copy)
+        BertModel(BertConfig.from_pretrained(embedder)).save_pretrained(copy)
+        found = Dense(index, str(copy)).search("The heart beats", 10)
+        expected = [by_hand(copy, f"T\n{each.text}") @ by_hand(copy, "The heart beats") for each in found]
+        assert [each.score for each in found] == pytest.approx(expected, abs=2e-3)
+
+
+def test_what_is_broken_off_leaves_the_old_vectors_or_none(index, embedder, tmp_path, monkeypatch):
+    dense = Dense(index, str(embedder))
+    embed = dense.embedder.embed
+
+    def embed_while_the_index_changes(texts):
+        if len(texts) > 1:
+            index.add(doc("8", "heart"))
+        return embed(texts)
+
+    monkeypatch.setattr(dense.embedder, "embed", embed_while_the_index_changes)
+    with pytest.raises(InputError, match="changed while its vectors were made: try again"):
+        dense.build()
+    assert not list(tmp_path.glob("*dense*")) + list(tmp_path.glob(".*dense*"))
+    monkeypatch.undo()
+    assert len(dense.search("heart", 10)) == len(TEXTS) + 1
+
+
+def test_nothing_is_found_for_nothing_or_in_nothing(index, embedder, tmp_path):
+    dense = Dense(index, str(embedder))
+    assert dense.search(" \n", 3) == []
+    assert len(dense.search("\ud800 \x00 zebra", 3)) == 3
+    assert Dense(Index(tmp_path / "none.sqlite"), str(embedder)).search("heart", 3) == []
+    for k in (0, -1, 1.5):
+        with pytest.raises(InputError, match="has to be 1 or more"):
+            dense.search("heart", k)
+
+
+@pytest.mark.parametrize("name", ["no-such-embedder", "./none", "folder"])
+def test_what_is_no_embedder_is_one_line(index, tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="the embedder") as error:
+        Dense(index, str(tmp_path / name) if name == "folder" else name).build()
+    assert "\n" not in str(error.value)
+
+
+def test_ranks_are_fused_as_in_the_paper():
+    assert dict(fuse([["a", "b", "c"], ["c", "a", "d"]])) == pytest.approx(
+        {"a": 1 / 61 + 1 / 62, "b": 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 63}
+    )
+    assert [item for item, _ in fuse([["a", "b", "c"], ["c", "a", "d"]])] == ["a", "c", "b", "d"]
+    assert [item for item, _ in fuse([["a", "b"], ["b", "a"]])] == ["a", "b"]
+    assert fuse([["a", "a", "b"], []]) == [("a", 1 / 61), ("b", 1 / 62)]
+
+
+def test_a_passage_that_both_find_is_one(index, embedder):
+    dense = Dense(index, str(embedder))
+    found = fused(index, dense, "kidney bile", 10)
+    assert sorted(each.source for each in found) == ["0", "1", "2", "3"]
+    places = [[each.source for each in one.search("kidney bile", 10)] for one in (index, dense)]
+    expected = {s: sum(1 / (61 + ranked.index(s)) for ranked in places if s in ranked) for s in "0123"}
+    assert {each.source: each.score for each in found} == pytest.approx(expected)
+    assert [each.score for each in found] == sorted(expected.values(), reverse=True)
+    assert fused(index, dense, "kidney bile", 2) == found[:2]
