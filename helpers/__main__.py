@@ -103,18 +103,21 @@ def ask(
         raise InputError("no question: give one, or --file and --out, or pipe one in")
     one = check_question(sys.stdin.read() if question == "-" else question) if file is None else ""
     many = read_questions(file) if file else []
-    if endpoint:
-        config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
-        answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
-    else:
-        opened = _open(profile, _made(run_dir), settings, record=False)
+    opened = None if endpoint else _open(profile, _made(run_dir), settings, record=False)
+    if opened:
         config = opened.config
-        answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
+    else:
+        config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
     library = None
-    if sources or index:
+    if sources or index:  # before a model is loaded, or a server asked for its name
         from helpers.use.sources import find_index, open_book, source_lines, with_sources
 
-        library, k = find_index(None if endpoint else opened, index and Path.cwd() / index), config.retrieval.k
+        library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
+    if opened:
+        answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
+    else:
+        answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
+    if library:
         answerers = {side: with_sources(answerer, library, k) for side, answerer in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
     if out:

@@ -1,7 +1,12 @@
-"""What several test files share: the two tokenizers, the rows that are at hand, and the command line."""
+"""What several test files share: the two tokenizers, the rows that are at hand, and the command line.
 
+The only conftest.py: tests import names from it, and pytest imports two of that name in place of each other.
+"""
+
+import gzip
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +19,7 @@ from helpers.modules import LEFT_OUT
 from helpers.run_dir import open_run
 from helpers.sources.rows import SAMPLE
 
+CORPORA = PROJECT_ROOT.parent / "shared" / "knowledge"
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 
 
@@ -51,6 +57,27 @@ def real_rows():
     if not REAL_ROWS.is_file():
         pytest.skip("the real rows in ../shared/data are not here")
     return read_jsonl(REAL_ROWS)
+
+
+@pytest.fixture(scope="session")
+def corpora():
+    if not CORPORA.is_dir():
+        pytest.skip("the real corpora in ../shared/knowledge are not here")
+    return CORPORA
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write("a/b.xml.gz", text)` below tmp_path; text as UTF-8, gzipped where the name says so; gives the path."""
+
+    def call(name, content):
+        path = tmp_path / Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = content.encode() if isinstance(content, str) else content
+        path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+        return path
+
+    return call
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ def add_passages(
         shown = found[i]
         if beside:
             own = {each.source for each in found[i]}
-            shown = [each for each in found[(i + 1) % len(chosen)] if each.source not in own]
+            others = ([each for each in other if each.source not in own] for other in found[i + 1 :] + found[:i])
+            shown = next(filter(None, others), [])
         bare = encode_example(tokenizer, row, 10**9, style)
         room = max_length - (len(bare["labels"]) - bare["labels"].count(-100)) if bare else 0
         if kept := fit_passages(tokenizer, row["Question"], shown, room, style):
@@ -52,23 +53,25 @@ def corpus_rows(sources: Sequence[str], seed: int) -> list[Row]:
 
     UNSEEN of the documents are kept out of training, at least one of two or more. InputError if nothing can be read.
     """
-    documents: dict[str, Document] = {}
+    latest: dict[tuple[str, str], Document | Deletion] = {}
     rejected: list[Rejection] = []
     for name in sources:
         for item in read_documents(source_path(name)):
-            if isinstance(item, Document):
-                documents[item.source] = item
-            elif isinstance(item, Deletion):
-                documents.pop(item.source, None)
-            else:
+            if isinstance(item, Rejection):
                 rejected.append(item)
+                continue
+            # As in the index: what has no version is known by its name within its source, notes.md say.
+            key = ("" if item.version else name, item.source)
+            if key not in latest or latest[key].version <= item.version:
+                latest[key] = item
+    documents = {key: item for key, item in latest.items() if isinstance(item, Document)}
     if not documents:
         why = f": {rejected[0].where}: {rejected[0].why}" if rejected else ""
         raise InputError(f"data.corpus = {list(sources)}: no document could be read{why}")
-    ranked = sorted(documents, key=lambda source: hashlib.sha256(f"{seed} {source}".encode()).digest())
+    ranked = sorted(documents, key=lambda key: hashlib.sha256(f"{seed} {key[1]}".encode()).digest())
     unseen = set(ranked[: max(round(UNSEEN * len(ranked)), min(1, len(ranked) - 1))])
     return [
-        {"source": source, "title": each.title, "text": each.text, "split": "unseen" if source in unseen else "train"}
-        for source, document in documents.items()
+        {"source": key[1], "title": each.title, "text": each.text, "split": "unseen" if key in unseen else "train"}
+        for key, document in documents.items()
         for each in passages(document)
     ]

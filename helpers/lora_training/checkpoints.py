@@ -106,9 +106,10 @@ def follow_schedule(optimizer: Any, scheduler: Any) -> None:
 
 
 def identity(run: Run) -> Made:
-    """What identifies a training: settings and rows."""
+    """What identifies a training: settings, rows and, where there is one, the corpus."""
     settings = {k: v for k, v in run.config.flat().items() if k.startswith(("seed", "model.", "lora.", "training."))}
-    return {"settings": settings, "rows": fingerprint(run / "data/train.jsonl")}
+    corpus = [run / "data/corpus.jsonl"] if run.config.data.corpus else []
+    return {"settings": settings, "rows": fingerprint(run / "data/train.jsonl", *corpus)}
 
 
 def _same(one: Made, other: Made, but: Collection[str] = LENGTH) -> bool:

@@ -12,6 +12,7 @@ from helpers.answers import (
     encode_questions,
     force_answers,
     likeliest,
+    read_choice,
     replies_of,
     score,
 )
@@ -121,10 +122,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
         new = list({each["question"]: each for each, _ in plans if each["question"] not in known}.values())
         known |= {row["question"]: row for row in _ask(run, model, tokenizer, new, side, "open")}
     rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
-    # A reply belongs to its text; whose question it is, the plan says.
-    return rows + [
-        {**known[each["question"]], "task": each["task"], "id": each["id"], **about} for each, about in plans
-    ]
+    return rows + [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
 
 
 def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], Prediction]:
@@ -135,9 +133,17 @@ def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) 
         for task, asked in tasks.items()
         for question in asked
     ]
-    missing = [each for each in wanted if each["question"] not in stored or "letters" not in stored[each["question"]]]
-    answered = stored | {row["question"]: row for row in _ask(run, model, tokenizer, missing, side, CLOSED)}
-    return {(each["task"], each["id"]): answered[each["question"]] for each in wanted}
+    known = {text: row for text, row in stored.items() if "letters" in row}
+    missing = list({each["question"]: each for each in wanted if each["question"] not in known}.values())
+    known |= {row["question"]: row for row in _ask(run, model, tokenizer, missing, side, CLOSED)}
+    return {(each["task"], each["id"]): _reply_to(each, known[each["question"]]) for each in wanted}
+
+
+def _reply_to(question: Question, row: Prediction) -> Prediction:
+    """A prediction as this question's own: a reply belongs to its text, which two questions may share."""
+    own = {"task": question["task"], "id": question["id"], "options": question["options"]}
+    row = {**row, **own, "answer_idx": question["target"]}
+    return {**row, **read_choice(row)}
 
 
 def _question(task: str, question: ChoiceQuestion, text: str) -> Question:

@@ -15,6 +15,7 @@ from conftest import settings_read
 from peft import PeftModel
 from safetensors.torch import load_file
 from scipy.stats import chisquare
+from trainings import Killed, losses
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -83,10 +84,6 @@ def interrupted(trained, tmp_path):
     shutil.rmtree(run / "adapter")
     (run / "training/metrics.json").unlink()
     return run
-
-
-def losses(log):
-    return {row["step"]: row["loss"] for row in log if "loss" in row}
 
 
 def validations(log):
@@ -261,10 +258,6 @@ def test_the_seed_decides(trained, short_rows, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ resume
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_rows, tmp_path):

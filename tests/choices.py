@@ -1,0 +1,8 @@
+"""A multiple-choice question, for the tests of what looks things up."""
+
+from helpers.questions import ChoiceQuestion
+
+
+def choice_question(number, text, options=None, answer="B", **more):
+    options = options or {"A": "one", "B": "two"}
+    return ChoiceQuestion(id=f"q{number}", question=text, options=options, answer_idx=answer, **more)
