@@ -39,15 +39,14 @@ def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) 
 
 
 class CorpusFirst(Sampler[int]):
-    """Indices of a dataset whose first `corpus` items are text: those once, then the rows `epochs` times.
+    """`total` indices of a dataset whose first `corpus` items are text: those once, then the rows again and again.
 
     All of it is one epoch to the trainer, so that the text is a first stage however often the rows come. Each part is
     shuffled by the seed alone, the same after a resume.
     """
 
-    def __init__(self, corpus: int, length: int, epochs: float, seed: int) -> None:
-        self.corpus, self.rows, self.seed = corpus, length - corpus, seed
-        self.length = corpus + math.ceil(self.rows * epochs)
+    def __init__(self, corpus: int, length: int, total: int, seed: int) -> None:
+        self.corpus, self.rows, self.length, self.seed = corpus, length - corpus, total, seed
 
     def __iter__(self) -> Iterator[int]:
         order = torch.Generator().manual_seed(self.seed)
@@ -104,14 +103,16 @@ def collator(config: Config, pad: int, unsloth: bool) -> Any:
 
 
 def planned_steps(config: Config, rows: int, devices: int = 1, corpus: int = 0) -> int:
-    """Number of optimizer steps for this many rows, or packs of rows, and `corpus` texts before them, taken once."""
+    """Number of optimizer steps for this many rows, or packs of rows, and `corpus` texts before them, taken once.
+
+    `training.max_steps` and `training.epochs` count the rows alone.
+    """
     training = config.training
-    if training.max_steps > 0:
-        return training.max_steps
     step_rows = training.batch_size * training.gradient_accumulation * devices
-    if corpus:
-        return math.ceil((corpus + rows * training.epochs) / step_rows)
-    return math.ceil(math.ceil(rows / step_rows) * training.epochs)
+    texts = math.ceil(corpus / step_rows)
+    if training.max_steps > 0:
+        return texts + training.max_steps
+    return texts + math.ceil(math.ceil(rows / step_rows) * training.epochs)
 
 
 def smaller_batch(batch: int, accumulation: int) -> tuple[int, int]:

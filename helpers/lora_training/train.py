@@ -101,13 +101,14 @@ def trainer_class(unsloth: bool) -> type:
 
     class ReasoningTrainer(SFTTrainer):
         journal: "TrainingLogCallback"
-        corpus = 0  # items of the dataset that are text, trained before the rows, and how often those come
-        passes = 1.0
+        corpus = 0  # items of the dataset that are text, trained before the rows
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             if not self.corpus:
                 return super()._get_train_sampler(train_dataset)
-            return CorpusFirst(self.corpus, len(self.train_dataset), self.passes, self.args.seed)
+            args = self.args
+            step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
+            return CorpusFirst(self.corpus, len(self.train_dataset), args.max_steps * step_rows, args.seed)
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if "loss" in logs:
@@ -284,7 +285,7 @@ def _train_once(
         callbacks=[journal],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.journal, trainer.corpus, trainer.passes = journal, corpus, run.config.training.epochs
+    trainer.journal, trainer.corpus = journal, corpus
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_main_process():
         save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter

@@ -41,21 +41,20 @@ def test_a_text_that_does_not_fit_or_cannot_be_spelt_is_none(smollm_tokenizer):
 # ---------------------------------------------------------------------------------------------------------- the order
 
 
-def test_the_corpus_comes_first_and_each_part_is_shuffled():
-    order = list(CorpusFirst(30, 50, seed=1))
+def test_the_corpus_comes_once_and_then_the_rows_again_and_again():
+    order = list(CorpusFirst(30, 50, 75, seed=1))
     assert sorted(order[:30]) == list(range(30)) != order[:30]
-    assert sorted(order[30:]) == list(range(30, 50)) != order[30:]
-    assert len(CorpusFirst(30, 50, seed=1)) == 50
+    assert sorted(order[30:50]) == sorted(order[50:70]) == list(range(30, 50))
+    assert order[30:50] != order[50:70]
+    assert len(set(order[70:])) == 5
+    assert min(order[70:]) >= 30
+    assert len(CorpusFirst(30, 50, 75, seed=1)) == len(order) == 75
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
-    sampler = CorpusFirst(30, 50, seed=1)
-    first = list(sampler)
-    assert list(sampler) == list(CorpusFirst(30, 50, seed=1)) == first != list(CorpusFirst(30, 50, seed=2))
-    sampler.set_epoch(1)
-    assert list(sampler) != first
-    sampler.set_epoch(0)
-    assert list(sampler) == first
+def test_the_order_depends_on_the_seed_alone():
+    sampler = CorpusFirst(30, 50, 75, seed=1)
+    assert list(sampler) == list(sampler) == list(CorpusFirst(30, 50, 75, seed=1))
+    assert list(sampler) != list(CorpusFirst(30, 50, 75, seed=2))
 
 
 # -------------------------------------------------------------------------------------------------------- the passages
@@ -98,7 +97,7 @@ def test_another_corpus_is_another_training(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ training
 
-FEW = 6  # texts; with two a step the corpus ends after the third of four, and a checkpoint is at the second
+FEW = 12  # texts; with two a step the corpus ends after the sixth step of ten, and a checkpoint is at the fifth
 SHORT = {
     "data.corpus": ["handbook"], "data.passages": 0.5, "training.max_steps": 4, "training.checkpoints": 2,
     "data.sample_size": 40, "evaluation.max_validation": 2, "training.validations": 1,
@@ -160,8 +159,8 @@ def test_03_leaves_rows_with_passages_and_the_corpus(prepared):
 def test_texts_come_before_rows(undisturbed):
     _, metrics, batches = undisturbed
     assert batches.are_text() == [True] * FEW + [False] * (len(batches.rows) - FEW)
-    assert metrics["steps"] == 4
-    assert len(batches.rows) >= 8  # the loader reads one step ahead
+    assert metrics["steps"] == 10  # four of them are the rows'
+    assert len(batches.rows) >= 20  # the loader reads one step ahead
 
 
 def test_the_metrics_have_the_loss_of_unseen_texts_before_and_after(undisturbed):
@@ -180,16 +179,16 @@ def test_a_training_that_is_stopped_within_the_corpus_goes_on_in_the_same_order(
     run = prepared(tmp_path / "run")
 
     def kill(log):
-        if 3 in losses(log):
+        if 6 in losses(log):
             raise Killed
 
     with pytest.raises(Killed):
         train(run, watch=kill)
-    assert last_checkpoint(run)[1] == 2
+    assert last_checkpoint(run)[1] == 5
     batches = Batches(monkeypatch)
     again = train(run)
-    assert again["resumed_from"] == 2
-    assert batches.rows == all_batches.rows[4:]
+    assert again["resumed_from"] == 5
+    assert batches.rows == all_batches.rows[10:]
     expected = losses(read_jsonl(whole / "training/log.jsonl"))
     assert losses(read_jsonl(run / "training/log.jsonl")) == pytest.approx(expected, rel=1e-5)
     assert again["corpus_nll"] == pytest.approx(metrics["corpus_nll"], rel=1e-5)

@@ -34,12 +34,12 @@ RUNS = {
     "knowledge/index.py": "03 07", "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07",
     "knowledge/markup.py": "03 07", "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
     "knowledge/pdf.py": "03 07", "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07",
-    "knowledge/synonyms.py": "03 07", "knowledge/terms.py": "03 07",
-    "lora_training/__init__.py": "", "lora_training/backends.py": "04", "lora_training/batches.py": "04",
-    "lora_training/budget.py": "", "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "",
-    "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
-    "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL,
-    "models/portable.py": ALL, "modules.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
+    "knowledge/synonyms.py": "03 07", "knowledge/terms.py": "03 07", "lora_training/__init__.py": "",
+    "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
+    "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
+    "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
+    "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
+    "modules.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
     "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
     "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
     "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
@@ -50,8 +50,7 @@ RUNS = {
     "source_check.py": "", "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03",
     "sources/tables.py": ALL, "statistics.py": "05 06 07", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "",
     "use/client.py": "", "use/listening.py": "", "use/proxy.py": "", "use/publish.py": "", "use/server.py": "",
-    "use/sourced_chat.py": "", "use/sources.py": "",
-    "vllm_reasoning_parser.py": "",
+    "use/sourced_chat.py": "", "use/sources.py": "", "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 
 
