@@ -66,21 +66,16 @@ def read_and_answer(run: Run) -> dict[str, Any]:
 
 def summarise(library: Library, tasks: Tasks, replies: dict[str, list[Prediction]]) -> dict[str, Any]:
     """retrieval/metrics.json: the index, what the search finds, and what reading does, by task."""
-    thoughts = {
-        side: {(row["task"], row["id"]): thought_of(row) for row in rows if row["condition"] == CLOSED}
-        for side, rows in replies.items()
-    }
     finding = {}
     for task, asked in tasks.items():
-        own = {side: {q.id: found[task, q.id] for q in asked} for side, found in thoughts.items()}
-        finding[task] = find(library, asked, queries(library, own))
+        thoughts = {
+            side: {row["id"]: row["thought"] for row in rows if row["task"] == task and "thought" in row}
+            for side, rows in replies.items()
+        }
+        known = {side: found for side, found in thoughts.items() if found}  # none where no thought was asked for
+        finding[task] = find(library, asked, queries(library, known))
     index = {"documents": library.index.documents, "passages": len(library.index)}
     return {"index": index, "finding": finding, "reading": compare_reading(replies)}
-
-
-def thought_of(row: Prediction) -> str:
-    """The thought in a reply; all of the reply where the thought was never closed."""
-    return split_reasoning(row["reply"]).thinking
 
 
 def found_for(
@@ -107,16 +102,18 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
     settings, style = run.config.retrieval, run.config.model.prompt_style
     with adapter_switched(model, side):
         closed = _closed_book(run, model, tokenizer, tasks, side)
+        thoughts = _thoughts(run, model, tokenizer, tasks, side) if "thought" in settings.conditions else {}
         plans = []
         for task, asked in tasks.items():
             for question in asked:
                 bare = question.as_prompt(context=False)
                 for condition in settings.conditions:
-                    thought = thought_of(closed[task, question.id])
+                    thought = thoughts.get((task, question.id), "") if condition == "thought" else ""
                     passages = found_for(library, question, condition, settings.k, thought)
                     kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
                     right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
                     about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
+                    about |= {"thought": thought} if condition == "thought" else {}
                     plans.append((_question(task, question, with_passages(bare, kept)), about))
         known = {row["question"]: row for row in closed.values()}
         new = list({each["question"]: each for each, _ in plans if each["question"] not in known}.values())
@@ -137,6 +134,19 @@ def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) 
     missing = list({each["question"]: each for each in wanted if each["question"] not in known}.values())
     known |= {row["question"]: row for row in _ask(run, model, tokenizer, missing, side, CLOSED)}
     return {(each["task"], each["id"]): _reply_to(each, known[each["question"]]) for each in wanted}
+
+
+def _thoughts(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], str]:
+    """What this side thinks of each question when it is asked without its options, by task and id.
+
+    A thought on the options would carry their words into the query. Where it was never closed, all of it counts.
+    """
+    wanted = [(task, each.id, each.question) for task, asked in tasks.items() for each in asked]
+    texts = list(dict.fromkeys(text for _, _, text in wanted))
+    prompts = encode_questions(run, tokenizer, [{"question": text} for text in texts])
+    replies = replies_of(run, model, tokenizer, prompts, side, run / f"retrieval/.replies.{side}-thoughts.jsonl")
+    known = {text: split_reasoning(reply.text).thinking for text, reply in zip(texts, replies, strict=True)}
+    return {(task, name): known[text] for task, name, text in wanted}
 
 
 def _reply_to(question: Question, row: Prediction) -> Prediction:

@@ -140,6 +140,21 @@ def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
     assert rows["thought", "unknown"][1] is None
 
 
+def test_a_thought_is_of_the_question_without_its_options_and_only_where_it_is_asked_for(room):
+    """An option in a thought would enter the query with it."""
+    there = room(conditions=["open", "thought"], k=1)
+    read_and_answer(there.run)
+    bare = {question.question for question in there.tasks["quiz"]}
+    assert sum(prompt in bare for prompt in there.asked["tuned"]) == len(bare)
+    assert {row["thought"] for (condition, _), row in there.rows().items() if condition == "thought"} == {
+        "New thought."
+    }
+    there = room(conditions=["open", "oracle"], k=1)
+    metrics = read_and_answer(there.run)
+    assert not set(there.asked["tuned"]) & bare
+    assert list(metrics["finding"]["quiz"]) == ["question"]
+
+
 def test_a_question_without_room_for_passages_is_the_closed_book_one(room):
     there = room()
     settings = there.run.config.model_copy(
