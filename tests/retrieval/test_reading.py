@@ -140,7 +140,7 @@ def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
     assert rows["thought", "unknown"][1] is None
 
 
-def test_a_thought_is_of_the_question_without_its_options_and_only_where_it_is_asked_for(room):
+def test_a_thought_is_of_the_question_without_its_options(room):
     """An option in a thought would enter the query with it."""
     there = room(conditions=["open", "thought"], k=1)
     read_and_answer(there.run)
@@ -149,9 +149,12 @@ def test_a_thought_is_of_the_question_without_its_options_and_only_where_it_is_a
     assert {row["thought"] for (condition, _), row in there.rows().items() if condition == "thought"} == {
         "New thought."
     }
+
+
+def test_no_thought_is_asked_for_where_no_condition_uses_one(room):
     there = room(conditions=["open", "oracle"], k=1)
     metrics = read_and_answer(there.run)
-    assert not set(there.asked["tuned"]) & bare
+    assert not set(there.asked["tuned"]) & {question.question for question in there.tasks["quiz"]}
     assert list(metrics["finding"]["quiz"]) == ["question"]
 
 
