@@ -66,7 +66,7 @@ $(STAMP): $(LIST) pyproject.toml Makefile
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-run: $(STAMP) ## run the six notebooks on this machine and print where the report is (more: make run ARGS='--force')
+run: $(STAMP) ## run the seven notebooks on this machine and print where the report is (more: make run ARGS='--force')
 	@$(PY) -m helpers run --profile laptop --run-dir runs/laptop $(ARGS)
 
 test: lint test-code test-notebooks ## lint, every test, and every notebook with the smoke profile

@@ -55,7 +55,7 @@ def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96) -> Picture:
 
 def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
     """Steps from left to right, joined by arrows: name to what it does and what it leaves, in short lines."""
-    figure, axes = new_figure(8.6, 1.9)
+    figure, axes = new_figure(1.43 * len(steps), 1.9)
     for x, (name, (does, leaves)) in enumerate(steps.items()):
         style = "round,pad=0,rounding_size=0.06"
         axes.add_patch(FancyBboxPatch((x, 0.42), 0.8, 0.56, boxstyle=style, facecolor="#A6D4F2", edgecolor=BASE))
