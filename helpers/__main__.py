@@ -1,6 +1,8 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +51,7 @@ def run(
     stages = choose_stages(start, only)
     opened = _open(profile, run_dir, settings, force)
     console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-    with _stage_lines() as tell:
+    with _stops_in_one_line(opened.label), _stage_lines() as tell:
         times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
@@ -257,6 +259,31 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     console.print(table)
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as from a cluster that takes the machine back."""
+
+
+@contextmanager
+def _stops_in_one_line(folder: str) -> Iterator[None]:
+    """In the block, Ctrl+C and SIGTERM end the process with a line on how to go on, and status 130 or 143."""
+
+    def terminate(*_: Any) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(
+            f"stopped: the same command goes on with {folder}; finished stages are skipped, 04 continues from its last "
+            "checkpoint, 05 and 07 keep their replies",
+            file=sys.stderr,
+        )
+        raise typer.Exit(143 if isinstance(stop, _TerminatedError) else 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def _stage_lines() -> Iterator[Callable[[str, str, str], None]]:
     """Yields `tell` for `run_series`: on a terminal the running stage is a live line, finished ones stay."""
@@ -326,6 +353,11 @@ def main() -> None:
         app(prog_name="python -m helpers")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'a file'}; what was finished stays", file=sys.stderr)
         sys.exit(2)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)

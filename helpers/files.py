@@ -11,12 +11,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, InputError
 
 
 def project_path(path: str | Path) -> Path:
-    """A path as given if absolute, else below the project, so that the working folder does not matter."""
-    return (PROJECT_ROOT / Path(path).expanduser()).resolve()
+    """A path as given if absolute, else below the project, so that the working folder does not matter.
+
+    InputError for one that no file can have: links in a circle, an unknown `~user`, a name that is too long, a NUL.
+    """
+    try:
+        found = (PROJECT_ROOT / Path(path).expanduser()).resolve()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{str(path)[:200]!r} is not a path that can be used: {error}"[:400]) from None
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

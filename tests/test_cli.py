@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -383,6 +384,38 @@ def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pre
     assert ("01_setup", "running", "7/9 rows") in said
     assert PROGRESS_FILE not in os.environ
     assert not [name for name in contents(run.path) if "progress" in name]
+
+
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, monkeypatch, tmp_path, stop, status):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stopped(run, stage):
+        if stage == "03_dataset_prep":
+            os.kill(os.getpid(), stop)
+            time.sleep(5)
+        pretended(run, stage)
+
+    monkeypatch.setattr(runner, "execute", stopped)
+    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
+    assert result.status == status
+    [line] = result.err.splitlines()
+    assert line.startswith(f"stopped: the same command goes on with {tmp_path / 'run'}; finished stages are skipped")
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(runner, "execute", pretended)
+    pretended.since()
+    assert cli("run", "--run-dir", tmp_path / "run").status == 0
+    assert pretended.since() == NAMES[2:]
+
+
+def test_a_full_disk_between_stages_is_one_line(cli, pretended, monkeypatch, tmp_path):
+    def full(run):
+        raise OSError(28, "No space left on device", str(run / "index.html"))
+
+    monkeypatch.setattr(runner, "write_index", full)
+    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
+    assert result.status == 2
+    assert result.err == f"error: No space left on device: {tmp_path / 'run/index.html'}; what was finished stays\n"
 
 
 # The command line, with notebooks that only pretend ---------------------------------------------------------------

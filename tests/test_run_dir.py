@@ -623,3 +623,14 @@ def test_the_order_of_files_counts(tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name)
     assert fingerprint(tmp_path / "a", tmp_path / "b") != fingerprint(tmp_path / "b", tmp_path / "a")
+
+
+@pytest.mark.parametrize("bad", ["~nobodyhere/x.jsonl", "a\0b.jsonl", "x" * 300 + ".jsonl", "circle.jsonl"])
+@pytest.mark.parametrize("key", ["data.source", "evaluation.questions"])
+def test_a_path_that_no_file_can_have_is_one_line(tmp_path, monkeypatch, key, bad):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle.jsonl").symlink_to("circle.jsonl")
+    with pytest.raises(InputError, match=r"is not a path that can be used: .+") as error:
+        open_run("smoke", tmp_path / "run", {key: str(tmp_path / bad) if bad[0] != "~" else bad})
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run/run.yaml").exists()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from helpers import InputError
+from helpers.config import Config
 from helpers.dataset_prep.open_book import add_passages, corpus_rows
 from helpers.dataset_prep.overlap import overlap, quantiles
 from helpers.dataset_prep.similarity import (
@@ -32,8 +33,9 @@ from helpers.dataset_prep.similarity import (
 from helpers.files import atomic_dir, write_json, write_jsonl
 from helpers.knowledge.library import open_library
 from helpers.machine import cpu_cores
+from helpers.models.loading import context_length
 from helpers.progress import Progress
-from helpers.prompts.encoding import encode_example, special_strings, unspellable
+from helpers.prompts.encoding import encode_example, encode_prompt, special_strings, unspellable
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, note_in_record
@@ -198,7 +200,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
     progress = progress or str
     alike, fractions = data.group_similarity, {"validation": data.validation_fraction, "test": data.test_fraction}
     tasks = choice_questions(config.evaluation.questions, config.evaluation.max_questions)
-    _check_spelling(tokenizer, tasks)
+    _check_questions(tokenizer, tasks, config)
     rows, provenance = read_rows(data, config.seed)
     steps: list[dict[str, Any]] = []
 
@@ -268,12 +270,22 @@ def _open_book(run: Run, rows: list[Row], tokenizer: Any) -> list[Row]:
     return add_passages(rows, open_library(run), *how, config.model.max_length, config.model.prompt_style)
 
 
-def _check_spelling(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]]) -> None:
-    """InputError, before any training, for an evaluation question that the vocabulary cannot spell."""
+def _check_questions(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]], config: Config) -> None:
+    """InputError, before any training, for a question that the vocabulary cannot spell or the model cannot hold."""
+    most = context_length(config.model)
     for task, questions in tasks.items():
         for question in questions:
-            if lost := unspellable(tokenizer, question.as_prompt()):
+            text = question.as_prompt()
+            if lost := unspellable(tokenizer, text):
                 raise InputError(f"{task}, question {question.id}: the model's vocabulary cannot spell {lost}")
+            # A token has at least one byte, so that few prompts have to be encoded.
+            if most and len(text.encode()) > most - config.generation.max_new_tokens:
+                length = len(encode_prompt(tokenizer, text, config.model.prompt_style))
+                if length + config.generation.max_new_tokens > most:
+                    raise InputError(
+                        f"{task}, question {question.id}: its prompt has {length:,} tokens, and with "
+                        f"{config.generation.max_new_tokens:,} new ones more than the model's {most:,} positions"
+                    )
 
 
 def _left_out(steps: list[dict[str, Any]]) -> str:

@@ -166,6 +166,11 @@ def check_model(config: Config) -> str:
     return _causal_class(shape, name)
 
 
+def context_length(settings: ModelSettings) -> int | None:
+    """The number of positions that the base model was made for; None where its configuration does not tell."""
+    return getattr(_architecture(settings).get_text_config(), "max_position_embeddings", None)
+
+
 def _architecture(settings: ModelSettings) -> Any:
     """The base model's configuration; InputError where transformers does not know it."""
     from transformers import AutoConfig, __version__

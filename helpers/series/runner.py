@@ -1,5 +1,6 @@
 """The series as one command: each notebook through papermill in a kernel of its own, finished stages skipped."""
 
+import errno
 import logging
 import os
 import re
@@ -27,6 +28,8 @@ from helpers.secrets import export_secrets
 from helpers.series.stages import LEAVES, changes, stage_inputs, trained_by_other_code
 
 SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
+# What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
+NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
 
 
 class PrivateKernelManager(AsyncKernelManager):
@@ -167,6 +170,8 @@ def execute(run: Run, stage: str) -> None:
             )
         except PapermillExecutionError as error:
             reason, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
+            if NO_ROOM.search(f"{error.ename}: {error.evalue}"):
+                raise InputError(_no_room(run, stage)) from None
             raise StageError(
                 reason if input_error else f"{stage} failed: {error.ename}: {reason}",
                 f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
@@ -178,11 +183,28 @@ def execute(run: Run, stage: str) -> None:
                 f"{stage} failed: its kernel died, most often because memory ran out",
                 stderr.read().decode(errors="replace"),
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(_no_room(run, stage)) from None
         finally:
-            # Also after a failure, which the notebook helps to understand.
-            if temporary.is_file():
+            # Also after a failure, which the notebook helps to understand, unless a full disk cut it off.
+            if temporary.is_file() and _is_whole(temporary):
                 temporary.replace(target)
                 write_page(target)
+            temporary.unlink(missing_ok=True)
+
+
+def _no_room(run: Run, stage: str) -> str:
+    return f"{stage}: the disk of {run.label}, or of the temporary folder, is full: free some room and run it again"
+
+
+def _is_whole(notebook: Path) -> bool:
+    try:
+        nbformat.read(notebook, as_version=4)
+    except (ValueError, nbformat.reader.NotJSONError):
+        return False
+    return True
 
 
 def write_page(notebook: Path) -> None:

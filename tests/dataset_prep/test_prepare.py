@@ -21,9 +21,10 @@ from helpers.dataset_prep import prepare as dataset_prep
 from helpers.dataset_prep.overlap import overlap
 from helpers.dataset_prep.prepare import drop_exact, drop_near, fit, keep_out, prepare, split, unwrap, validate
 from helpers.dataset_prep.similarity import normalise, own_shingles, runs, shared_shingles, shingles
-from helpers.files import read_json, read_jsonl
+from helpers.files import read_json, read_jsonl, write_jsonl
+from helpers.models.loading import load_tokenizer
 from helpers.questions import ChoiceQuestion, baseline_questions
-from helpers.run_dir import Run
+from helpers.run_dir import Run, open_run
 from helpers.sources.rows import COLUMNS, read_rows
 
 SHARED = PROJECT_ROOT.parent / "shared" / "data"
@@ -1080,3 +1081,11 @@ def test_real_rows_with_the_real_encoding(tmp_path):
     twins = [r for r in rows if "gross hematuria and a unilateral flank mass" in r["Question"]]
     assert len(twins) == 2
     assert twins[0]["split"] == twins[1]["split"]
+
+
+def test_a_question_longer_than_the_model_is_refused_before_training(tmp_path):
+    question = {"id": "long", "question": "word " * 150_000, "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
+    write_jsonl(tmp_path / "q.jsonl", [question])
+    run = open_run("smoke", tmp_path / "run", {"evaluation.questions": str(tmp_path / "q.jsonl")})
+    with pytest.raises(InputError, match=r"^q, question long: its prompt has 150,\d\d\d tokens, and with 16 new"):
+        prepare(run, load_tokenizer(run.config.model))

@@ -167,3 +167,38 @@ def test_a_stage_that_fails_leaves_no_sockets(run, temporary, tmp_path, monkeypa
         execute(run, "01_setup")
     gc.collect()  # the error's frames hold the kernel's manager
     assert list(folder.iterdir()) == []
+
+
+# A full disk -----------------------------------------------------------------------------------------------------
+
+FULL = r"01_setup: the disk of .*run, or of the temporary folder, is full: free some room and run it again$"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OSError(28, 'No space left on device')",
+        "RuntimeError('I/O error: No space left on device (os error 28)')",
+        "OSError('3342812 requested and 510816 written')",
+    ],
+)
+def test_a_disk_that_fills_up_in_a_stage_is_one_line(run, tmp_path, error):
+    notebook = nbformat.read(tmp_path / "notebooks/01_setup.ipynb", as_version=4)
+    notebook.cells[0].source = f"raise {error}"
+    nbformat.write(notebook, tmp_path / "notebooks/01_setup.ipynb")
+    with pytest.raises(InputError, match=FULL):
+        execute(run, "01_setup")
+    assert (run / "notebooks/01_setup.html").is_file()  # what the stage had said before
+
+
+def test_a_disk_too_full_for_the_notebook_leaves_no_half_one(run, monkeypatch):
+    """Papermill writes as the cells run."""
+
+    def half(source, target, **_):
+        Path(target).write_text('{"cells": [{"cell_ty')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("papermill.execute_notebook", half)
+    with pytest.raises(InputError, match=FULL):
+        execute(run, "01_setup")
+    assert list((run / "notebooks").iterdir()) == []
