@@ -234,13 +234,12 @@ def _against(closed: Sequence[bool], here: Sequence[bool]) -> dict[str, Any]:
 
 def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool = False) -> str:
     """One sentence: whether this side is right more often with the passages than without, and how sure that is."""
-    counts = f"{figures['mended']} questions mended, {figures['misled']} misled, of {figures['n']}"
-    model = f"the {side} model{', made to answer,' if forced else ''}"
+    counts = f"{figures['mended']} mended and {figures['misled']} misled of {figures['n']}"
+    model = f"the {side} model, made to answer," if forced else f"the {side} model"
     if is_shown(figures) and figures["mcnemar_p_holm"] < 0.05:
         word, said = ("more", "helped") if figures["delta"] > 0 else ("less", "hurt")
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
     return (
-        f"Reading is not shown to help or to hurt: with {what} the accuracy of {model.removesuffix(',')} changes by "
-        f"{points_apart(figures)}; {counts}. A change of {100 * figures['detectable']:.0f} points would mostly have "
-        "been seen."
+        f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}. "
+        f"A change of {100 * figures['detectable']:.0f} points would mostly have been seen."
     )

@@ -318,7 +318,7 @@ def test_the_oracle_is_compared_on_the_questions_whose_document_is_known():
         (
             5,
             4,
-            "Reading is not shown to help or to hurt: with passages found by the question the accuracy of the tuned",
+            "Reading is not shown to help or to hurt: with passages found by the question the tuned model changes by",
         ),
         (0, 0, "Reading is not shown to help or to hurt"),
     ],
@@ -326,7 +326,7 @@ def test_the_oracle_is_compared_on_the_questions_whose_document_is_known():
 def test_the_verdict_says_what_is_shown(mended, misled, verdict):
     said = compare_reading({"tuned": pairs(mended, misled, 20)})["quiz"]["tuned"]["open"]["replied"]["verdict"]
     assert said.startswith(verdict)
-    assert f"{mended} questions mended, {misled} misled, of 20" in said
+    assert f"{mended} mended and {misled} misled of 20" in said
     assert re.search(r"points would mostly have been seen\.$", said) or "not shown" not in said
 
 
@@ -339,7 +339,7 @@ def test_the_p_values_of_a_reading_are_adjusted_together():
     for side in ("base", "tuned"):
         assert both[side]["open"]["replied"]["mcnemar_p_holm"] == pytest.approx(1 / 16)
         assert (
-            f"not shown to help or to hurt: with passages found by the question the accuracy of the {side}"
+            f"not shown to help or to hurt: with passages found by the question the {side} model changes by"
             in (both[side]["open"]["replied"]["verdict"])
         )
 
