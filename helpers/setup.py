@@ -55,11 +55,15 @@ def install() -> None:
 
 
 def replaced_packages() -> list[str]:
-    """Required packages that this process has loaded in another version than the installed one."""
+    """Required packages that this process has loaded in another version than the installed one.
+
+    Some modules say more than a version: tantivy "tantivy v0.27.0, index_format v7". They are not compared.
+    """
     lines = (PROJECT_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [found[0] for line in lines if (found := re.match(r"[\w-]+", line))]
     loaded = {name: getattr(sys.modules.get(name.replace("-", "_")), "__version__", None) for name in names}
-    return [f"{name} {version}" for name, version in loaded.items() if version and version != installed(name)]
+    versions = {name: version for name, version in loaded.items() if version and version[0].isdecimal()}
+    return [f"{name} {version}" for name, version in versions.items() if version != installed(name)]
 
 
 def installed(name: str) -> str | None:

@@ -282,6 +282,7 @@ def test_packages_that_nothing_replaced_are_not_complained_of():
     import openai  # noqa: F401
     import peft  # noqa: F401
     import scipy  # noqa: F401
+    import tantivy  # noqa: F401
 
     assert {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "huggingface_hub"} <= set(sys.modules)
     assert replaced_packages() == []

@@ -278,13 +278,13 @@ def _check_questions(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]], con
             text = question.as_prompt()
             if lost := unspellable(tokenizer, text):
                 raise InputError(f"{task}, question {question.id}: the model's vocabulary cannot spell {lost}")
-            # A token has at least one byte, so that few prompts have to be encoded.
-            if most and len(text.encode()) > most - config.generation.max_new_tokens:
+            # A token has at least one byte: with half the positions for the frame, few prompts have to be encoded.
+            if most and len(text.encode()) > most // 2:
                 length = len(encode_prompt(tokenizer, text, config.model.prompt_style))
-                if length + config.generation.max_new_tokens > most:
+                if length >= most:
                     raise InputError(
-                        f"{task}, question {question.id}: its prompt has {length:,} tokens, and with "
-                        f"{config.generation.max_new_tokens:,} new ones more than the model's {most:,} positions"
+                        f"{task}, question {question.id}: its prompt has {length:,} tokens, and the model has {most:,} "
+                        "positions for prompt and reply"
                     )
 
 

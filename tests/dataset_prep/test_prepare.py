@@ -1087,5 +1087,7 @@ def test_a_question_longer_than_the_model_is_refused_before_training(tmp_path):
     question = {"id": "long", "question": "word " * 150_000, "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
     write_jsonl(tmp_path / "q.jsonl", [question])
     run = open_run("smoke", tmp_path / "run", {"evaluation.questions": str(tmp_path / "q.jsonl")})
-    with pytest.raises(InputError, match=r"^q, question long: its prompt has 150,\d\d\d tokens, and with 16 new"):
+    with pytest.raises(
+        InputError, match=r"^q, question long: its prompt has 150,\d\d\d tokens, and the model has 4,096 positions"
+    ):
         prepare(run, load_tokenizer(run.config.model))
