@@ -1,6 +1,7 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -268,6 +269,7 @@ def _stops_in_one_line(folder: str) -> Iterator[None]:
     """In the block, Ctrl+C and SIGTERM end the process with a line on how to go on, and status 130 or 143."""
 
     def terminate(*_: Any) -> None:
+        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
         raise _TerminatedError
 
     before = signal.signal(signal.SIGTERM, terminate)

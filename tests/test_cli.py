@@ -397,6 +397,7 @@ def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, 
         pretended(run, stage)
 
     monkeypatch.setattr(runner, "execute", stopped)
+    monkeypatch.setattr("logging.disable", lambda: None)
     result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
     assert result.status == status
     [line] = result.err.splitlines()
