@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from helpers import InputError
 
@@ -31,11 +31,8 @@ CHANGES = {
 # Resolved when a run folder is opened, by the GPU (helpers/gpus.yaml).
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
-
-
-def one_or_many(value: Any) -> Any:
-    """A text alone stands for a list of one."""
-    return [value] if isinstance(value, str) else value
+# A text alone stands for a list of one.
+OneOrMany = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 
 
 class _Section(BaseModel):
@@ -95,16 +92,11 @@ class GenerationSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    questions: list[str] = Field(min_length=1)
+    questions: Annotated[list[str], OneOrMany] = Field(min_length=1)
     max_validation: int | None = Field(ge=1)
     max_questions: int | None = Field(ge=1)
     strengths: list[Annotated[float, Field(gt=0, lt=1)]]
     strength_questions: int = Field(ge=0)
-
-    @field_validator("questions", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return one_or_many(value)
 
 
 GgufKind = Literal["f16", "q8_0", "q4_k_m"]
@@ -122,16 +114,11 @@ class ExportSettings(_Section):
 
 
 class RetrievalSettings(_Section):
-    sources: list[str] = Field(min_length=1)
-    synonyms: list[str]
+    sources: Annotated[list[str], OneOrMany] = Field(min_length=1)
+    synonyms: Annotated[list[str], OneOrMany]
     k: int = Field(ge=1, le=32)
-    conditions: list[Literal["open", "thought", "oracle"]] = Field(min_length=1)
+    conditions: Annotated[list[Literal["open", "thought", "oracle"]], OneOrMany] = Field(min_length=1)
     max_questions: int | None = Field(ge=1)
-
-    @field_validator("sources", "synonyms", "conditions", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return one_or_many(value)
 
 
 class TrackingSettings(_Section):

@@ -45,12 +45,15 @@ def unknown_citations(reply: str, passages: Sequence[Any]) -> list[int]:
     return sorted(n for n in cited if not 1 <= n <= len(passages))
 
 
+def source_line(n: int, passage: Passage) -> str:
+    """One passage as `[n] title (source, licence, link)`."""
+    facts = [passage.source, passage.licence or "licence not stated", passage.address]
+    return f"[{n}] {passage.title or 'untitled'} ({', '.join(filter(None, facts))})"
+
+
 def source_lines(passages: Sequence[Passage], reply: str) -> list[str]:
     """A line for each passage: its number, title, source, licence and link; then one on citations that are in none."""
-    lines = []
-    for n, each in enumerate(passages, 1):
-        facts = [each.source, each.licence or "licence not stated", each.address]
-        lines.append(f"[{n}] {each.title or 'untitled'} ({', '.join(filter(None, facts))})")
+    lines = [source_line(n, each) for n, each in enumerate(passages, 1)]
     if unknown := unknown_citations(reply, passages):
         numbers = ", ".join(f"[{n}]" for n in unknown)
         lines.append(f"{numbers}: cited in the answer, but no passage has this number")

@@ -15,7 +15,7 @@ from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
 from helpers.use.client import MAX_QUESTION, check_question
-from helpers.use.sources import find_index, open_book, unknown_citations
+from helpers.use.sources import find_index, open_book, source_line, unknown_citations
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1
@@ -135,7 +135,7 @@ def _sources(turn: Turn) -> None:
     if turn.passages:
         with st.expander(f"Sources ({len(turn.passages)})", expanded=True):
             for n, each in enumerate(turn.passages, 1):
-                plain(f"[{n}] {each.title} ({', '.join(filter(None, (each.source, each.licence, each.address)))})")
+                plain(source_line(n, each))
                 plain(each.text)
         for side, reply in turn.replies.items():
             if unknown := unknown_citations(f"{END_THINK}{reply.answer}", turn.passages):
