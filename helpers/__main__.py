@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from helpers import InputError, StageError
+from helpers import STOPPED, InputError, StageError
 
 app = typer.Typer(
     add_completion=False,
@@ -28,6 +28,7 @@ Profile = Annotated[str, typer.Option(help="smoke, laptop, t4, full, or auto: wh
 RunDir = Annotated[str, typer.Option(help="The run folder.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 DEFAULT_RUN = "runs/default"
+SAVING_SECONDS = 25
 # For what uses a run instead of making one.
 MadeRun = Annotated[
     str, typer.Option(help="The run folder; else AI_DOCTOR_RUN_DIR, else the one in runs/ that was exported last.")
@@ -52,7 +53,7 @@ def run(
     stages = choose_stages(start, only)
     opened = _open(profile, run_dir, settings, force)
     console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-    with _stops_in_one_line(opened.label), _stage_lines() as tell:
+    with _stops_in_one_line(opened), _stage_lines() as tell:
         times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
@@ -265,25 +266,42 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 @contextmanager
-def _stops_in_one_line(folder: str) -> Iterator[None]:
-    """In the block, Ctrl+C and SIGTERM end the process with a line on how to go on, and status 130 or 143."""
+def _stops_in_one_line(run: Any) -> Iterator[None]:
+    """In the block, Ctrl+C and SIGTERM end the process with a line on how to go on, and status 130 or 143.
+
+    After SIGTERM a training has SAVING_SECONDS to save; clusters mostly send SIGKILL 30 seconds later.
+    """
+    from helpers.session import tell_training_to_stop
 
     def terminate(*_: Any) -> None:
         logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
         raise _TerminatedError
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def save_first(*_: Any) -> None:
+        nonlocal told
+        told = tell_training_to_stop(run.path) or terminate()
+        signal.alarm(SAVING_SECONDS)
+
+    told = False
+    before = [signal.signal(signal.SIGTERM, save_first), signal.signal(signal.SIGALRM, terminate)]
     try:
         yield
+    except StageError as error:
+        if not told or error.status != STOPPED:
+            raise
+        print(error, file=sys.stderr)
+        raise typer.Exit(143) from None
     except KeyboardInterrupt as stop:
         print(
-            f"stopped: the same command goes on with {folder}; finished stages are skipped, 04 continues from its last "
-            "checkpoint, 05 and 07 keep their replies",
+            f"stopped: the same command goes on with {run.label}; finished stages are skipped, 04 continues from its "
+            "last checkpoint, 05 and 07 keep their replies",
             file=sys.stderr,
         )
         raise typer.Exit(143 if isinstance(stop, _TerminatedError) else 130) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGALRM, before[1])
 
 
 @contextmanager
@@ -323,6 +341,8 @@ def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = 
     folders = ("data.corpus", "retrieval.sources", "retrieval.synonyms")
     for key in ("data.source", "evaluation.questions", *folders):
         overrides.update({key: _from_here(overrides[key], key in folders)} if key in overrides else {})
+    if backup := overrides.get("session.backup"):
+        overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
     return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force, record)
 
 
@@ -363,9 +383,9 @@ def main() -> None:
         sys.exit(2)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
-        if error.traceback and not error.input_error:
+        if error.traceback and error.status == 1:
             print(f"\n{error.traceback}", file=sys.stderr)
-        sys.exit(2 if error.input_error else 1)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import yaml
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import clear_leftovers, locked, project_path, write_text
+from helpers.session import restore
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -67,6 +68,8 @@ def open_run(
     recorded.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
+    if restore(path, overrides.get("session.backup")):
+        print(f"{path.name}: goes on from {overrides['session.backup']}, which holds a later state")
     for folder in (path, path / "export", path / "evaluation"):
         clear_leftovers(folder)
     stored = read_settings(path)
