@@ -4,15 +4,17 @@ import json
 import shutil
 
 import pytest
+from conftest import settings_read
 
 from helpers import PROJECT_ROOT
 from helpers.config import Config
+from helpers.dataset_prep.prepare import prepare
 from helpers.files import write_text
 from helpers.modules import LEFT_OUT, SHOWS, code_of
 from helpers.report.results import STAGES
-from helpers.run_dir import Run
+from helpers.run_dir import Run, open_run
 from helpers.series import stages
-from helpers.series.stages import SETTINGS, changes, notebook_code, stage_inputs, trained_by_other_code
+from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
 
 NAMES = list(STAGES)
 ALL = "01 02 03 04 05 06 07"
@@ -163,17 +165,22 @@ def test_a_changed_setting_runs_the_stages_that_read_it(tmp_path, monkeypatch, k
     assert changed == READERS.get(key, READERS.get(key.split(".")[0]))
 
 
-def listed(stage):
-    keys = Config.resolve("smoke").flat()
-    return {key for key in keys if key in SETTINGS[stage] or key.split(".")[0] in SETTINGS[stage]}
-
-
 def test_the_table_of_settings_is_what_the_stages_read(tiny_run):
     """04 is looked at in test_training, where there is a training."""
     for stage, read in tiny_run.read.items():
-        assert read - listed(stage) - {"profile"} == set(), stage
+        assert read - stage_inputs(tiny_run.run, stage)["settings"].keys() - {"profile"} == set(), stage
     assert tiny_run.read["03_dataset_prep"] >= {"data.near_duplicate", "evaluation.questions", "seed"}
     assert tiny_run.read["05_evaluation"] >= {"evaluation.strengths", "generation.temperature", "model.max_length"}
+
+
+def test_the_settings_that_03_reads_for_passages_count_where_it_reads_them(tmp_path, r1_tokenizer):
+    run = open_run("smoke", tmp_path / "run", {"data.passages": 0.5, "data.sample_size": 20})
+    with settings_read() as read:
+        prepare(run, r1_tokenizer)
+    inputs = stage_inputs(run, "03_dataset_prep")
+    assert read - inputs["settings"].keys() == set()
+    assert {key for key in read if key.startswith("retrieval.")} == {*FOR_PASSAGES}
+    assert "handbook" in inputs["files"]
 
 
 class Values:
