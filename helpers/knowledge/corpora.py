@@ -13,7 +13,7 @@ from pathlib import Path
 from helpers import InputError
 from helpers.knowledge import cnxml, licences, medquad, own_files, pubmed
 from helpers.knowledge.documents import Deletion, Document, Rejection
-from helpers.knowledge.markup import MarkupError, root_name
+from helpers.knowledge.markup import MarkupError, root_name, unpacked
 
 Found = Document | Deletion | Rejection
 CNXML, MEDQUAD = "{http://cnx.rice.edu/cnxml}document", "Document"
@@ -64,7 +64,7 @@ def _reader(path: Path, root: Path) -> Iterator[Found]:
         return medquad.read_rows(path, own_files.source_of(path, root))
     if kind not in (".xml", ".cnxml", ".gz") or not path.is_file():
         return _own(path, root)
-    with pubmed.open_xml(path) as handle:
+    with unpacked(path) as handle:
         try:
             name = root_name(handle)
         except (MarkupError, EOFError, zlib.error, gzip.BadGzipFile):

@@ -1,10 +1,12 @@
 """Text out of markup: XML read safely and in bounded memory, inline tags and formulas as text, stray characters out."""
 
+import gzip
 import html
 import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from xml.parsers import expat
@@ -43,6 +45,13 @@ def sections(found: Iterable[tuple[tuple[str, ...], list[str]]]) -> list[Section
     """Sections of cleaned text; empty paragraphs, and sections without any, are left out."""
     tidy = (Section(tuple(map(clean, path)), [p for p in map(clean, paragraphs) if p]) for path, paragraphs in found)
     return [section for section in tidy if section.paragraphs]
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """The bytes of a plain or gzipped file; what it is, its first bytes decide, whatever its name."""
+    with open(path, "rb") as handle:
+        packed = handle.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else open(path, "rb")
 
 
 def local(element: Element) -> str:

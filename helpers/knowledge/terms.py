@@ -1,25 +1,20 @@
 """Names of medical concepts, read from UMLS (MRCONSO.RRF), MeSH, an ontology in OBO format, or MedQuAD's rows."""
 
-import gzip
 import json
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
-from xml.etree.ElementTree import ParseError
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import iterparse
+from typing import Any
+from xml.etree.ElementTree import Element
 
 from helpers import InputError
 from helpers.knowledge.documents import Rejection
+from helpers.knowledge.markup import MarkupError, clean, stream, unpacked
 
 MAX_LINE = 1 << 20  # bytes; a name in MRCONSO has at most 3,000 characters, a row of MedQuAD under 40 kB
 CUI = re.compile(r"C\d{7}")
@@ -113,19 +108,15 @@ def _atom(line: str, levels: Collection[str]) -> Iterator[Term]:
 
 def _mesh_terms(path: Path) -> Iterator[Term | Rejection]:
     """Headings and entry terms of NLM's descriptor XML, one record in memory."""
-    root = None
     try:
-        with _opened(path) as handle:
-            for event, node in iterparse(handle, events=("start", "end")):
-                root = node if root is None else root
-                if event == "end" and node.tag == "DescriptorRecord":
-                    yield from _descriptor(node, path.name)
-                    root.clear()
-    except (ParseError, DefusedXmlException, LookupError, ValueError) as error:  # the last two: its encoding
+        with unpacked(path) as handle:
+            for record in stream(handle, lambda element, depth: depth == 1 and element.tag == "DescriptorRecord"):
+                yield from _descriptor(record, path.name)
+    except MarkupError as error:
         yield Rejection(f"{path.name}: {error}", "XML that cannot be read from there on")
 
 
-def _descriptor(record: Any, name: str) -> Iterator[Term | Rejection]:
+def _descriptor(record: Element, name: str) -> Iterator[Term | Rejection]:
     own, heading = (clean(record.findtext(tag, "")) for tag in ("DescriptorUI", "DescriptorName/String"))
     if not own or not heading:
         yield Rejection(f"{name}: {own or heading or 'a record'}", "no DescriptorUI or no name")
@@ -210,23 +201,6 @@ def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iter
                 yield Term(cui if CUI.fullmatch(cui) else entry.own, text, number == 0, entry.origin)
 
 
-def clean(text: str) -> str:
-    """One line of text without control characters, invisible ones and lone surrogates."""
-    if not text.isprintable():
-        hidden = {c: "" if unicodedata.category(c) == "Cf" else " " for c in text if not c.isprintable()}
-        text = text.translate(str.maketrans(hidden))
-    return " ".join(text.split())
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked if it is gzip by its first bytes, whatever its name."""
-    with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        yield gzip.GzipFile(fileobj=raw) if packed else raw
-
-
 def _each(files: list[Path], parse: Callable[[str], Iterator[Any]], end: str = "") -> Iterator[Any]:
     """What `parse` makes of each line, and at last of `end`; its ValueError is a Rejection, as is bad encoding."""
     for where, line in _lines(files, end):
@@ -244,7 +218,7 @@ def _lines(files: list[Path], end: str) -> Iterator[tuple[str, bytes]]:
     """(file:line, bytes) through all parts. UMLS's parts may end within a line; a line that is too long is cut."""
     number, line = 1, b""
     for path in files:
-        with _opened(path) as handle:
+        with unpacked(path) as handle:
             for piece in iter(partial(handle.readline, MAX_LINE + 1), b""):
                 line = line[: MAX_LINE + 1] + piece
                 if piece.endswith(b"\n"):
