@@ -17,6 +17,7 @@ import httpx
 from helpers import InputError
 from helpers.files import read_json, write_json, write_text
 from helpers.knowledge.markup import MarkupError, clean, local, parse
+from helpers.secrets import export_secrets
 
 ADDRESS = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils/"
 KEY = "NCBI_API_KEY"
@@ -41,7 +42,7 @@ def fetch_topic(
     """Fetch the `limit` best matches of a PubMed query into `folder`; returns its files, of BATCH citations each.
 
     A search is kept with its PMIDs in `.search.json`, so that a fetch that was stopped goes on where it stopped, with
-    the same citations; delete the folder to search anew. NCBI_API_KEY is read from the environment, never stored.
+    the same citations; delete the folder to search anew. NCBI_API_KEY is found as other secrets are, and never stored.
     Raises InputError, in one line, for a query without a match, a folder of another query, a refused key or no network.
     """
     if not clean(query) or limit < 1:
@@ -83,6 +84,7 @@ class _Server:
     def __init__(self, client: httpx.Client, email: str) -> None:
         self.client, self.last, self.answered = client, 0.0, False
         self.history: dict[str, str] = {}  # of this run's search; NCBI forgets it after some hours
+        export_secrets([KEY])
         self.key = os.environ.get(KEY, "").strip()
         self.interval = 1 / (10 if self.key else 3)
         self.about = {"tool": TOOL} | ({"email": email} if email else {}) | ({"api_key": self.key} if self.key else {})
