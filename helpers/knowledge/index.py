@@ -96,6 +96,12 @@ class Index:
             )
             return _state_name(db), found.fetchall()
 
+    def in_order(self) -> list[tuple[int, Passage]]:
+        """Every passage in the order of reading, after its document's number."""
+        with self._reading() as db:
+            rows = db.execute("SELECT rowid, 0.0 FROM passages ORDER BY rowid").fetchall() if db else []
+            return self._passages(db, rows) if db else []
+
     def passages_at(self, hits: Hits, state: str) -> list[Passage] | None:
         """The passages of rows that another search found in a state, with its scores; None in any other state."""
         with self._reading() as db:
