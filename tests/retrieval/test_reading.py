@@ -134,7 +134,7 @@ def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
     rows = {key: (row["sources"], row["found"]) for key, row in there.rows().items()}
     assert rows["closed", "q0"] == ([], None)
     assert rows["open", "q0"] == rows["oracle", "q0"] == (["corpus.jsonl#heart"], True)
-    assert rows["open", "abstract"] == rows["oracle", "abstract"] == (["123"], True)
+    assert rows["open", "abstract"] == rows["oracle", "abstract"] == (["contexts.jsonl#123"], True)
     assert rows["open", "unknown"] == (["corpus.jsonl#spleen"], None)
     assert rows["oracle", "unknown"] == ([], None)
     assert rows["thought", "unknown"][1] is None
