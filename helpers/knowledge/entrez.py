@@ -1,6 +1,6 @@
 """A topic's citations from NCBI's E-utilities, as files that the index reads.
 
-Rules and formats: https://www.ncbi.nlm.nih.gov/books/NBK25497/ and NBK25499/ (esearch with history, efetch in batches;
+Rules and formats: https://www.ncbi.nlm.nih.gov/books/NBK25497/ and NBK25499/ (esearch, and efetch by PMIDs in batches;
 3 requests a second without a key and 10 with one; `tool` and `email` name the sender).
 """
 
@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def fetch_topic(
             path = folder / f"batch-{number:04}.xml"
             files.append(path)
             if not path.is_file():
-                write_text(path, server.fetch(start, pmids[start : start + BATCH]))
+                write_text(path, server.fetch(pmids[start : start + BATCH]))
                 show(f"{min(start + BATCH, len(pmids))} of {len(pmids)} citations")
     return files
 
@@ -83,7 +82,6 @@ class _Server:
 
     def __init__(self, client: httpx.Client, email: str) -> None:
         self.client, self.last, self.answered = client, 0.0, False
-        self.history: dict[str, str] = {}  # of this run's search; NCBI forgets it after some hours
         export_secrets([KEY])
         self.key = os.environ.get(KEY, "").strip()
         self.interval = 1 / (10 if self.key else 3)
@@ -92,20 +90,17 @@ class _Server:
     def search(self, query: str, limit: int) -> list[str]:
         """PMIDs, best match first."""
         settings = {"db": "pubmed", "term": query, "retmode": "json", "retmax": limit, "sort": "relevance"}
-        found = self.ask("esearch.fcgi", settings | {"usehistory": "y"}, _search_result)
+        found = self.ask("esearch.fcgi", settings, _search_result)
         pmids = [str(pmid) for pmid in found.get("idlist", []) if str(pmid).isdecimal()]
         if not pmids:
             unknown = found.get("errorlist") or {}
             missing = ", ".join(map(str, unknown.get("phrasesnotfound") or [])) if isinstance(unknown, dict) else ""
             raise InputError(f"PubMed has nothing for {query!r}" + (f" (not found: {missing})" if missing else ""))
-        if "webenv" in found and "querykey" in found:
-            self.history = {"WebEnv": str(found["webenv"]), "query_key": str(found["querykey"])}
         return pmids[:limit]
 
-    def fetch(self, start: int, pmids: list[str]) -> str:
-        """The citations' XML: from the search's history, or by their PMIDs where an earlier run has searched."""
-        part = self.history | {"retstart": start, "retmax": len(pmids)} if self.history else {"id": ",".join(pmids)}
-        return self.ask("efetch.fcgi", {"db": "pubmed", "retmode": "xml"} | part, _citations)
+    def fetch(self, pmids: list[str]) -> str:
+        """The citations' XML."""
+        return self.ask("efetch.fcgi", {"db": "pubmed", "retmode": "xml", "id": ",".join(pmids)}, _citations)
 
     def ask(self, name: str, settings: dict[str, Any], read: Callable[[httpx.Response], Any]) -> Any:
         """The answer as `read` makes of it; up to TRIES times, waiting as the server says or 1, 2, 4 ... seconds."""
@@ -172,11 +167,6 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds, also where a date is given; None where nothing or nonsense is."""
+    """Seconds; None where nothing is given, or a date, which NCBI does not send."""
     value = answer.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return float(value) if re.fullmatch(r"\d{1,9}(\.\d+)?", value) else None

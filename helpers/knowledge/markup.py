@@ -72,11 +72,10 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
     With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises MarkupError,
     with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above MAX_RECORD bytes.
     """
-    parser, prolog, pending = XMLPullParser(("start", "end")), _prolog_guard(), 0
-    root, depth = None, 0
+    root_name(handle)
+    parser, pending, root, depth = XMLPullParser(("start", "end")), 0, None, 0
     try:
         while chunk := handle.read(CHUNK):
-            prolog = _guard(prolog, chunk)
             parser.feed(chunk)
             pending += len(chunk)
             for event, element in parser.read_events():
@@ -102,43 +101,27 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
 
 
 def root_name(handle: IO[bytes]) -> str:
-    """The tag of the root, `{namespace}name`, from the first bytes of XML; MarkupError if there is none."""
-    parser = XMLPullParser(("start",))
-    try:
-        for _ in range(16):
-            parser.feed(chunk := handle.read(CHUNK))
-            for _, element in parser.read_events():
-                return element.tag
-            if not chunk:
-                break
-    except (ParseError, LookupError, ValueError) as error:
-        raise MarkupError(f"is broken XML ({error})") from None
-    raise MarkupError("is XML without a root")
+    """The tag of the root, `{namespace}name`; reads what stands before it, and goes back to the beginning.
 
-
-def _prolog_guard() -> expat.XMLParserType:
-    """Reads what stands before the root, to refuse entity declarations; after it there can be none."""
-    guard = expat.ParserCreate()
+    Raises MarkupError for broken XML, and for declarations of entities, which can only stand there.
+    """
+    parser = expat.ParserCreate(namespace_separator="}")
 
     def refuse(*_: object) -> None:
         raise MarkupError("declares XML entities, which are not expanded: remove its DOCTYPE")
 
-    def stop(*_: object) -> None:
-        raise _RootReached
+    def reached(name: str, _: object) -> None:
+        raise _RootReached("{" * ("}" in name) + name)
 
-    guard.EntityDeclHandler, guard.StartElementHandler = refuse, stop
-    return guard
-
-
-def _guard(guard: expat.XMLParserType | None, chunk: bytes) -> expat.XMLParserType | None:
+    parser.EntityDeclHandler, parser.StartElementHandler = refuse, reached
     try:
-        if guard:
-            guard.Parse(chunk)
-    except (_RootReached, expat.ExpatError, LookupError, ValueError) as ended:
-        if isinstance(ended, MarkupError):
-            raise
-        return None  # a broken prolog is reported by the parser itself
-    return guard
+        parser.ParseFile(handle)
+    except _RootReached as root:
+        handle.seek(0)
+        return str(root)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
+        raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
+    raise MarkupError("is XML without a root")
 
 
 def _numeric_entities(content: bytes) -> bytes:

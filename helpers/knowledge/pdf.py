@@ -3,12 +3,12 @@
 import io
 import logging
 import re
+import unicodedata
 from typing import Any
 
 from helpers.knowledge.markup import clean
 
 MAX_PAGES = 5000
-LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
 Pages = list[tuple[tuple[str, ...], str]]
 
 
@@ -65,7 +65,7 @@ def _title(reader: Any) -> str:
 
 def _tidy(text: str) -> str:
     """Ligatures as letters; a word that is hyphenated at the end of its line in one piece."""
-    text = re.sub("[ﬀ-ﬆ]", lambda match: LIGATURES[match[0]], text)
+    text = re.sub("[ﬀ-ﬆ]", lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", text)
 
 

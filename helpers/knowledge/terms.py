@@ -18,7 +18,7 @@ from helpers.knowledge.markup import MarkupError, clean, stream, unpacked
 
 MAX_LINE = 1 << 20  # bytes; a name in MRCONSO has at most 3,000 characters, a row of MedQuAD under 40 kB
 CUI = re.compile(r"C\d{7}")
-OBO_SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" (EXACT|BROAD|NARROW|RELATED)\b ?(\w*)')
+OBO_SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" EXACT\b ?(\w*)')  # BROAD, NARROW, RELATED are no synonyms
 # HPO's inheritance, modifiers (sharp, episodic), course, blood groups, history and frequency are not phenotypes.
 NOT_PHENOTYPES = {"HP:0000005", "HP:0012823", "HP:0031797", "HP:0032223", "HP:0032443", "HP:0040279"}
 
@@ -35,12 +35,12 @@ class Term:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A concept of a source that gives CUIs: (name, scope), the preferred one first."""
+    """A concept of a source that gives CUIs, with its names, the preferred one first."""
 
     own: str
     origin: str
     cuis: list[str]
-    names: list[tuple[str, str]]
+    names: list[str]
     parents: list[str]
 
 
@@ -71,11 +71,11 @@ def source_files(path: Path) -> list[Path]:
     return found
 
 
-def read_terms(files: list[Path], levels: Collection[str], scopes: Collection[str]) -> Iterator[Term | Rejection]:
+def read_terms(files: list[Path], levels: Collection[str]) -> Iterator[Term | Rejection]:
     """The names in one source's files (see `source_files`), by the ending; a bad record is a Rejection.
 
     `levels`: UMLS's restriction levels (SRL). 0 needs the UMLS licence alone; for others its section 12 adds
-    restrictions by category, and its Appendix 1 gives each vocabulary's. `scopes`: of an ontology's synonyms.
+    restrictions by category, and its Appendix 1 gives each vocabulary's.
     Raises InputError for a file that cannot be read, or whose name does not tell what it is.
     """
     name = files[0].name.lower().removesuffix(".gz")
@@ -83,8 +83,8 @@ def read_terms(files: list[Path], levels: Collection[str], scopes: Collection[st
         ".rrf": lambda: _each(files, partial(_atom, levels=levels)),
         ".xml": lambda: _mesh_terms(files[0]),
         ".tsv": lambda: _each(files, partial(_heading, columns=[])),
-        ".obo": lambda: _met(_each(files, partial(_stanza, lines=[]), end="[end]"), scopes),
-        ".jsonl": lambda: _met(_each(files, _row), {"EXACT"}),
+        ".obo": lambda: _met(_each(files, partial(_stanza, lines=[]), end="[end]")),
+        ".jsonl": lambda: _met(_each(files, _row)),
     }
     reader = readers.get(".rrf" if name.startswith("mrconso.rrf") else Path(name).suffix)
     if not reader:
@@ -156,10 +156,10 @@ def _stanza(line: str, lines: list[tuple[str, str]]) -> Iterator[_Entry]:
     if not own or not name:
         raise ValueError("a term without id or name")
     found = [match for key, value in kept if key == "synonym" and (match := OBO_SYNONYM.match(value))]
-    synonyms = [(re.sub(r"\\(.)", r"\1", m[1]), m[2]) for m in found if m[3] != "obsolete_synonym"]
+    synonyms = [re.sub(r"\\(.)", r"\1", m[1]) for m in found if m[2] != "obsolete_synonym"]
     cuis = [m[1] for key, value in kept if key == "xref" and (m := re.match(r"UMLS(?:_CUI)?:(\S+)", value))]
     parents = [value.split()[0] for key, value in kept if key == "is_a" and value]
-    yield _Entry(own, own.partition(":")[0].replace("HP", "HPO"), cuis, [(name, "EXACT"), *synonyms], parents)
+    yield _Entry(own, own.partition(":")[0].replace("HP", "HPO"), cuis, [name, *synonyms], parents)
 
 
 def _row(line: str) -> Iterator[_Entry]:
@@ -173,11 +173,10 @@ def _row(line: str) -> Iterator[_Entry]:
     lists = isinstance(cuis, list) and isinstance(synonyms, list)
     if not clean(focus) or not lists or not all(isinstance(value, str) for value in (*cuis, *synonyms)):
         raise ValueError("no focus, or synonyms and cui that are not lists of text")
-    names = [(name, "EXACT") for name in (focus, *synonyms)]
-    yield _Entry(f"MEDQUAD:{clean(focus).casefold()}", "MEDQUAD", cuis, names, [])
+    yield _Entry(f"MEDQUAD:{clean(focus).casefold()}", "MEDQUAD", cuis, [focus, *synonyms], [])
 
 
-def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iterator[Term | Rejection]:
+def _met(entries: Iterable[_Entry | Rejection]) -> Iterator[Term | Rejection]:
     """Terms under their CUI if it is the concept's only one and no other concept's, else under the source's own id.
 
     MedQuAD's were found by a program (C0039082, "Syndrome", stands with 265 foci), and 127 of HPO's stand with
@@ -196,8 +195,8 @@ def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iter
         others.update(entry.own for entry in kept if not others.isdisjoint(entry.parents))
     for entry in kept:
         cui = entry.cuis[0] if len(set(entry.cuis)) == 1 and owners[entry.cuis[0]] == 1 else ""
-        for number, (name, scope) in enumerate(entry.names if entry.own not in others else []):
-            if scope in scopes and (text := clean(name)):
+        for number, name in enumerate(entry.names if entry.own not in others else []):
+            if text := clean(name):
                 yield Term(cui if CUI.fullmatch(cui) else entry.own, text, number == 0, entry.origin)
 
 
