@@ -248,7 +248,7 @@ def test_a_stored_login_is_found_and_left_where_it_is(monkeypatch, tmp_path):
     (tmp_path / "token").write_text(KEY + "\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    assert export_secrets() == dict.fromkeys(SECRETS, "stored login")
+    assert export_secrets() == dict.fromkeys(SECRETS, "stored login") | {"NCBI_API_KEY": "not set"}
     assert not set(SECRETS) & set(os.environ)
     assert wandb_mode("auto") == wandb_mode("online") == "online"
 

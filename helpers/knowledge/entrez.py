@@ -15,7 +15,8 @@ import httpx
 
 from helpers import InputError
 from helpers.files import read_json, write_json, write_text
-from helpers.knowledge.markup import MarkupError, clean, local, parse
+from helpers.knowledge.documents import UnreadableError
+from helpers.knowledge.markup import clean, local, parse
 from helpers.secrets import export_secrets
 
 ADDRESS = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils/"
@@ -149,7 +150,7 @@ def _citations(answer: httpx.Response) -> str:
     """The XML if it is whole: E-utilities answer some failures with 200 and an error in the text, or cut it off."""
     try:
         root = parse(answer.content)
-    except MarkupError as error:
+    except UnreadableError as error:
         raise _TransientError(f"an answer that {error}") from None
     if local(root) != "PubmedArticleSet" or not len(root):
         raise _TransientError(_reason(answer))

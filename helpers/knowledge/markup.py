@@ -11,7 +11,7 @@ from typing import IO
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from xml.parsers import expat
 
-from helpers.knowledge.documents import Section
+from helpers.knowledge.documents import Section, UnreadableError
 
 CHUNK = 1 << 16  # bytes
 MAX_DEPTH = 200  # levels; the real corpora have at most 25
@@ -20,10 +20,6 @@ PREDEFINED = {"amp", "lt", "gt", "quot", "apos"}  # entities that every XML pars
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
 )
-
-
-class MarkupError(ValueError):
-    """What is wrong with a file, in one line that follows the file's name."""
 
 
 class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
@@ -60,17 +56,18 @@ def local(element: Element) -> str:
 
 
 def parse(content: bytes) -> Element:
-    """The root of a small XML file; HTML's named entities are known. MarkupError for anything unsafe or broken."""
+    """The root of a small XML file; HTML's named entities are known. UnreadableError for anything unsafe or broken."""
     for root in stream(io.BytesIO(_numeric_entities(content)), lambda element, depth: depth == 0, forget=False):
         return root
-    raise MarkupError("is empty")
+    raise UnreadableError("is empty")
 
 
 def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
     """Each finished element for which `wanted(element, depth)` holds; the root's depth is 0.
 
-    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises MarkupError,
-    with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above MAX_RECORD bytes.
+    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises
+    UnreadableError, with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above
+    MAX_RECORD bytes.
     """
     root_name(handle)
     parser, pending, root, depth = XMLPullParser(("start", "end")), 0, None, 0
@@ -83,7 +80,7 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
                     root = element if root is None else root
                     depth += 1
                     if depth > MAX_DEPTH:
-                        raise MarkupError(f"has more than {MAX_DEPTH} levels of tags")
+                        raise UnreadableError(f"has more than {MAX_DEPTH} levels of tags")
                     continue
                 depth -= 1
                 if wanted(element, depth):
@@ -92,23 +89,23 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
                     root.clear()
                     pending = 0
             if pending > MAX_RECORD:
-                raise MarkupError(f"has a record of more than {MAX_RECORD >> 20} MiB")
+                raise UnreadableError(f"has a record of more than {MAX_RECORD >> 20} MiB")
         parser.close()
     except ParseError as error:
-        raise MarkupError(f"is broken XML ({error})") from None
+        raise UnreadableError(f"is broken XML ({error})") from None
     except (LookupError, ValueError) as error:  # an encoding that does not exist, or that expat does not take
-        raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
+        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
 
 
 def root_name(handle: IO[bytes]) -> str:
     """The tag of the root, `{namespace}name`; reads what stands before it, and goes back to the beginning.
 
-    Raises MarkupError for broken XML, and for declarations of entities, which can only stand there.
+    Raises UnreadableError for broken XML, and for declarations of entities, which can only stand there.
     """
     parser = expat.ParserCreate(namespace_separator="}")
 
     def refuse(*_: object) -> None:
-        raise MarkupError("declares XML entities, which are not expanded: remove its DOCTYPE")
+        raise UnreadableError("declares XML entities, which are not expanded: remove its DOCTYPE")
 
     def reached(name: str, _: object) -> None:
         raise _RootReached("{" * ("}" in name) + name)
@@ -120,8 +117,8 @@ def root_name(handle: IO[bytes]) -> str:
         handle.seek(0)
         return str(root)
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
-        raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
-    raise MarkupError("is XML without a root")
+        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
+    raise UnreadableError("is XML without a root")
 
 
 def _numeric_entities(content: bytes) -> bytes:

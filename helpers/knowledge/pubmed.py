@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from helpers.knowledge.documents import Deletion, Document, Rejection
-from helpers.knowledge.markup import CHUNK, MarkupError, clean, inline_text, local, sections, stream, unpacked
+from helpers.knowledge.documents import Deletion, Document, Rejection, UnreadableError
+from helpers.knowledge.markup import CHUNK, clean, inline_text, local, sections, stream, unpacked
 
 LICENCE = "NLM citation record; abstracts may be their publishers'"
 NUMBER = re.compile(r"pubmed(\d{2})n(\d{4,})\.xml", re.IGNORECASE)
@@ -39,7 +39,7 @@ def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
         with unpacked(path) as handle:
             for element in stream(handle, _is_record):
                 yield from _record(element, version, path)
-    except (MarkupError, zlib.error, EOFError) as error:
+    except (UnreadableError, zlib.error, EOFError) as error:
         yield Rejection(str(path), f"{error}; the records before that are kept")
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from helpers import InputError
-from helpers.knowledge.documents import Rejection
-from helpers.knowledge.markup import MarkupError, clean, stream, unpacked
+from helpers.knowledge.documents import Rejection, UnreadableError
+from helpers.knowledge.markup import clean, stream, unpacked
 
 MAX_LINE = 1 << 20  # bytes; a name in MRCONSO has at most 3,000 characters, a row of MedQuAD under 40 kB
 CUI = re.compile(r"C\d{7}")
@@ -112,7 +112,7 @@ def _mesh_terms(path: Path) -> Iterator[Term | Rejection]:
         with unpacked(path) as handle:
             for record in stream(handle, lambda element, depth: depth == 1 and element.tag == "DescriptorRecord"):
                 yield from _descriptor(record, path.name)
-    except MarkupError as error:
+    except UnreadableError as error:
         yield Rejection(f"{path.name}: {error}", "XML that cannot be read from there on")
 
 
