@@ -59,7 +59,7 @@ class DataSettings(_Section):
     near_duplicate: float = Field(gt=0, le=1)
     group_similarity: float = Field(gt=0, le=1)
     passages: float = Field(ge=0, le=1)
-    corpus: list[str]
+    corpus: Annotated[list[str], OneOrMany]
 
 
 class LoraSettings(_Section):
