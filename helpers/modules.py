@@ -22,6 +22,7 @@ LEFT_OUT = SHOWS | {
     "lora_training/budget.py": "what a training will take",
     "lora_training/remarks.py": "sentences on what a training shows",
     "modules.py": "what counts as code",
+    "owner.py": "who works in a folder",
     "report/drawings.py": "drawings that explain",
     "report/markdown.py": "text from outside, to be read",
     "report/plots.py": "pictures",

@@ -18,7 +18,7 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, InputError, StageError
-from helpers.files import read_json, write_json, write_text
+from helpers.files import publish, read_json, write_json, write_text
 from helpers.lora_training.backends import choose_backend
 from helpers.machine import describe_machine
 from helpers.progress import PROGRESS_FILE
@@ -190,7 +190,7 @@ def execute(run: Run, stage: str) -> None:
         finally:
             # Also after a failure, which the notebook helps to understand, unless a full disk cut it off.
             if temporary.is_file() and _is_whole(temporary):
-                temporary.replace(target)
+                publish(temporary, target)
                 write_page(target)
             temporary.unlink(missing_ok=True)
 

@@ -39,7 +39,7 @@ RUNS = {
     "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
     "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
     "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
-    "modules.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
+    "modules.py": "", "owner.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
     "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
     "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
     "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
