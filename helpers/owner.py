@@ -1,6 +1,5 @@
 """A process at work in a run folder: the only one, also on a network drive, and stopped in one line."""
 
-import _thread
 import json
 import logging
 import os
@@ -107,7 +106,7 @@ def _beat(path: Path, me: dict[str, Any], ended: threading.Event, label: str) ->
             now = _read(path)
             if now.get("token", me["token"]) != me["token"]:
                 print(f"{_in_use(label, now)}; this one stops", file=sys.stderr, flush=True)
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also out of a wait
                 return
             with open(path, "r+", encoding="utf-8") as file:  # in place: a drive would keep each replaced file
                 json.dump(me | {"beat": f"{number:09}"}, file)
