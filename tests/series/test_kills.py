@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -46,7 +47,7 @@ NO_RESULTS = re.compile(r"notebooks/|index\.html|stages\.json|run\.yaml|README\.
 class Command:
     """A command at work on a folder; `lines` are those of its standard output so far."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, path: Sequence[Path] = ()) -> None:
         self.tmp = folder.parent / "tmp"
         self.tmp.mkdir(exist_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "AI_DOCTOR"))}
@@ -54,7 +55,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, *args, "--run-dir", str(folder)],
             cwd=PROJECT_ROOT,
-            env=clean | more | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROJECT_ROOT)},
+            env=clean | more | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(map(str, (*path, PROJECT_ROOT)))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -64,8 +65,7 @@ class Command:
         self.lines: list[str] = []
         self.errors: list[str] = []
         for stream, found in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
-            threading.Thread(target=lambda s=stream, f=found: f.extend(s) or None, daemon=True).start()
-        self.readers = threading.active_count()
+            threading.Thread(target=found.extend, args=(stream,), daemon=True).start()
 
     def wait_for(self, condition) -> bool:
         """Whether the condition came true before the end."""
@@ -133,10 +133,7 @@ def check_stop(command: Command, number: int, whom: str, status: int) -> None:
     if number == signal.SIGKILL:
         assert status == -number
         return
-    assert [line for line in command.errors if line.strip()] == [
-        line for line in command.errors if line.startswith("stopped: the same command goes on with ")
-    ], command.errors
-    assert len(command.errors) == 1
+    assert [line.partition(" /")[0] for line in command.errors] == ["stopped: the same command goes on with"]
     assert status == 128 + number
 
 
@@ -175,34 +172,62 @@ def test_a_series_killed_in_every_stage_ends_as_an_undisturbed_one(undisturbed, 
 
 
 def test_a_training_with_two_processes_that_is_killed_ends_as_an_undisturbed_one(undisturbed, tmp_path):
+    """The launcher's own status and traceback are torch's; what is ours is the line, and that the training goes on."""
     for name in ("undisturbed", "killed"):
         shutil.copytree(undisturbed / "data", tmp_path / name / "data")
         shutil.copyfile(undisturbed / "run.yaml", tmp_path / name / "run.yaml")
-    started = time.monotonic()
-    first = Command(tmp_path / "undisturbed", *LAUNCH)
-    log = tmp_path / "undisturbed/training/log.jsonl"
-    assert first.wait_for(log.is_file), first.errors
-    begun = time.monotonic()
-    assert first.end() == 0, first.errors
-    length = time.monotonic() - begun
-    print(f"{begun - started:.0f} s to the first validation, {length:.0f} s more")
-    folder = tmp_path / "killed"
-    for number, whom, moment in draw(min(KILLS, 9)):
-        command = Command(folder, *LAUNCH)
+
+    def started(folder: Path) -> Command:
+        """A training that has opened the folder and trains, or ended because it was finished."""
         note = folder / "training/made_from.json"
-        note.unlink(missing_ok=True)
-        if not command.wait_for(note.is_file):
+        before = note.stat().st_ino if note.is_file() else None
+        command = Command(folder, *LAUNCH)
+        command.wait_for(lambda: note.is_file() and note.stat().st_ino != before)
+        return command
+
+    command = started(tmp_path / "undisturbed")
+    begun = time.monotonic()
+    assert command.end() == 0, command.errors
+    length, folder, kills = time.monotonic() - begun, tmp_path / "killed", 0
+    for number, whom, moment in draw(min(KILLS, 9)):
+        command = started(folder)
+        time.sleep(moment * length / 2)  # else the first is often the last
+        if command.process.poll() is not None:
             assert command.end() == 0, command.errors
-            continue
-        time.sleep(moment * length)
-        workers = psutil.Process(command.process.pid).children(recursive=True) if command.process.poll() is None else []
-        if not workers:
-            continue
+            break
+        workers = psutil.Process(command.process.pid).children(recursive=True)
         command.kill(number, whom)
-        status = command.end(60)
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        print(f"{signal.Signals(number).name} {whom} after {moment * length:.1f} s: {status}, {len(alive)} left")
-        print("".join(command.errors[-40:]))
+        status, kills = command.end(60), kills + 1
+        killed = time.monotonic()
+        _, alive = psutil.wait_procs(workers, timeout=120)  # those of a launcher that was killed may train to the end
+        name, gone = signal.Signals(number).name, time.monotonic() - killed
+        print(f"{name} {whom} after {moment * length / 2:.1f} s: {status}, workers gone {gone:.1f} s later")
+        assert alive == []
+        said = [line for line in command.errors if line.startswith("stopped: the same command goes on with ")]
+        assert len(said) == (number != signal.SIGKILL), command.errors
     assert Command(folder, *LAUNCH).end() == 0
+    assert kills
     assert different(results(tmp_path / "undisturbed"), results(folder)) == []
     assert files(folder) == files(tmp_path / "undisturbed")
+
+
+JUMPS = """
+import datetime, random, time
+now, now_ns, began, dice = time.time, time.time_ns, time.monotonic(), random.Random(0)
+jumps = [dice.choice((-86400, 86400)) for _ in range(10_000)]
+def shift(): return sum(jumps[: int((time.monotonic() - began) / 5)])
+time.time, time.time_ns = lambda: now() + shift(), lambda: now_ns() + shift() * 10**9
+"""
+
+
+def test_a_clock_that_jumps_a_day_every_five_seconds_changes_nothing(undisturbed, tmp_path):
+    """Python's clock, in the series and in its kernels; what the file system dates is in test_checkpoints."""
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock/sitecustomize.py").write_text(JUMPS)
+    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    command = Command(tmp_path / "run", *SERIES, *settings, path=[tmp_path / "clock"])
+    assert command.end() == 0, command.errors
+    assert different(results(undisturbed), results(tmp_path / "run")) == []
+    seconds = [record["seconds"] for record in read_json(tmp_path / "run/stages.json").values()]
+    assert all(0 < each < 86_400 / 2 for each in seconds)
+    assert 0 < read_json(tmp_path / "run/training/metrics.json")["seconds"] < 86_400 / 2
