@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,16 @@ def generate(
 
 
 def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
-    """The file's replies for the same inputs; removes others, and a last line that was cut, from the file."""
+    """The file's replies for the same inputs; removes others, and what a kill or a power cut spoilt, from the file."""
     first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    rows = lines[1:] if lines[:1] == [first] else []
-    write_text(path, "".join(line + "\n" for line in [first, *rows]))
-    return dict(map(json.loads, rows))
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
+    replies = {}
+    with suppress(ValueError, TypeError):
+        for line in lines[1:] if lines[:1] == [first] else ():
+            i, tokens = json.loads(line)
+            replies[i] = tokens
+    write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
+    return replies
 
 
 def generate_in_batches(

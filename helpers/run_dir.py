@@ -113,8 +113,8 @@ def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: b
     if not bound:
         _write_record(run, _new_record(run.config))
         return
-    with owned(run.path, run.label) as first:
-        if not first:
+    with owned(run.path, run.label) as free:
+        if not free:
             raise InputError(f"a series is at work in {run.label}: its settings cannot change now")
         stored = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
         first = min((RESULT_FOLDERS.index(_first_made_with(key)) for key in refused), default=len(RESULT_FOLDERS))

@@ -8,6 +8,7 @@ import pytest
 
 from helpers import files
 from helpers.files import atomic_dir, flush, move, publish, write_text
+from helpers.generation import _read_kept
 
 
 @pytest.fixture
@@ -101,3 +102,15 @@ def test_a_file_that_cannot_be_flushed_gets_no_name(tmp_path, monkeypatch):
     assert not (tmp_path / "file").exists()
     with pytest.raises(OSError, match="Errno 22"):
         flush(tmp_path)
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 300 + b"\n", b"[2, [7]\n[3, [8]]\n", b"7\n", b"\xff\xfe\n", b"[2, [7"])
+def test_replies_are_kept_up_to_what_a_power_cut_spoilt(tmp_path, tail):
+    """They are appended, not flushed: a file system may have given the file its length and not yet its content."""
+    file = tmp_path / "kept"
+    _read_kept(file, ["inputs"])
+    with open(file, "ab") as kept:
+        kept.write(b"[0, [5]]\n[1, [6]]\n" + tail)
+    assert _read_kept(file, ["inputs"]) == {0: [5], 1: [6]}
+    assert file.read_bytes().split(b"\n", 1)[1] == b"[0, [5]]\n[1, [6]]\n"
+    assert _read_kept(file, ["other inputs"]) == {}

@@ -32,8 +32,8 @@ KILLS = int(os.environ.get("AI_DOCTOR_KILLS", 28))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WHOM = ("tree", "parent", "group")
 SETTINGS = {
-    "training.max_steps": 8,
-    "training.checkpoints": 4,
+    "training.max_steps": 40,  # so that about half the kills in 04 come after a checkpoint
+    "training.checkpoints": 10,
     "generation.max_new_tokens": 24,
     "export.gguf": "q8_0",  # f16 comes with it
 }
@@ -102,8 +102,12 @@ def results(folder: Path) -> dict[str, object]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not NO_RESULTS.search(name):
             text = path.read_bytes()
-            if path.suffix == ".json" and "merged" not in name:
+            if name == "adapter/adapter_config.json":
+                found[name] = sorted(text.splitlines())  # PEFT writes a set
+            elif path.suffix == ".json" and "merged" not in name:
                 found[name] = timeless(json.loads(text))
+            elif path.suffix == ".yaml":
+                found[name] = text.replace(str(folder).encode(), b"")
             elif name == "training/log.jsonl":
                 found[name] = [timeless(json.loads(line)) for line in text.splitlines()]
             else:
@@ -160,7 +164,7 @@ def test_a_series_killed_in_every_stage_ends_as_an_undisturbed_one(undisturbed, 
             continue
         command.kill(number, whom)
         status = command.end(60)
-        left = [path.name for path in folder.rglob(".*") if path.name not in (".owner.json",)]
+        left = [path.name for path in folder.rglob(".*") if ".tmp" in path.name or path.is_dir()]
         print(f"{stage} {signal.Signals(number).name} {whom} after {moment * seconds[stage]:.1f} s: {status}, {left}")
         check_stop(command, number, whom, status)
     command = Command(folder, *arguments)
@@ -168,7 +172,8 @@ def test_a_series_killed_in_every_stage_ends_as_an_undisturbed_one(undisturbed, 
     print(f"{KILLS - spare} kills; left in the temporary folder: {sorted(os.listdir(tmp_path / 'tmp'))}")
     assert different(results(undisturbed), results(folder)) == []
     assert files(folder) == files(undisturbed)
-    assert list((tmp_path / "tmp").glob("ai-doctor-*")) == []
+    left = {path.name for path in (tmp_path / "tmp").iterdir()}
+    assert {name for name in left if not re.search("wandb|torch", name)} == set()  # wandb's and torch's own
 
 
 def test_a_training_with_two_processes_that_is_killed_ends_as_an_undisturbed_one(undisturbed, tmp_path):
