@@ -141,6 +141,20 @@ def test_of_two_that_replace_a_dead_owner_one_gets_the_folder(tmp_path, other):
     assert lines[1] == "in"
 
 
+def test_with_the_folders_lock_an_owner_of_this_machine_is_dead_whatever_process_has_its_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(owner, "_watch", lambda *_: pytest.fail("watched"))
+    left_by(tmp_path)
+    with owned(tmp_path, "runs/x"):
+        assert json.loads((tmp_path / OWNER).read_text())["pid"] == os.getpid()
+
+
+def test_one_whose_file_is_replaced_while_it_replaces_a_dead_ones_is_refused(tmp_path, monkeypatch):
+    left_by(tmp_path)
+    monkeypatch.setattr(owner.time, "sleep", lambda _: left_by(tmp_path, pid=7))
+    assert "process 7 on there" in refusal(tmp_path)
+    assert json.loads((tmp_path / OWNER).read_text())["pid"] == 7
+
+
 def test_an_owner_whose_file_is_deleted_goes_on_until_another_comes(tmp_path, no_locks):
     with owned(tmp_path, "runs/x"):
         (tmp_path / OWNER).unlink()

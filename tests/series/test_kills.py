@@ -83,7 +83,7 @@ class Command:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(number)
 
-    def end(self, seconds: float = 900) -> int:
+    def end(self, seconds: float = 3600) -> int:
         status = self.process.wait(seconds)
         time.sleep(0.2)  # what was said last is read
         return status
