@@ -4,21 +4,28 @@ import sys
 
 import typer
 
-from helpers import InputError
+from helpers import InputError, StoppedError
 
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
     from helpers.lora_training.backends import start_backend
     from helpers.machine import is_main_process
+    from helpers.owner import stops_in_one_line
     from helpers.run_dir import open_run
 
+    line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
     try:
-        run = open_run(profile, run_dir)
-        start_backend(run)  # before the import below, which imports transformers
-        from helpers.lora_training.train import train
+        with stops_in_one_line(line if is_main_process() else ""):
+            run = open_run(profile, run_dir)
+            start_backend(run)  # before the import below, which imports transformers
+            from helpers.lora_training.train import train
 
-        metrics = train(run)
+            metrics = train(run)
+    except StoppedError as stopped:
+        if is_main_process():
+            print(stopped, file=sys.stderr)
+        raise typer.Exit(stopped.status) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

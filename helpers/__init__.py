@@ -15,7 +15,11 @@ STOPPED = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
 
 
 class StoppedError(InputError):
-    """Work was ended before its time, and saved; the command line exits with status STOPPED."""
+    """Work was ended before its time, and saved; the command line exits with `status`."""
+
+    def __init__(self, message: str, status: int = STOPPED) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class StageError(RuntimeError):

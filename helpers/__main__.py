@@ -1,9 +1,7 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
 import errno
-import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from helpers import STOPPED, InputError, StageError
+from helpers import InputError, StageError
 
 app = typer.Typer(
     add_completion=False,
@@ -28,7 +26,6 @@ Profile = Annotated[str, typer.Option(help="smoke, laptop, t4, full, or auto: wh
 RunDir = Annotated[str, typer.Option(help="The run folder.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 DEFAULT_RUN = "runs/default"
-SAVING_SECONDS = 25
 # For what uses a run instead of making one.
 MadeRun = Annotated[
     str, typer.Option(help="The run folder; else AI_DOCTOR_RUN_DIR, else the one in runs/ that was exported last.")
@@ -47,14 +44,21 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
-    from helpers.report.results import headline, open_book
-    from helpers.series.runner import choose_stages, run_series
+    from helpers.owner import stops_in_one_line
 
-    stages = choose_stages(start, only)
-    opened = _open(profile, run_dir, settings, force)
-    console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-    with _stops_in_one_line(opened), _stage_lines() as tell:
-        times = run_series(opened, stages, force, tell)
+    line = (
+        f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
+        "checkpoint, 05 and 07 keep their replies"
+    )
+    with stops_in_one_line(line, Path.cwd() / Path(run_dir).expanduser()):
+        from helpers.report.results import headline, open_book
+        from helpers.series.runner import choose_stages, run_series
+
+        stages = choose_stages(start, only)
+        opened = _open(profile, run_dir, settings, force)
+        console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
+        with _stage_lines() as tell:
+            times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
     console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
@@ -267,49 +271,6 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     console.print(table)
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as from a cluster that takes the machine back."""
-
-
-@contextmanager
-def _stops_in_one_line(run: Any) -> Iterator[None]:
-    """In the block, Ctrl+C and SIGTERM end the process with a line on how to go on, and status 130 or 143.
-
-    After SIGTERM a training has SAVING_SECONDS to save; clusters mostly send SIGKILL 30 seconds later.
-    """
-    from helpers.session import tell_training_to_stop
-
-    def terminate(*_: Any) -> None:
-        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
-        raise _TerminatedError
-
-    def save_first(*_: Any) -> None:
-        nonlocal told
-        told = tell_training_to_stop(run.path) or terminate()
-        signal.alarm(SAVING_SECONDS)
-
-    told = False
-    before = [signal.signal(signal.SIGTERM, save_first), signal.signal(signal.SIGALRM, terminate)]
-    try:
-        yield
-    except StageError as error:
-        if not told or error.status != STOPPED:
-            raise
-        print(error, file=sys.stderr)
-        raise typer.Exit(143) from None
-    except KeyboardInterrupt as stop:
-        print(
-            f"stopped: the same command goes on with {run.label}; finished stages are skipped, 04 continues from its "
-            "last checkpoint, 05 and 07 keep their replies",
-            file=sys.stderr,
-        )
-        raise typer.Exit(143 if isinstance(stop, _TerminatedError) else 130) from None
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGALRM, before[1])
 
 
 @contextmanager

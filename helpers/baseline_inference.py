@@ -11,9 +11,10 @@ from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import baseline_questions
 from helpers.report.markdown import as_markdown
-from helpers.run_dir import Run
+from helpers.run_dir import Run, alone
 
 
+@alone
 def predict_baseline(run: Run, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
     """Answer the fixed questions in one batch, show the first reply as it grows, and save baseline/predictions.jsonl.
 

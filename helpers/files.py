@@ -1,5 +1,6 @@
-"""Files and folders, written atomically: under a temporary name, then renamed."""
+"""Files and folders, written atomically: under a temporary name, flushed to the disk, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -27,16 +28,64 @@ def project_path(path: str | Path) -> Path:
     return found
 
 
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    if path.is_dir():
+        for each in path.iterdir():
+            if not each.is_symlink():
+                flush(each)
+        flush_names(path)
+    else:
+        _fsync(path)
+
+
+def flush_names(folder: Path) -> None:
+    """Wait until the names in a folder, and not what they name, are on the disk."""
+    try:
+        _fsync(folder)
+    except OSError as error:  # Windows and some network drives cannot
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents so that a power cut does not undo it."""
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        flush_names(each.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename what is on the disk already, replacing a file, so that a power cut does not undo it."""
+    source.replace(target)
+    flush_names(target.parent)
+    if source.parent != target.parent:
+        flush_names(source.parent)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file or folder its name: after a power cut it has all of its content, or not that name."""
+    flush(temporary)
+    move(temporary, final)
+
+
 def write_text(path: Path, text: str) -> None:
     """Atomic: temporary file, fsync, rename. A killed process leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
             handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,16 +111,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Atomic folder: yields an empty temporary one that replaces `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
     try:
         with locked(temporary):  # `clear_leftovers` leaves a locked folder alone
             yield temporary
+            flush(temporary)
             retired = temporary.with_name(temporary.name + ".old")
             if path.exists():
                 path.rename(retired)
-            temporary.rename(path)
+            move(temporary, path)
             shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,18 +166,22 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def clear_leftovers(parent: Path) -> None:
+def clear_leftovers(parent: Path, alone: bool = False) -> None:
     """Remove the temporary folders in `parent` whose process was killed, and restore a folder that it had renamed.
 
-    The folder of a running process is locked and stays. Without file locks all temporary folders stay.
+    The folder of a running process is locked and stays. Without file locks all temporary folders stay, unless this
+    process is `alone` in `parent`: then temporary files go too.
     """
+    for file in parent.glob(".*.tmp*") if alone else ():
+        if file.is_file():
+            file.unlink()
     for folder in sorted(parent.glob(".*.*")):  # a temporary folder sorts before the .old one beside it
         match = TEMPORARY.fullmatch(folder.name)
         if not match or not folder.is_dir():
             continue
         with suppress(OSError), locked(folder) as lock:
             if not match["old"]:
-                if lock:
+                if lock or alone:
                     shutil.rmtree(folder)
             elif not folder.with_suffix("").exists():
                 final = parent / match["final"]

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,21 +92,29 @@ def generate(
 def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
     """The replies for the same inputs in the file, and in those that several processes left beside it.
 
-    They are all in the one file afterwards, without those for other inputs and without a last line that was cut.
+    They are all in the one file afterwards, without those for other inputs and what a kill or a power cut spoilt.
     """
     first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    rows = lines[1:] if lines[:1] == [first] else []
+    lines = _lines(path)
     parts = list(path.parent.glob(f"{glob.escape(path.name)}.*"))
+    replies: dict[int, list[int]] = {}
     if lines[:1] == [first]:  # the processes added to what this file holds
-        rows += [line for part in parts for line in part.read_text(encoding="utf-8").split("\n")[:-1]]
+        for rows in (lines[1:], *map(_lines, parts)):
+            with suppress(ValueError, TypeError):
+                for i, tokens in map(json.loads, rows):
+                    replies[i] = tokens
     wait_for_all()  # have read them
     if is_main_process():
-        write_text(path, "".join(line + "\n" for line in [first, *rows]))
+        write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
         for part in parts:
             part.unlink()
     wait_for_all()
-    return dict(map(json.loads, rows))
+    return replies
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; [] if there is none."""
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
 
 
 def generate_in_batches(

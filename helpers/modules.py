@@ -23,6 +23,7 @@ LEFT_OUT = SHOWS | {
     "lora_training/remarks.py": "sentences on what a training shows",
     "lora_training/stopping.py": "when a training is interrupted, which changes nothing at its end",
     "modules.py": "what counts as code",
+    "owner.py": "who works in a folder",
     "report/drawings.py": "drawings that explain",
     "report/markdown.py": "text from outside, to be read",
     "report/plots.py": "pictures",

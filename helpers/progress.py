@@ -63,7 +63,7 @@ class Progress:
             self._bar.set_postfix_str(self.note)
         if os.environ.get(PROGRESS_FILE):
             path = Path(os.environ[PROGRESS_FILE])
-            temporary = path.with_suffix(".new")
+            temporary = path.with_name(f".{path.name}.tmp")
             state = {"line": self._line(), "done": self.done, "total": self.total}
             temporary.write_text(json.dumps(state), encoding="utf-8")
             temporary.replace(path)

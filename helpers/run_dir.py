@@ -5,11 +5,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import yaml
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
-from helpers.files import clear_leftovers, locked, project_path, write_text
+from helpers.files import clear_leftovers, make_folder, move, project_path, write_text
+from helpers.owner import owned
 from helpers.session import restore
 from helpers.setup import installed
 
@@ -115,7 +116,9 @@ def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: b
     if not bound:
         _write_record(run, _new_record(run.config))
         return
-    with alone_in(run):
+    with owned(run.path, run.label) as free:
+        if not free:
+            raise InputError(f"a series is at work in {run.label}: its settings cannot change now")
         stored = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
         first = min((RESULT_FOLDERS.index(_first_made_with(key)) for key in refused), default=len(RESULT_FOLDERS))
         if moved := set_aside(run.path, RESULT_FOLDERS[first:]):
@@ -132,13 +135,30 @@ def _first_made_with(key: str) -> str:
 
 @contextmanager
 def alone_in(run: Run) -> Iterator[None]:
-    """Lock the folder against a second series; InputError if one is running. A killed process releases its lock."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(run.path))
-        except BlockingIOError:
-            raise InputError(f"another process is using {run.label}: wait, or choose another folder") from None
+    """Hold the folder in the block; InputError if another process does. What killed processes left is removed.
+
+    A kernel that a series started works in the series' folder, and the workers of a launcher in that of its main one.
+    """
+    from helpers.machine import is_main_process
+
+    if not is_main_process():
         yield
+        return
+    with owned(run.path, run.label) as first:
+        for folder in (run.path, *run.path.glob("[!.]*/")) if first else ():
+            clear_leftovers(folder, alone=True)
+        yield
+
+
+def alone(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a stage's function, whose first argument is the run: it works `alone_in` the folder."""
+
+    @wraps(work)
+    def call(run: Run, *args: Any, **kwargs: Any) -> Any:
+        with alone_in(run):
+            return work(run, *args, **kwargs)
+
+    return call
 
 
 def find_run(path: Path) -> Run | None:
@@ -261,11 +281,11 @@ def set_aside(run_folder: Path, names: Sequence[str], copied: Sequence[str] = ()
     time = _now().replace(":", "-").removesuffix("+00-00")
     taken = len(list(run_folder.glob(f"earlier/{time}*")))
     aside = run_folder / "earlier" / (f"{time}-{taken + 1}" if taken else time)
-    aside.mkdir(parents=True)
+    make_folder(aside)
     shutil.copy2(run_folder / "run.yaml", aside)
     for name in (name for name in copied if (run_folder / name).exists()):
         shutil.copytree(run_folder / name, aside / name)
     for name in there:
         (aside / name).parent.mkdir(exist_ok=True)
-        (run_folder / name).rename(aside / name)
+        move(run_folder / name, aside / name)
     return f"set aside in {aside.relative_to(run_folder)}: {', '.join(there)}"

@@ -312,8 +312,8 @@ def test_two_folders_set_aside_in_one_second_are_two(finished):
 
 def test_a_folder_in_which_a_series_is_at_work_keeps_its_settings(finished):
     with alone_in(open_run("auto", finished)):
-        assert "another process is using" in refused("auto", finished, {"lora.r": 8}, force=True)
-        assert "another process is using" in refused("auto", finished, {"evaluation.max_questions": 3})
+        assert "a series is at work in" in refused("auto", finished, {"lora.r": 8}, force=True)
+        assert "a series is at work in" in refused("auto", finished, {"evaluation.max_questions": 3})
         assert open_run("auto", finished).config.lora.r == 4
     assert open_run("auto", finished, {"evaluation.max_questions": 3}).config.evaluation.max_questions == 3
 

@@ -38,7 +38,7 @@ from helpers.progress import Progress
 from helpers.prompts.encoding import encode_example, encode_prompt, special_strings, unspellable
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
-from helpers.run_dir import Run, note_in_record
+from helpers.run_dir import Run, alone, note_in_record
 from helpers.sources.rows import COLUMNS, INVALID, Row, read_rows, seeded_rank
 
 Dropped = dict[str, list[int]]
@@ -189,6 +189,7 @@ def _total_tokens(row: Row) -> int:
     return row["prompt_tokens"] + row["completion_tokens"]
 
 
+@alone
 def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None = None) -> dict[str, Any]:
     """Prepare the data: write train, validation and test.jsonl and report.json to the run's data/; return the report.
 

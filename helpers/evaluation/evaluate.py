@@ -23,7 +23,7 @@ from helpers.machine import is_main_process
 from helpers.models.loading import load_tokenizer, load_with_adapter
 from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
 from helpers.questions import OPEN_TASK, choice_questions, question_commits
-from helpers.run_dir import Run, note_in_record
+from helpers.run_dir import Run, alone, note_in_record
 from helpers.tracking import log_table, tracked
 
 
@@ -117,6 +117,7 @@ def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[
     return losses
 
 
+@alone
 def evaluate(run: Run) -> dict[str, Any]:
     """Ask both sides, save evaluation/predictions.{base,tuned,strength}.jsonl and metrics.json, return the metrics.
 

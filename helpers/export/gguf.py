@@ -10,9 +10,10 @@ from helpers.files import read_json, write_text
 from helpers.models.converter import convert_folder
 from helpers.prompts.chat_template import ollama_template
 from helpers.prompts.families import end_token_ids
-from helpers.run_dir import Run
+from helpers.run_dir import Run, alone
 
 
+@alone
 def convert(run: Run, kind: str) -> Path:
     """Write export/model-`kind`.gguf: f16 from the merged folder by llama.cpp's converter, other types from that file.
 

@@ -14,9 +14,10 @@ from helpers.files import atomic_dir, read_json, write_json
 from helpers.machine import describe_machine
 from helpers.models.loading import from_source, load_tokenizer, model_source, save_tokenizer
 from helpers.models.portable import portable_config
-from helpers.run_dir import Run
+from helpers.run_dir import Run, alone
 
 
+@alone
 def merge(run: Run) -> Path:
     """Write export/merged/: the base model with the adapter's matrices added, in 16 bit.
 

@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
 from helpers import InputError
+from helpers.files import publish
 
 FILE_TYPES = {"q8_0": LlamaFileType.MOSTLY_Q8_0, "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M}
 QUANTIZATION_VERSION = 2  # ggml's number for the layout of its blocks
@@ -41,7 +42,7 @@ def quantise(source: GGUFReader, target: Path, kind: str) -> Path:
             for tensor in source.tensors:
                 same = types[tensor.name] == tensor.tensor_type
                 writer.write_tensor_data(tensor.data if same else _quantised(tensor, types[tensor.name], pool))
-        temporary.replace(target)
+        publish(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return target

@@ -1,7 +1,6 @@
 """The results of earlier training in a run folder: whether they are of this training, and where to resume."""
 
 import json
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 
 from helpers.config import CHANGES, LARGER
-from helpers.files import fingerprint, read_json, write_json
+from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
 from helpers.machine import is_main_process
 from helpers.run_dir import ADAPTER, RESULT_FOLDERS, Run, set_aside
 
@@ -19,22 +18,22 @@ NOTE = "training/made_from.json"
 LENGTH = [key for key, rule in CHANGES.items() if rule == LARGER]
 
 MARKER = "complete"  # written last; a checkpoint without it is incomplete
+KEPT = 2  # checkpoints
 
 
 def mark_complete(run: Run, folder: Path) -> None:
-    """Flush a checkpoint's files to disk, then record their fingerprints and the training that they belong to.
+    """Flush a checkpoint to disk, record its files' fingerprints and its training, then delete all but the KEPT newest.
 
-    After a power cut, or on a network drive, the marker may exist while earlier writes are lost.
+    After a power cut, or on a network drive, the marker may exist while earlier writes are lost. The newest are those
+    of the most steps: by their dates, as transformers counts, a clock put back makes the newest the oldest.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    for path in (*(folder / name for name in names), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    flush(folder)
+    flush_names(folder.parent)
     files = {name: fingerprint(folder / name) for name in names}
     write_json(folder / MARKER, {"training": identity(run), "files": files})
+    for older in sorted(folder.parent.glob("checkpoint-*"), key=_step)[:-KEPT]:
+        shutil.rmtree(older)
 
 
 def finished(run: Run) -> dict[str, Any] | None:
@@ -82,14 +81,18 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
         elif wrong := _damage(folder):
             damaged.append((folder, wrong))
         else:
-            found.append((int(folder.name.removeprefix("checkpoint-")), folder))
+            found.append((_step(folder), folder))
     step, newest = max(found, default=(0, None))
     for folder, wrong in damaged if is_main_process() else ():
         aside = folder.with_name(f"damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        move(folder, aside)
         print(f"{folder.name} is damaged ({wrong}) and renamed to {aside.name}: training continues from step {step}")
     return newest, step
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def follow_schedule(optimizer: Any, scheduler: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from helpers import StoppedError
+from helpers import STOPPED, StoppedError
 from helpers.machine import is_main_process
 from helpers.run_dir import Run
 from helpers.session import STARTED, back_up, training_in
@@ -46,7 +46,8 @@ class StopCallback(TrainerCallback):
             yield
         if self.reason:
             raise StoppedError(
-                f"{self.reason}: training is saved after step {self.step}, and the same command or cell goes on there"
+                f"{self.reason}: training is saved after step {self.step}, and the same command or cell goes on there",
+                143 if self.signalled else STOPPED,
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -73,14 +74,14 @@ class StopCallback(TrainerCallback):
 
     def _wanted(self) -> bool:
         if self.signalled:
-            self.reason = "SIGTERM"
+            self.reason = "stopped by SIGTERM"
         elif time.monotonic() - self.started + self.longest["step"] + self.longest["save"] > self.limit:
-            self.reason = f"session.minutes = {self.run.config.session.minutes:g} are nearly over"
+            self.reason = f"stopped, since session.minutes = {self.run.config.session.minutes:g} are nearly over"
         together = PartialState()
         if together.num_processes == 1:
             return bool(self.reason)
         asked = torch.tensor(float(bool(self.reason)), device=together.device)
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         if asked and not self.reason:
-            self.reason = "another process was told to stop"
+            self.reason = "stopped, since another process was told to"
         return bool(asked)

@@ -32,7 +32,7 @@ from helpers.machine import describe_machine, is_main_process, peak_memory_gib, 
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.processes import weights_spread
 from helpers.report.results import write_model_card
-from helpers.run_dir import Run
+from helpers.run_dir import Run, alone
 from helpers.sources.hub import nameless_base, public_name
 from helpers.tracking import log_table, tracked
 
@@ -71,7 +71,6 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=run.config.seed,
         save_steps=math.ceil(steps / training.checkpoints),
-        save_total_limit=2,
         logging_steps=1,
         include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=machine.gpu is not None,
@@ -128,6 +127,7 @@ def trainer_class(unsloth: bool) -> type:
     return ReasoningTrainer
 
 
+@alone
 def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str, Any]:
     """Fine-tune from the newest complete checkpoint, if there is one; writes adapter/ and training/.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.files import read_json, write_json
+from helpers.files import publish, read_json, write_json
 from helpers.models.loading import load_tokenizer, model_file, save_tokenizer
 from helpers.models.portable import portable_config
 
@@ -55,7 +55,7 @@ def convert_folder(merged: Path, target: Path, *more: str) -> None:
         if done.returncode != 0:
             reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
             raise RuntimeError(f"the GGUF converter failed: {''.join(reason)}")
-        temporary.replace(target)
+        publish(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 

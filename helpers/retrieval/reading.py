@@ -24,7 +24,7 @@ from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import fit_passages, with_passages
 from helpers.questions import ChoiceQuestion, choice_questions
 from helpers.retrieval.finding import find, queries
-from helpers.run_dir import Run
+from helpers.run_dir import Run, alone
 from helpers.statistics import adjust_holm, compare_paired, is_shown, points_apart
 
 SIDES = ("base", "tuned")
@@ -44,6 +44,7 @@ def asked_questions(run: Run) -> Tasks:
     return choice_questions(run.config.evaluation.questions, min(limits, default=None))
 
 
+@alone
 def read_and_answer(run: Run) -> dict[str, Any]:
     """Ask both sides closed and open book; write retrieval/predictions.{base,tuned}.jsonl and metrics.json; return it.
 

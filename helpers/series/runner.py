@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
-from helpers.files import read_json, write_json, write_text
+from helpers.files import publish, read_json, write_json, write_text
 from helpers.lora_training.backends import choose_backend
 from helpers.machine import describe_machine
 from helpers.progress import PROGRESS_FILE
@@ -51,10 +52,17 @@ class PrivateKernelManager(AsyncKernelManager):
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
+    # By default the sockets are in the project folder and the file is in the temporary one, where a killed run would
+    # leave them.
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory:
+        return socket_folder()
+
     def _ip_default(self) -> str:
-        # The default is the project folder, where a killed run would leave its sockets.
-        self._folder = socket_folder()
         return f"{self._folder.name}/socket"
+
+    def _connection_file_default(self) -> str:
+        return f"{self._folder.name}/kernel.json"
 
 
 def socket_folder() -> tempfile.TemporaryDirectory:
@@ -195,7 +203,7 @@ def execute(run: Run, stage: str) -> None:
         finally:
             # Also after a failure, which the notebook helps to understand, unless a full disk cut it off.
             if temporary.is_file() and _is_whole(temporary):
-                temporary.replace(target)
+                publish(temporary, target)
                 write_page(target)
             temporary.unlink(missing_ok=True)
 

@@ -308,7 +308,9 @@ def test_a_training_ends_by_itself_before_the_session_does(trained, short_rows, 
     def minutes_pass(log):
         clock.now += 150 if "loss" in log[-1] and next(steps) < STEPS else 0
 
-    with pytest.raises(StoppedError, match=r"^session.minutes = 10 are nearly over: training is saved after step 3 of"):
+    with pytest.raises(
+        StoppedError, match=r"^stopped, since session.minutes = 10 are nearly over: training is saved after step 3 of"
+    ):
         train(run, watch=minutes_pass)  # 8.5 minutes after three steps, and the next takes 2.5
     assert last_checkpoint(run)[1] == STEPS - 1
     assert not (run / "adapter").exists()
@@ -324,7 +326,7 @@ def test_a_training_that_is_told_to_go_saves_first(trained, short_rows, tmp_path
         if STEPS - 2 in losses(log) and not told:  # the third step is under way
             told.append(tell_training_to_stop(run.path))
 
-    with pytest.raises(StoppedError, match=r"^SIGTERM: training is saved after step 3 of 4"):
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM: training is saved after step 3 of 4"):
         train(run, watch=take_the_machine)
     assert told == [True]
     assert not tell_training_to_stop(run.path)  # nobody trains there now

@@ -161,6 +161,18 @@ def test_the_sockets_of_killed_runs_are_removed_and_no_others(temporary, tmp_pat
         assert all((each / "socket-1").exists() for each in others)
 
 
+def test_what_a_killed_series_leaves_of_its_kernel_is_in_one_folder(run, temporary, tmp_path, monkeypatch):
+    """Its key too."""
+    folder = temporary(Path(tempfile.mkdtemp(dir="/tmp")))
+    notebook = nbformat.read(tmp_path / "notebooks/01_setup.ipynb", as_version=4)
+    code = "\nimport json, os, sys; open(os.environ['SHOWN'], 'w').write(json.dumps([sys.argv, os.listdir(FOLDER)]))"
+    notebook.cells[0].source += code.replace("FOLDER", repr(str(folder)))
+    nbformat.write(notebook, tmp_path / "notebooks/01_setup.ipynb")
+    arguments, [made] = kernel(run)
+    assert f"{folder / made}/kernel.json" in arguments
+    assert list(folder.iterdir()) == []
+
+
 def test_a_stage_that_fails_leaves_no_sockets(run, temporary, tmp_path, monkeypatch):
     folder = temporary(Path(tempfile.mkdtemp(dir="/tmp")))
     monkeypatch.delenv("SHOWN")

@@ -1,0 +1,180 @@
+"""A process at work in a run folder: the only one, also on a network drive, and stopped in one line."""
+
+import json
+import logging
+import os
+import platform
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from helpers import STOPPED, InputError, StageError
+from helpers.files import locked
+from helpers.session import tell_training_to_stop
+
+OWNER = ".owner.json"  # deleting it lets another process take the folder, and stops the one that had it
+HELD = "AI_DOCTOR_HELD"  # token and folder, for the processes that the owner starts: kernels, a launcher's workers
+BEAT_SECONDS = 15.0
+SAVING_SECONDS = 25
+PATIENCE_BEATS = 8  # a network drive may show a beat minutes late
+
+
+@contextmanager
+def owned(folder: Path, label: str) -> Iterator[bool]:
+    """Hold a folder in the block; yields False if this process, or the one that started it, holds it already.
+
+    InputError names the process that holds it. The folder is locked, and since a network drive may have no locks or
+    not share them, it also has a file that names its owner, with a number that grows every BEAT_SECONDS. A dead owner
+    is replaced: one of this machine if its process is gone, another if its number has not grown while watched for
+    PATIENCE_BEATS; no clock of another machine is read.
+    """
+    path, before = folder / OWNER, os.environ.get(HELD)
+    token, _, where = (before or "").partition(" ")
+    if where == str(folder) and _read(path).get("token", token) == token:
+        yield False
+        return
+    me = {"token": secrets.token_hex(8), "host": platform.node(), "machine": _machine(), "pid": os.getpid()}
+    me |= {"since": datetime.now(UTC).isoformat(timespec="seconds"), "beat": f"{0:09}"}
+    ended = threading.Event()
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise InputError(_in_use(label, _read(path))) from None
+        _claim(path, me, lock, label)
+        beat = threading.Thread(target=_beat, args=(path, me, ended, label), daemon=True)
+        beat.start()
+        os.environ[HELD] = f"{me['token']} {folder}"
+        try:
+            yield True
+        finally:
+            os.environ.pop(HELD)
+            os.environ.update({HELD: before} if before else {})
+            ended.set()
+            beat.join()
+            with suppress(OSError):
+                if _read(path).get("token") == me["token"]:
+                    path.unlink()
+
+
+def _claim(path: Path, me: dict[str, Any], lock: bool, label: str) -> None:
+    """Make the owner's file; InputError if another's shows that it is alive. `lock`: the folder's lock is held."""
+    replaced = False
+    while True:
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                json.dump(me, file)
+            break
+        except FileExistsError:
+            other = _read(path)
+            here = other.get("machine") == me["machine"]
+            if not (here and (lock or not psutil.pid_exists(other["pid"]))):
+                _watch(path, other, label)
+            if _read(path) == other:  # not yet replaced by a third process
+                path.unlink(missing_ok=True)
+                replaced = True
+    if replaced:  # two may have seen that one dead: the second has removed the file of the first
+        time.sleep(min(1.0, BEAT_SECONDS))
+        if _read(path) != me:
+            raise InputError(_in_use(label, _read(path)))
+
+
+def _watch(path: Path, other: dict[str, Any], label: str) -> None:
+    """Return when the owner's file has stayed as it is for PATIENCE_BEATS; InputError as soon as it changes."""
+    patience = PATIENCE_BEATS * BEAT_SECONDS
+    print(f"{_in_use(label, other)}; watching for {patience:.0f} s if it still runs", file=sys.stderr, flush=True)
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        time.sleep(BEAT_SECONDS / 5)
+        if (now := _read(path)) != other:
+            raise InputError(_in_use(label, now or other))
+
+
+def _beat(path: Path, me: dict[str, Any], ended: threading.Event, label: str) -> None:
+    for number in count(1):
+        if ended.wait(BEAT_SECONDS):
+            return
+        with suppress(OSError):  # a full disk, or a drive that is away for a while
+            now = _read(path)
+            if now.get("token", me["token"]) != me["token"]:
+                print(f"{_in_use(label, now)}; this one stops", file=sys.stderr, flush=True)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also out of a wait
+                return
+            with open(path, "r+", encoding="utf-8") as file:  # in place: a drive would keep each replaced file
+                json.dump(me | {"beat": f"{number:09}"}, file)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The owner's file; {} if it is missing or half written."""
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return owner if isinstance(owner, dict) and isinstance(owner.get("pid"), int) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _machine() -> str:
+    """What tells apart where process ids are compared: the host, its start, and the container."""
+    facts = [platform.node()]
+    with suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return " ".join(facts)
+
+
+def _in_use(label: str, owner: dict[str, Any]) -> str:
+    who = "process {pid} on {host}, since {since}".format_map({"since": "?", "host": "?"} | owner) if owner else ""
+    return f"another process is using {label}" + (f": {who}" if who else "") + "; wait, or choose another folder"
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as from a cluster that takes the machine back."""
+
+
+@contextmanager
+def stops_in_one_line(line: str, folder: Path | None = None) -> Iterator[None]:
+    """In the block, Ctrl+C and SIGTERM end the process with `line`, if it has text, and status 130 or 143.
+
+    After SIGTERM a training in the run folder `folder` has SAVING_SECONDS to save; clusters mostly send SIGKILL 30
+    seconds later.
+    """
+    told = False
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal told
+        if number == signal.SIGTERM and not told and folder and tell_training_to_stop(folder):
+            told = True
+            signal.alarm(SAVING_SECONDS)
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher sends one after Ctrl+C, and another when it waits
+        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
+        raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell runs it in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except StageError as error:
+        if not told or error.status != STOPPED:
+            raise
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(143) from None
+    except KeyboardInterrupt as stopped:
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        raise SystemExit(143 if isinstance(stopped, _TerminatedError) else 130) from None
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
