@@ -128,7 +128,7 @@ class ChoiceQuestion(BaseModel):
     options: dict[str, Text] = Field(min_length=2)
     answer_idx: str
     context: Text | None = None
-    relevant: str | None = Field(None, validation_alias=AliasChoices("relevant", "module", "pmid"))
+    relevant: Text | None = Field(None, validation_alias=AliasChoices("relevant", "module", "pmid"))
 
     @model_validator(mode="before")
     @classmethod

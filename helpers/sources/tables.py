@@ -13,7 +13,8 @@ from helpers.sources.text import MAX_ROW, BadTableError, Numbered, json_rows, li
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MAX_ROWS = 1_000_000
-MAX_BATCH = 1 << 30  # bytes of a parquet file's rows in memory
+MAX_GROUP = 2 << 30  # bytes of a column in one of a parquet file's row groups
+MAX_BATCH = 512 << 20  # and of its rows in memory
 MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
 
 
@@ -125,9 +126,9 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
         # A value may stand for many rows, so that a column's size bounds one cell, and its size times the rows a batch.
         groups = map(about.row_group, range(about.num_row_groups))
         largest = max((g.column(k).total_uncompressed_size for g in groups for k in range(g.num_columns)), default=0)
-        if largest > MAX_BATCH:
+        if largest > MAX_GROUP:
             raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
-        for batch in table.iter_batches(batch_size=min(1000, MAX_BATCH // max(1, largest))):
+        for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):
             for row in batch.to_pylist():
                 number += 1
                 length = sum(len(cell) for cell in row.values() if isinstance(cell, str))
