@@ -125,7 +125,10 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
             raise BadTableError(f"has {about.num_rows:,} rows, more than {MAX_ROWS:,}: cut it into parts")
         # A value may stand for many rows, so that a column's size bounds one cell, and its size times the rows a batch.
         groups = map(about.row_group, range(about.num_row_groups))
-        largest = max((g.column(k).total_uncompressed_size for g in groups for k in range(g.num_columns)), default=0)
+        parts = [group.column(k) for group in groups for k in range(group.num_columns)]
+        largest = max((part.total_uncompressed_size for part in parts), default=0)
+        if any(part.total_uncompressed_size > MAX_ROW * max(1, part.num_values) for part in parts):
+            raise BadTableError(f"has a row of more than {MAX_ROW >> 20} MiB")
         if largest > MAX_GROUP:
             raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
         for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):

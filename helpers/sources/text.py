@@ -77,7 +77,7 @@ def _json_lines(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.removesuffix("\n"), object_pairs_hook=_object)
+            row = DECODER.decode(line.removesuffix("\n"))
         except (ValueError, RecursionError) as error:
             if number == 1 and _is_json(line + handle.read(MAX_ROW).decode("utf-8", "replace")):
                 raise BadTableError(ONE_OBJECT) from None
@@ -93,7 +93,6 @@ class _List:
     def __init__(self, handle: IO[bytes]) -> None:
         self.pieces = _decoded(iter(lambda: handle.read(CHUNK), b""))
         self.text, self.at, self.line = "", 0, 1  # the piece in memory, where we are in it, the line it begins at
-        self.decoder = json.JSONDecoder(object_pairs_hook=_object)
 
     def members(self) -> Iterator[tuple[int, Any]]:
         self._next()
@@ -116,7 +115,7 @@ class _List:
         self._next()
         while True:
             try:
-                row, end = self.decoder.raw_decode(self.text, self.at)
+                row, end = DECODER.raw_decode(self.text, self.at)
                 if end < len(self.text) or not self._more():  # a number may go on in the next piece
                     break
             except _RepeatedKeyError as error:
@@ -165,6 +164,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def twice(names: list[str]) -> str:
     """The first name that occurs more than once."""
     return next(name for name, count in Counter(names).items() if count > 1)
@@ -176,7 +178,9 @@ def shorten(name: str) -> str:
 
 def _not_deep(where: str, text: str, row: Any) -> Any:
     """The row; BadTableError where it is nested deeper than MAX_DEPTH, which only text with as many brackets can be."""
-    level = [row] if text.count("[") + text.count("{") > MAX_DEPTH else []
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return row
+    level = [row]
     for _ in range(MAX_DEPTH):
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
