@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Any
 
+from helpers import InputError
+
 IN_MEMORY = 16 << 20  # bytes of texts that need no file
 
 
@@ -22,8 +24,12 @@ class Texts:
         """Keep texts by name; returns their number."""
         content = json.dumps(texts).encode()
         with self._lock:
-            self._file.seek(self._ends[-1])
-            self._file.write(content)
+            try:
+                self._file.seek(self._ends[-1])
+                self._file.write(content)
+            except OSError as error:
+                reason = f"cannot keep the rows in the temporary folder: {error.strerror or error}"
+                raise InputError(f"{reason}; set TMPDIR to a folder with room") from None
             self._ends.append(self._ends[-1] + len(content))
         return len(self._ends) - 2
 
