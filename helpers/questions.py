@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import PROJECT_ROOT, InputError, printable
 from helpers.config import nearest
 from helpers.files import project_path, read_jsonl
 from helpers.sources.hub import hub_table
@@ -180,7 +180,7 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
     """
     tasks: dict[str, list[ChoiceQuestion]] = {}
     for source in _one_by_one(sources):
-        name = source if source in ("sample", *BENCHMARKS) else Path(source).stem
+        name = source if source in ("sample", *BENCHMARKS) else printable(Path(source).stem)
         if name in (*tasks, OPEN_TASK):
             raise InputError(f"two evaluation tasks are named {name!r}: rename one")
         tasks[name] = _questions(source)[:limit]
