@@ -105,3 +105,42 @@ def test_a_refused_file_leaves_no_folder(tmp_path, key):
     with pytest.raises(InputError, match=r"^\\x1b\[31m\.jsonl line 1: not JSON"):
         open_run("smoke", tmp_path / "run", {key: str(path)})
     assert not (tmp_path / "run").exists()
+
+
+TWICE = {"parquet: a column twice", "csv: a column twice", "csv: a column twice but for a space"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_stands_twice_is_never_dropped_in_silence(tmp_path, role):
+    cases = [case for case in [*dirty_files.tables(role), *dirty_files.parquets(role)] if case[0] in TWICE]
+    assert len(cases) == len(TWICE)
+    for number, case in enumerate(cases):
+        assert fault_of(case, tmp_path / str(number), ROLES[role][0], lambda *_: "accepted") == ""
+
+
+@pytest.mark.parametrize(("row", "good", "said"), [
+    ({"Response": 3}, 0, r"rows that can be used: 0 of 5 \(5 x answer is not text\); to train and to validate takes 2"),
+    ({"Question": "\ud800"}, 1, r"rows that can be used: 1 of 6 \(5 x invalid characters in the question\); "),
+])  # fmt: skip
+def test_rows_of_which_none_can_be_used_are_refused_at_opening(tmp_path, row, good, said):
+    rows = [dirty_files.good_row(k) for k in range(good)] + [{**dirty_files.good_row(k), **row} for k in range(5)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    with pytest.raises(InputError, match=said):
+        open_run("smoke", tmp_path / "run", {"data.source": str(tmp_path / "a.jsonl")})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("levels", "refused"), [(90, False), (150, True), (900, True), (985, True)])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_value_that_might_be_read_and_not_written_is_refused(tmp_path, name, levels, refused):
+    """Python reads JSON some levels deeper than it writes it, and how many depends on where it is called."""
+    rows = [dirty_files.good_row(k) for k in range(3)]
+    deep = json.dumps(rows[2] | {"more": "@@"}).replace('"@@"', "[" * levels + "]" * levels)
+    content = ",\n".join([*map(json.dumps, rows[:2]), deep])
+    (tmp_path / name).write_text(f"[{content}]" if name == "a.json" else content.replace(",\n", "\n"))
+    try:
+        check_sources(Config.resolve("smoke", {"data.source": str(tmp_path / name)}), {"data.source"})
+        assert not refused
+    except InputError as error:
+        assert refused
+        assert "3: nested more than 100 levels deep" in str(error)  # noqa: PT017
