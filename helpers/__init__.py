@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
-LONGEST = 1000  # characters of a message: the names and values in it may be of any length
+LONGEST = 3000  # characters of a message: the names and values in it may be of any length
 
 
 def printable(text: str) -> str:

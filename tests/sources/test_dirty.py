@@ -40,7 +40,7 @@ def fault_of(case, folder, key, check):
         fault = check(config, case)
     except InputError as error:
         said = str(error)
-        fault = "" if said.isprintable() and len(said) < 1100 else f"not a line to print: {said!r}"
+        fault = "" if said.isprintable() and len(said) < 3100 else f"not a line to print: {said!r}"
     except Exception as error:  # what is looked for
         fault = f"{type(error).__name__}: {str(error)[:200]}"
     seconds = time.process_time() - began
