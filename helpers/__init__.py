@@ -7,8 +7,22 @@ __version__ = "0.1.0"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
+LONGEST = 3000  # characters of a message: the names and values in it may be of any length
+
+
+def printable(text: str) -> str:
+    """The text in one line that a terminal only shows: control, invisible and broken characters as escapes."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class InputError(ValueError):
     """A wrong input, said in one readable line. The command line prints it and exits with status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 STOPPED = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again

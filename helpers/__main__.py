@@ -350,6 +350,9 @@ def main() -> None:
             raise
         print(f"error: {error.strerror}: {error.filename or 'a file'}; what was finished stays", file=sys.stderr)
         sys.exit(2)
+    except MemoryError:
+        print("error: memory ran out; what was finished stays", file=sys.stderr)
+        sys.exit(2)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
         if error.traceback and error.status == 1:

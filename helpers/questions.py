@@ -1,17 +1,17 @@
 """The questions: multiple choice from the package, the hub's benchmarks or a user's file, and 02's open ones."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import PROJECT_ROOT, InputError, printable
 from helpers.config import nearest
 from helpers.files import project_path, read_jsonl
 from helpers.sources.hub import hub_table
@@ -94,7 +94,7 @@ def benchmark_rows(name: str) -> tuple[list[Row], str]:
     instead = "a .jsonl file of questions will do"
     table, commit, _ = hub_table(source.dataset, source.config, source.split, None, instead)
     try:
-        return [{"id": f"{name}-{number}", **source.question(row)} for number, row in table], commit
+        return [{"id": f"{name}-{number}", **source.question(row)} for number, row in enumerate(table, 1)], commit
     except KeyError as error:
         raise InputError(f"{source.dataset} at {commit} has no {error}: its columns have changed") from None
 
@@ -128,7 +128,7 @@ class ChoiceQuestion(BaseModel):
     options: dict[str, Text] = Field(min_length=2)
     answer_idx: str
     context: Text | None = None
-    relevant: str | None = Field(None, validation_alias=AliasChoices("relevant", "module", "pmid"))
+    relevant: Text | None = Field(None, validation_alias=AliasChoices("relevant", "module", "pmid"))
 
     @model_validator(mode="before")
     @classmethod
@@ -180,7 +180,7 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
     """
     tasks: dict[str, list[ChoiceQuestion]] = {}
     for source in _one_by_one(sources):
-        name = source if source in ("sample", *BENCHMARKS) else Path(source).stem
+        name = source if source in ("sample", *BENCHMARKS) else printable(Path(source).stem)
         if name in (*tasks, OPEN_TASK):
             raise InputError(f"two evaluation tasks are named {name!r}: rename one")
         tasks[name] = _questions(source)[:limit]
@@ -198,9 +198,9 @@ def _one_by_one(sources: list[str]) -> list[str]:
 
 def _rows(source: str) -> Numbered:
     if source == "sample":
-        return list(enumerate(_packaged("sample_questions.jsonl"), 1))
+        return enumerate(_packaged("sample_questions.jsonl"), 1)
     if source in BENCHMARKS:
-        return list(enumerate(benchmark_rows(source)[0], 1))
+        return enumerate(benchmark_rows(source)[0], 1)
     path = project_path(source)
     if not path.suffix and not path.is_file():
         known = ["sample", *BENCHMARKS, *GROUPS]
@@ -214,6 +214,7 @@ def _rows(source: str) -> Numbered:
 def _questions(source: str) -> list[ChoiceQuestion]:
     """A source's questions. An id that an earlier question has becomes `id#2`: textbooks number each chapter anew."""
     found: dict[str, ChoiceQuestion] = {}
+    met: Counter[str] = Counter()
     for line, row in _rows(source):
         try:
             question = ChoiceQuestion.model_validate({**row, "id": row_id(row, line)})
@@ -223,8 +224,10 @@ def _questions(source: str) -> list[ChoiceQuestion]:
             raise InputError(f"{source} line {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         except ValueError as error:
             raise InputError(f"{source} line {line}: {error}") from None
-        own = (f"{question.id}#{n}" if n > 1 else question.id for n in count(1))
-        name = next(each for each in own if each not in found)
+        name = question.id
+        while name in found:
+            met[question.id] += 1
+            name = f"{question.id}#{met[question.id] + 1}"
         found[name] = question.model_copy(update={"id": name})
     if not found:
         raise InputError(f"{source} holds no questions")

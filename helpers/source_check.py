@@ -1,5 +1,6 @@
 """Check the user's own files before a run folder is made or changed."""
 
+from collections import Counter
 from collections.abc import Collection
 
 from helpers import InputError
@@ -21,10 +22,25 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
     source = config.data.source
     own = (source, config.data.config) not in (("sample", None), ("hub", None))
     if own and any(key.startswith("data.") for key in changed):
-        from helpers.sources.hub import hub_dataset
-        from helpers.sources.rows import read_rows
+        _check_rows(config)
+    for key, names in (("data.corpus", config.data.corpus), ("retrieval.sources", config.retrieval.sources)):
+        for name in names if key in changed else ():
+            if name != "handbook" and not project_path(name).exists():
+                raise InputError(f"{key}: {name} does not exist")
 
-        if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
-            others = "nor a data set's id on the hub (owner/name)"
-            raise InputError(f"data.source = {source!r} is neither sample nor hub nor an existing file {others}")
-        read_rows(config.data, config.seed)
+
+def _check_rows(config: Config) -> None:
+    """InputError for a source that cannot be read, or that leaves nothing to train and to validate on."""
+    from helpers.sources.hub import hub_dataset
+    from helpers.sources.rows import fault, read_rows
+
+    source = config.data.source
+    if source != "sample" and not hub_dataset(source) and not project_path(source).is_file():
+        others = "nor a data set's id on the hub (owner/name)"
+        raise InputError(f"data.source = {source!r} is neither sample nor hub nor an existing file {others}")
+    rows, _ = read_rows(config.data, config.seed)
+    faults = Counter(filter(None, map(fault, rows)))
+    if len(rows) - faults.total() < 2:
+        why = ", ".join(f"{count} x {reason}" for reason, count in faults.items())
+        found = f"rows that can be used: {len(rows) - faults.total()} of {len(rows)}" + (f" ({why})" if why else "")
+        raise InputError(f"{source}: {found}; to train and to validate takes 2")

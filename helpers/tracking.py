@@ -19,21 +19,26 @@ from helpers.secrets import export_secrets
 from helpers.sources.tables import brief
 
 # Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
-INIT_TIMEOUT = 20
+INIT_TIMEOUT = 15
 
 
 @contextmanager
 def tracked(run: Run, job: str) -> Iterator[Any]:
-    """Yields a W&B run with the configuration and the data's fingerprint, or None if tracking is disabled.
+    """Yields a W&B run with the configuration and the data's fingerprint, or None if tracking is disabled or fails.
 
-    Online with a key and a connection, else offline in the run folder (`wandb sync` uploads it later). A stopped job
-    resumes its W&B run; a failed one is recorded as failed.
+    Online with a key and a connection, else offline in the run folder (`wandb sync` uploads it later), which a printed
+    line says. A stopped job resumes its W&B run; a failed one is recorded as failed.
     """
     mode = wandb_mode(run.config.tracking.wandb)
     if mode == "disabled" or not is_main_process():
         yield None
         return
-    tracker = _start(run, job, mode)
+    try:
+        tracker = _start(run, job, mode)
+    except Exception as error:  # W&B's own, and any of the disk and the network: tracking is not worth a training
+        print(f"W&B cannot start ({brief(error)}): no tracking")
+        yield None
+        return
     try:
         yield tracker
     except BaseException:
@@ -63,7 +68,7 @@ def _start(run: Run, job: str, mode: str) -> Any:
         try:
             _check_connection()
             return wandb.init(mode=mode, **arguments)
-        except (httpx.HTTPError, wandb.Error) as error:
+        except Exception as error:  # W&B's, httpx's, and what else a network has
             print(f"W&B online fails ({brief(error)}): tracking offline, `wandb sync` uploads it later")
             _discard_session()
     return wandb.init(mode="offline", **arguments)

@@ -16,6 +16,7 @@ REFUSALS = {
     "denied": (403, "GatedRepo", "Access to this repository is restricted and you are not in the authorized list", {}),
     "gone": (404, "RepoNotFound", "Repository not found", {}),
     "unauthorized": (401, None, "Invalid credentials in Authorization header", {}),
+    "expired": (401, None, 'User Access Token "old" is expired', {}),
     "forbidden": (403, None, "not today", {}),
     "disabled": (403, None, "Access to this resource is disabled.", {}),
     "busy": (429, None, None, {"Retry-After": "77"}),

@@ -75,6 +75,12 @@ def three(row):
     return [row, *({**row, **other} for other in others)]
 
 
+class Table(list):
+    def __init__(self, rows, cache_files, info):
+        super().__init__(rows)
+        self.cache_files, self.info = cache_files, info
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that has the rows above, `three` of each; its `rows` can be changed, `calls` are what was asked of it."""
@@ -88,7 +94,7 @@ def hub(monkeypatch):
         [found] = [key for key, b in BENCHMARKS.items() if (b.dataset, b.config, b.split) == (path, name, split)]
         rows = datasets.Dataset.from_list(hub.rows[found])
         files = [{"filename": f"/cache/{path}/{name}/0.0.0/{revision}/rows-{split}.arrow"}]
-        return SimpleNamespace(to_list=rows.to_list, cache_files=files, info=rows.info)
+        return Table(rows.to_list(), files, rows.info)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

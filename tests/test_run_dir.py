@@ -320,7 +320,7 @@ def test_a_folder_in_which_a_series_is_at_work_keeps_its_settings(finished):
 
 def test_sources_that_are_as_they_were_are_not_looked_at_again(finished, tmp_path):
     source = tmp_path / "rows.jsonl"
-    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
     open_run("auto", finished, {"data.source": str(source)}, force=True)
     write_text(finished / "data/file", "made from it")
     source.unlink()

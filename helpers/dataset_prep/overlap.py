@@ -2,6 +2,7 @@
 
 import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any
 
@@ -31,7 +32,7 @@ COVERAGE = 0.1
 SHOWN = 10, 50  # pairs in the report: the nearest, and at most so many when more than those are flagged
 
 
-def overlap(rows: list[dict[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) -> dict[str, Any]:
+def overlap(rows: Sequence[Mapping[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) -> dict[str, Any]:
     """Overlap of the training rows with the evaluation questions; it is reported, and no row is dropped.
 
     By task: `exact`, how many questions are a row's question after `normalise`; `ngram`, the share of a question's
@@ -44,30 +45,22 @@ def overlap(rows: list[dict[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) 
     items = [(task, question) for task, questions in tasks.items() for question in questions]
     asked = [normalise(question.question) for _, question in items]
     in_full = [normalise("\n".join([question.question, *question.options.values()])) for _, question in items]
-    answered = [normalise(f"{row['Question']}\n{row['Response']}") for row in rows]
     asked_runs = [runs(text, NGRAM) for text in asked]
     askers: dict[str, list[int]] = {}  # run to the questions that hold it
     for k, held in enumerate(asked_runs):
         for run in held:
             askers.setdefault(run, []).append(k)
-    copies: dict[str, int] = {}  # question to the first row that asks it
+    copies, wanted = {}, set(asked)  # question to the first row that asks it
     quoted = [(0, 0)] * len(items)  # the most of a question's runs in one row, and that row
-    for number, (row, text) in enumerate(zip(rows, answered, strict=True)):
-        copies.setdefault(normalise(row["Question"]), number)
-        met = askers.keys() & (runs(text, NGRAM) | runs(normalise(row["Complex_CoT"]), NGRAM))
+    for number, row in enumerate(rows):
+        if (question := normalise(row["Question"])) in wanted:
+            copies.setdefault(question, number)
+        met = askers.keys() & (runs(_answered(row), NGRAM) | runs(normalise(row["Complex_CoT"]), NGRAM))
         for k, shared in Counter(chain.from_iterable(askers[run] for run in met)).items():
             if shared > quoted[k][0]:
                 quoted[k] = shared, number
-    # Hashing saves the table of a million word pairs; in 4 million places few of them meet.
-    count = HashingVectorizer(n_features=2**22, analyzer=_words_and_pairs, norm=None, alternate_sign=False, dtype="f4")
-    matrix = TfidfTransformer(sublinear_tf=True).fit_transform(count.transform([*answered, *in_full]))
-    ours, theirs = matrix[: len(rows)].T.tocsr(), matrix[len(rows) :]
-    numbers, found = [], []
-    for start in range(0, len(items), BLOCK):
-        scores = (theirs[start : start + BLOCK] @ ours).toarray()
-        numbers += scores.argmax(axis=1).tolist()
-        found.append(-np.sort(-np.partition(scores, -min(RANK + 1, len(rows)))[:, -RANK - 1 :]))
-    cosines, names = np.concatenate(found), np.array([task for task, _ in items])
+    cosines, numbers = _nearest(rows, in_full)
+    names = np.array([task for task, _ in items])
     close = np.zeros(len(items), dtype=bool)
     for task in tasks:
         close[names == task] = _close(cosines[names == task])
@@ -85,6 +78,44 @@ def overlap(rows: list[dict[str, Any]], tasks: dict[str, list[ChoiceQuestion]]) 
         pair["row"] = textwrap.shorten(row["Question"], 300, placeholder=" ...")
         by_task[task].append(pair)
     return {task: _summary(pairs) for task, pairs in by_task.items()}
+
+
+def _answered(row: Mapping[str, Any]) -> str:
+    return normalise(f"{row['Question']}\n{row['Response']}")
+
+
+def _nearest(rows: Sequence[Mapping[str, Any]], questions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The RANK + 1 highest cosines of each question with the rows, falling, and the number of its nearest row.
+
+    Shapes (questions, RANK + 1), fewer where there are fewer rows, and (questions,). The rows are counted once for the
+    weights and once for the cosines, BLOCK at a time.
+    """
+    # Hashing saves the table of a million word pairs; in 4 million places few of them meet.
+    count = HashingVectorizer(n_features=2**22, analyzer=_words_and_pairs, norm=None, alternate_sign=False, dtype="f4")
+    asked = count.transform(questions)
+    weigh = TfidfTransformer(sublinear_tf=True).fit(asked)
+    frequency = np.bincount(asked.indices, minlength=asked.shape[1]).astype("f4")
+    starts = range(0, len(rows), BLOCK)
+    for start in starts:
+        frequency += np.bincount(
+            count.transform(map(_answered, rows[start : start + BLOCK])).indices, minlength=len(frequency)
+        )
+    # As TfidfTransformer makes them of all at once.
+    weigh.idf_ = np.log((np.full_like(frequency, len(rows) + len(questions) + 1)) / (frequency + 1)) + 1
+    theirs = weigh.transform(asked)
+    highest, nearest = np.full((len(questions), 0), 0, dtype="f4"), np.zeros(len(questions), dtype=int)
+    for start in starts:
+        ours = weigh.transform(count.transform(map(_answered, rows[start : start + BLOCK])))
+        scores = (theirs @ ours.T.tocsr()).toarray()
+        best = scores.argmax(axis=1)
+        if start:
+            better = scores[np.arange(len(best)), best] > highest[:, 0]
+            nearest[better] = best[better] + start
+        else:
+            nearest = best
+        both = np.hstack([highest, scores])
+        highest = -np.sort(-np.partition(both, -min(RANK + 1, both.shape[1]))[:, -RANK - 1 :])
+    return highest, nearest
 
 
 def _close(cosines: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ the hub) and `specialty` where there is one. No text is changed, but for tags ar
 trained as it stands, spaces at its ends too.
 """
 
+import json
 import re
 import sys
 import time
@@ -23,6 +24,8 @@ from helpers.config import Config
 from helpers.dataset_prep.open_book import add_passages, corpus_rows
 from helpers.dataset_prep.overlap import overlap, quantiles
 from helpers.dataset_prep.similarity import (
+    Questions,
+    digest,
     groups,
     normalise,
     own_shingles,
@@ -39,7 +42,7 @@ from helpers.prompts.encoding import encode_example, encode_prompt, special_stri
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, alone, note_in_record
-from helpers.sources.rows import COLUMNS, INVALID, Row, read_rows, seeded_rank
+from helpers.sources.rows import COLUMNS, Row, fault, read_rows, seeded_rank
 
 Dropped = dict[str, list[int]]
 
@@ -55,7 +58,7 @@ def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
         inside = text.removeprefix(THINK).removesuffix(END_THINK)
         if f"{THINK}{inside}{END_THINK}" != text or THINK in inside or END_THINK in inside:
             return row
-        return {**row, "Complex_CoT": inside.strip()}
+        return row | {"Complex_CoT": inside.strip()}
 
     found = [*map(bare, rows)]
     return found, sum(one is not other for one, other in zip(found, rows, strict=True))
@@ -69,28 +72,19 @@ def validate(rows: list[Row], forbidden: frozenset[str]) -> tuple[list[Row], Dro
     """
     special = re.compile("|".join(map(re.escape, sorted(forbidden))) or "(?!)")
 
-    def fault(row: Row) -> str | None:
-        for column, name in COLUMNS.items():
-            text = row[column]
-            if not isinstance(text, str):
-                return f"{name} is not text"
-            if not text.strip():
-                return f"empty {name}"
-            if INVALID.search(text):
-                return f"invalid characters in the {name}"
-            if column != "Question" and (token := special.search(text)):
-                return f"special token in the {name}: {token[0]}"
-        return None
+    def special_token(row: Row) -> str | None:
+        columns = ((name, special.search(row[column])) for column, name in COLUMNS.items() if column != "Question")
+        return next((f"special token in the {name}: {token[0]}" for name, token in columns if token), None)
 
-    return _sieve(rows, [fault(row) for row in rows])
+    return _sieve(rows, [fault(row) or special_token(row) for row in rows])
 
 
 def _sieve(rows: list[Row], faults: list[str | None]) -> tuple[list[Row], Dropped]:
     dropped: Dropped = {}
-    for row, fault in zip(rows, faults, strict=True):
-        if fault:
-            dropped.setdefault(fault, []).append(row["line"])
-    return [row for row, fault in zip(rows, faults, strict=True) if not fault], dropped
+    for row, why in zip(rows, faults, strict=True):
+        if why:
+            dropped.setdefault(why, []).append(row["line"])
+    return [row for row, why in zip(rows, faults, strict=True) if not why], dropped
 
 
 def keep_out(
@@ -108,8 +102,8 @@ def keep_out(
 
 def drop_exact(rows: list[Row]) -> tuple[list[Row], Dropped]:
     """Keep the first of the rows whose questions are the same after `normalise`, whatever their answers."""
-    first: dict[str, int] = {}  # question to the number of its first row
-    again = [first.setdefault(normalise(row["Question"]), k) != k for k, row in enumerate(rows)]
+    first: dict[bytes, int] = {}  # question to the number of its first row
+    again = [first.setdefault(digest(normalise(row["Question"])), k) != k for k, row in enumerate(rows)]
     return _sieve(rows, ["same question as an earlier row" if repeated else None for repeated in again])
 
 
@@ -119,7 +113,7 @@ def drop_near(rows: list[Row], threshold: float, shared: Collection[str] = ()) -
     So no two kept rows are that alike and every dropped one has a kept twin: of a chain a~b~c only b goes.
     """
     alive = np.ones(len(rows), dtype=bool)
-    for first, second in similar_pairs([row["Question"] for row in rows], threshold, alive, shared):
+    for first, second in similar_pairs(Questions(rows), threshold, alive, shared):
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             alive[j] &= not alive[i]  # pairs come in the order of j, so the fate of i is settled
     return _sieve(rows, [None if kept else "near-duplicate of an earlier row" for kept in alive])
@@ -141,7 +135,7 @@ def split(
     share left out) and no other has 0.13. A pair with 0.7 by 3-grams without blank words at the ends has at least 1/3,
     where nothing is shared.
     """
-    questions = [row["Question"] for row in rows]
+    questions = Questions(rows)
     group = groups(questions, group_similarity, shared)
     ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: seeded_rank(pair[0], seed))
     sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
@@ -157,7 +151,7 @@ def split(
         why = why_one_group(questions, [row["line"] for row in rows], group_similarity, shared) if rows[1:] else ""
         grouped = " (groups of like questions: 1)" if why else ""
         raise InputError(f"rows left: {len(rows)}{grouped}, too few to train and to validate{why}")
-    return [{**row, "split": side[label]} for row, label in ordered]
+    return [row | {"split": side[label]} for row, label in ordered]
 
 
 def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native") -> tuple[list[Row], Dropped]:
@@ -173,9 +167,11 @@ def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native")
 
     sized, faults = [], []
     with Progress(len(rows), "rows encoded") as progress, ThreadPoolExecutor(cpu_cores()) as pool:
-        # Tokenizers release the interpreter's lock. The first row goes alone: it sets the shared tokenizer up.
-        for row, (prompt, total) in zip(rows, chain(map(measure, rows[:1]), pool.map(measure, rows[1:])), strict=True):
-            sized.append({**row, "prompt_tokens": prompt, "completion_tokens": total - prompt})
+        # Tokenizers release the interpreter's lock. The first row goes alone: it sets the shared tokenizer up. Then so
+        # many at once: a pool takes all it is given, with a lock for each.
+        parts = (pool.map(measure, rows[start : start + 256]) for start in range(1, len(rows), 256))
+        for row, (prompt, total) in zip(rows, chain(map(measure, rows[:1]), chain.from_iterable(parts)), strict=True):
+            sized.append(row | {"prompt_tokens": prompt, "completion_tokens": total - prompt})
             too_long = f"longer than {max_length} tokens" if total > max_length else None
             faults.append(too_long if total else "special token, or a character that the vocabulary cannot spell")
             progress.update()
@@ -218,7 +214,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
     not_drawn = provenance["rows"] - len(rows)
     note("read", provenance["rows"], {f"not in a random sample of {len(rows)}": not_drawn} if not_drawn else {}, {})
     rows, unwrapped = unwrap(rows)
-    shared = shared_shingles([row["Question"] for row in rows if isinstance(row["Question"], str)])
+    shared = shared_shingles(Questions([row for row in rows if isinstance(row["Question"], str)]))
     rules: dict[str, Callable[[list[Row]], tuple[list[Row], Dropped]]] = {
         "validate": lambda rows: validate(rows, special_strings(tokenizer)),
         # What is alike enough to stay together in the split is too alike to a question that training must not see.
@@ -254,7 +250,8 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
     progress(f"overlap: {len(splits['train']):,} training rows with {', '.join(tasks)}, {time.monotonic() - lap:.1f} s")
     with atomic_dir(run / "data") as folder:
         for name, part in splits.items():
-            write_jsonl(folder / f"{name}.jsonl", part)
+            with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as handle:  # row by row
+                handle.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in part)
         if corpus:
             write_jsonl(folder / "corpus.jsonl", corpus)
         write_json(folder / "report.json", report)

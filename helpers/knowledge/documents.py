@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from helpers import printable
+
 MAX_WORDS = 200  # of a passage: BM25 over passages of this size is measured in docs/RETRIEVAL.md
 
 
@@ -44,6 +46,10 @@ class Rejection:
 
     where: str
     why: str
+
+    def __post_init__(self) -> None:  # names and texts of files, which are printed
+        object.__setattr__(self, "where", printable(self.where))
+        object.__setattr__(self, "why", printable(self.why))
 
 
 class UnreadableError(ValueError):

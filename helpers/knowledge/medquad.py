@@ -14,6 +14,7 @@ from helpers.knowledge.markup import clean, inline_text, parse, sections
 LICENCE = "CC BY 4.0"
 KEYS = {"id", "source", "url", "focus", "question", "answer"}
 MAX_ROW = 16 << 20  # bytes
+SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows
 BULLET = re.compile(r"(?:^|(?<=\s))-\s+")
 
 
@@ -26,7 +27,7 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
     Raises UnknownKindError, which names the keys, if the first row is of another kind.
     """
     seen: Counter[str] = Counter()
-    first = True
+    first, line = True, 0
     for line, row in _json_lines(path):
         where = f"{path}: line {line}"
         if isinstance(row, Rejection):
@@ -41,6 +42,8 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
             yield _generic(row, text, f"{name}#{clean(_string(row.get('id'))) or line}")
         else:
             yield Rejection(where, "has no text")
+    if not line:
+        yield Rejection(str(path), "is empty")
 
 
 def read_medquad_xml(path: Path, content: bytes) -> Iterator[Document | Rejection]:
@@ -108,9 +111,12 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejection]]:
             number += 1
             where = f"{path}: line {number}"
             if len(line) > MAX_ROW:
-                yield number, Rejection(where, f"is longer than {MAX_ROW >> 20} MiB")
-                while line and not line.endswith(b"\n"):
-                    line = handle.readline(MAX_ROW)
+                pieces = (handle.readline(MAX_ROW) for _ in range(SKIPPED))
+                ended = any(not piece or piece.endswith(b"\n") for piece in pieces)
+                rest = "" if ended else "; what follows is not read"
+                yield number, Rejection(where, f"is longer than {MAX_ROW >> 20} MiB{rest}")
+                if not ended:
+                    return
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig")) if line.strip() else {}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from httpx import HTTPError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from helpers import InputError
 from helpers.config import Config, ModelSettings
 from helpers.files import project_path, read_json, write_json, write_text
 from helpers.machine import describe_machine
-from helpers.models.packaged import embedded_folder, tiny_folder
+from helpers.models.packaged import cache_folder, embedded_folder, tiny_folder
 from helpers.models.portable import portable_tokenizer_config
 from helpers.processes import weights_spread
 from helpers.prompts.chat_template import chat_template
@@ -28,10 +29,13 @@ PROBE = "A fever of 39.5 °C,\n\n\tnaïve to 12345  mg/l; it didn't → ≥ ½ �
 
 def model_source(name: str) -> str:
     """What transformers loads for model.name: a folder (made if need be for `embedded` and `tiny`) or a hub id."""
-    if name == "embedded":
-        return str(embedded_folder())
-    if name == "tiny":
-        return str(tiny_folder())
+    if name in ("embedded", "tiny"):
+        try:
+            return str(embedded_folder() if name == "embedded" else tiny_folder())
+        except (OSError, SafetensorError) as error:  # the latter where the disk fills up
+            why = getattr(error, "strerror", None) or brief(error)
+            advice = "set AI_DOCTOR_CACHE to a folder with room that can be written"
+            raise InputError(f"cannot unpack {name} to the cache folder {cache_folder()}: {why}; {advice}") from None
     folder = project_path(name)
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("config.json", "tokenizer.json")):
@@ -285,7 +289,6 @@ def load_with_adapter(config: Config, adapter: Path) -> Any:
 
 def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any) -> Any:
     """Call `load`, a `from_pretrained` or the like, for the model in the settings; InputError where that fails."""
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     source = model_source(settings.name)

@@ -34,6 +34,8 @@ BACKUP_SECONDS = 300
 SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 # What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
+# And when memory ran out: Python's, NumPy's and PyTorch's words.
+NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
 
 
 class PrivateKernelManager(AsyncKernelManager):
@@ -185,6 +187,10 @@ def execute(run: Run, stage: str) -> None:
             reason, status = error.evalue.partition("\n")[0], STATUS.get(error.ename, 1)
             if NO_ROOM.search(f"{error.ename}: {error.evalue}"):
                 raise InputError(_no_room(run, stage)) from None
+            if NO_MEMORY.search(f"{error.ename}: {error.evalue}"):
+                raise InputError(
+                    f"{stage}: memory ran out ({reason or error.ename}): end other programs, or set smaller batches"
+                ) from None
             raise StageError(
                 reason if status != 1 else f"{stage} failed: {error.ename}: {reason}",
                 f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),

@@ -3,6 +3,7 @@
 import errno
 import mimetypes
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from helpers import InputError
 from helpers.config import Config
 from helpers.files import project_path, read_json
-from helpers.sources.tables import ENDINGS, Numbered, brief
+from helpers.sources.tables import ENDINGS, brief
 
 HUB_DATASET = "FreedomIntelligence/medical-o1-reasoning-SFT"
 HUB_CONFIG = "en"
@@ -35,9 +36,9 @@ OUT_OF_ORDER = (408, 429, 500, 502, 503, 504)
 
 
 class HubTable(NamedTuple):
-    """A split of a data set: its rows numbered from 1, their commit and their configuration."""
+    """A split of a data set: its rows, read from the disk one by one, their commit and their configuration."""
 
-    rows: Numbered
+    rows: Iterable[dict[str, Any]]
     commit: str
     config: str | None
 
@@ -51,7 +52,7 @@ def hub_table(dataset: str, config: str | None, split: str, revision: str | None
         table = _load(dataset, config, split, revision)
         # The commit is in the path: load_dataset silently falls back on another commit in the cache.
         commit = Path(table.cache_files[0]["filename"]).parent.name
-        return HubTable(list(enumerate(table.to_list(), 1)), commit, table.info.config_name)
+        return HubTable(table, commit, table.info.config_name)
     except Exception as error:  # three libraries and the disk, each with errors of its own
         reason = explain(error, dataset, revision, dataset=True)
         raise InputError(f"cannot get {dataset}: {reason}; {instead}") from error

@@ -1,17 +1,21 @@
 """Rows to train on, from the packaged sample, the hub or the user's own file."""
 
 import hashlib
+import heapq
 import json
 import re
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import DataSettings
 from helpers.files import project_path
 from helpers.sources.hub import HUB_CONFIG, hub_dataset, hub_table
-from helpers.sources.tables import find_columns, read_table
+from helpers.sources.stored import StoredRow, Texts
+from helpers.sources.tables import Numbered, find_columns, read_table
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]  # `row | changes` is a changed one
 COLUMNS = {"Question": "question", "Complex_CoT": "reasoning", "Response": "answer"}
 # Other names of these columns, in any case, the first found; those with brackets are of
 # FreedomIntelligence/Medical-R1-Distill-Data.
@@ -28,6 +32,8 @@ INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\
 def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]:
     """Read `data.source` and draw `data.sample_size` rows of it at random, kept in the source's order.
 
+    The texts of many rows lie in a temporary file; what is no text is None.
+
     Returns the rows and their provenance: `source`, `revision` and `config` (the hub's commit and configuration, or
     None), `columns` (the source's names of COLUMNS), `rows` before the draw and `fingerprint`, the SHA-256 of the three
     columns, which does not depend on the file format. Raises InputError.
@@ -37,30 +43,59 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     if dataset:
         config = config or (HUB_CONFIG if data.source == "hub" else None)
         instead = "data.source may also be sample or a file"
-        table, revision, config = hub_table(name, config, "train", data.revision, instead)
+        rows_on_hub, revision, config = hub_table(name, config, "train", data.revision, instead)
     elif config:
         raise InputError(f"data.config = {config!r} is for data sets of the hub, and data.source is {name}")
-    else:
-        table = read_table(SAMPLE if name == "sample" else project_path(name))
-    if not table:
-        raise InputError(f"{name} holds no rows")
-    columns = find_columns(name, list(dict.fromkeys(column for _, cells in table for column in cells)), ALIASES)
-    rows, digest = [], hashlib.sha256()
-    for line, cells in table:
-        rows.append({column: cells.get(found) for column, found in columns.items()} | {"line": line})
-        digest.update(_content(rows[-1]))
+    path = SAMPLE if name == "sample" else project_path(name)
+
+    def table() -> Numbered:
+        return enumerate(rows_on_hub, 1) if dataset else read_table(path)
+
+    there: dict[str, None] = {}  # a set in the order of meeting: the last row may have another column
+    for _, cells in table():
+        there |= dict.fromkeys(cells) if cells.keys() - there.keys() else {}
+    columns = find_columns(name, [*there], ALIASES) if there else {}
+    rows, ranks, digest, texts = [], [], hashlib.sha256(), Texts()
+    for line, cells in table() if columns else ():
+        row = {column: cells.get(found) for column, found in columns.items()}
+        digest.update(content := _content(row))
+        if data.sample_size:
+            ranks.append((_rank(content, seed), len(rows)))
+        rest = {"line": line}
         if isinstance(cells.get("specialty"), str) and not INVALID.search(cells["specialty"]):
-            rows[-1]["specialty"] = cells["specialty"]
+            rest["specialty"] = sys.intern(cells["specialty"])
+        text = {column: cell if isinstance(cell, str) else None for column, cell in row.items()}
+        rows.append(StoredRow(texts, texts.add(text), rest))
+    if not rows:
+        raise InputError(f"{name} holds no rows")
     provenance = {"source": name, "revision": revision, "config": config, "columns": columns}
     provenance |= {"rows": len(rows), "fingerprint": digest.hexdigest()}
-    drawn = sorted(rows, key=lambda row: seeded_rank(row, seed))[: data.sample_size]
-    return sorted(drawn, key=lambda row: row["line"]), provenance
+    if data.sample_size:
+        rows = [rows[number] for number in sorted(k for _, k in heapq.nsmallest(data.sample_size, ranks))]
+    return rows, provenance
+
+
+def fault(row: Row) -> str | None:
+    """What makes a row no row to train on, whatever the model: the first of its texts that is none."""
+    for column, name in COLUMNS.items():
+        text = row[column]
+        if not isinstance(text, str):
+            return f"{name} is not text"
+        if not text.strip():
+            return f"empty {name}"
+        if INVALID.search(text):
+            return f"invalid characters in the {name}"
+    return None
 
 
 def _content(row: Row) -> bytes:
     return json.dumps([row[column] for column in COLUMNS], default=str).encode()
 
 
+def _rank(content: bytes, seed: int) -> bytes:
+    return hashlib.sha256(str(seed).encode() + content).digest()
+
+
 def seeded_rank(row: Row, seed: int) -> bytes:
     """A row's key in a shuffle that depends on the seed and the row's content, not on its position."""
-    return hashlib.sha256(str(seed).encode() + _content(row)).digest()
+    return _rank(_content(row), seed)

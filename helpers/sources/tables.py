@@ -1,28 +1,21 @@
-"""Rows from a .json, .jsonl, .csv or .parquet file, with a one-line error for a broken one."""
+"""Rows from a .json, .jsonl, .csv or .parquet file, one at a time, with a one-line error for a broken one."""
 
 import csv
-import io
-import json
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from helpers import InputError
+from helpers.sources.text import MAX_ROW, BadTableError, Numbered, json_rows, lines, shorten, twice
 
-Numbered = list[tuple[int, dict[str, Any]]]
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (pandas: to_json(path, orient='records'))"
-
-
-class _BadTableError(Exception):
-    """What is wrong with a file; the words follow its name."""
-
-
-class _RepeatedKeyError(Exception):
-    """A repeated key in one JSON object."""
+MAX_ROWS = 1_000_000
+MAX_GROUP = 2 << 30  # bytes of a column in one of a parquet file's row groups
+MAX_BATCH = 512 << 20  # and of its rows in memory
+MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
 
 
 def read_table(path: Path, text_column: str | None = None) -> Numbered:
@@ -30,25 +23,30 @@ def read_table(path: Path, text_column: str | None = None) -> Numbered:
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
     Windows line ends are allowed. With `text_column` each line of a .txt file, if not blank, is a row of that column.
-    Raises InputError, which names the file and, where possible, the line or byte.
+    One row is in memory at a time. Raises InputError, which names the file and, where possible, the line or byte, for
+    a broken file, and for one above the bounds here and in `sources.text`, which keep a hostile file from taking all
+    time or memory.
     """
-    readers: dict[str, Callable[[bytes], Numbered]] = dict(
-        zip(ENDINGS, (_json_rows, _json_rows, _csv_rows, _parquet_rows), strict=True)
+    readers: dict[str, Callable[[IO[bytes]], Numbered]] = dict(
+        zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True)
     )
     if text_column:
-        readers[".txt"] = lambda content: _text_rows(content, text_column)
+        readers[".txt"] = lambda handle: _text_rows(handle, text_column)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
-            raise _BadTableError("is not a file")
-        content = path.read_bytes()
-        if path.suffix.lower() not in readers:
-            raise _BadTableError(f"has the unknown ending {path.suffix!r}; valid: {', '.join(readers)}")
-        return readers[path.suffix.lower()](content)
+            raise BadTableError("is not a file")
+        with open(path, "rb") as handle:
+            if path.suffix.lower() not in readers:
+                raise BadTableError(f"has the unknown ending {path.suffix!r}; valid: {', '.join(readers)}")
+            for count, row in enumerate(readers[path.suffix.lower()](handle), 1):
+                if count > MAX_ROWS:
+                    raise BadTableError(f"has more than {MAX_ROWS:,} rows: cut it into parts")
+                yield row
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start})") from None
-    except _BadTableError as error:
+    except BadTableError as error:
         raise InputError(f"{path.name} {error}") from None
 
 
@@ -84,90 +82,65 @@ def brief(error: BaseException) -> str:
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
 
 
-def _decode(content: bytes) -> str:
-    # Not "utf-8-sig", which counts an error's byte from after the mark.
-    return content.decode("utf-8").removeprefix("\ufeff")
+def _text_rows(handle: IO[bytes], column: str) -> Numbered:
+    for number, line in enumerate(lines(handle), 1):
+        if line.strip():
+            yield number, {column: line.removesuffix("\n")}
 
 
-def _text_rows(content: bytes, column: str) -> Numbered:
-    lines = enumerate(_decode(content).split("\n"), 1)
-    return [(number, {column: line}) for number, line in lines if line.strip()]
-
-
-def _json_rows(content: bytes) -> Numbered:
-    text = _decode(content)
-    is_list = text.lstrip().startswith("[")
-    # Not splitlines(): U+2028 and its like are allowed inside JSON strings and are no line ends there.
-    pieces = [text] if is_list else text.split("\n")
-    rows: list[tuple[int, Any]] = []
-    for number, piece in enumerate(pieces, 1):
-        try:
-            rows += [(number, json.loads(piece, object_pairs_hook=_object))] if piece.strip() else []
-        except (ValueError, RecursionError) as error:
-            if not is_list and number == 1 and _is_json(text):
-                raise _BadTableError(ONE_OBJECT) from None
-            line = number + getattr(error, "lineno", 1) - 1
-            raise _BadTableError(f"line {line}: not JSON ({getattr(error, 'msg', brief(error))})") from None
-        except _RepeatedKeyError as error:
-            where = "a row" if is_list else f"line {number}"
-            raise _BadTableError(f"{where}: the key {str(error)!r} stands twice in one object: remove one") from None
-    rows = list(enumerate(rows[0][1], 1)) if is_list else rows
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise _BadTableError(f"{'row' if is_list else 'line'} {number}: {type(row).__name__} instead of an object")
-    if len(rows) == 1 and rows[0][1] and all(isinstance(value, list | dict) for value in rows[0][1].values()):
-        raise _BadTableError(ONE_OBJECT)  # columns, or a list of rows under a name
-    return rows
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _RepeatedKeyError(_twice([key for key, _ in pairs]))
-    return found
-
-
-def _twice(names: list[str]) -> str:
-    return next(name for name, count in Counter(names).items() if count > 1)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _csv_rows(content: bytes) -> Numbered:
-    csv.field_size_limit(2**31 - 1)  # the default refuses a cell of 128 kB
-    text = _decode(content)
-    rows, lines = [], csv.reader([])
+def _csv_rows(handle: IO[bytes]) -> Numbered:
+    csv.field_size_limit(MAX_ROW)  # the default refuses a cell of 128 kB
+    text, cells_read = lines(handle), csv.reader([])
+    opening = list(islice(text, 100))
     try:
         # The header decides on the separator; csv.Sniffer would guess it from the text below.
-        headers = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in SEPARATORS}
+        headers = {mark: next(csv.reader(opening, delimiter=mark), []) for mark in SEPARATORS}
         separator = max(headers, key=lambda mark: len(headers[mark]))
         named = "" if separator == "," else f", separated by {SEPARATORS[separator]}"
         spaced = any(name.startswith(" ") for name in headers[separator])
-        lines = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=spaced, strict=True)
-        header = [name.strip() for name in next(lines, [])]
+        cells_read = csv.reader(chain(opening, text), delimiter=separator, skipinitialspace=spaced, strict=True)
+        header = [name.strip() for name in next(cells_read, [])]
         if len(columns := [name for name in header if name]) > len(set(columns)):
-            raise _BadTableError(f"has two columns named {_twice(columns)!r}: rename or remove one")
-        for cells in lines:
+            raise BadTableError(f"has two columns named {shorten(twice(columns))!r}: rename or remove one")
+        for cells in cells_read:
             if len(cells) > len(header):
                 cells_and_names = f"{len(cells)} cells below {len(header)} column names{named}"
-                raise _BadTableError(f"line {lines.line_num}: {cells_and_names}")
-            rows += [(lines.line_num, dict(zip(header, cells, strict=False)))] if cells else []
+                raise BadTableError(f"line {cells_read.line_num}: {cells_and_names}")
+            if cells:
+                yield cells_read.line_num, dict(zip(header, cells, strict=False))
     except csv.Error as error:
-        raise _BadTableError(f"line {max(1, lines.line_num)}: not CSV ({error})") from None
-    return rows
+        raise BadTableError(f"line {max(1, cells_read.line_num)}: not CSV ({error})") from None
 
 
-def _parquet_rows(content: bytes) -> Numbered:
-    import pyarrow
-    from pyarrow.parquet import read_table as read_parquet
+def _parquet_rows(handle: IO[bytes]) -> Numbered:
+    from pyarrow.parquet import ParquetFile
 
+    number = size = 0
     try:
-        return list(enumerate(read_parquet(pyarrow.BufferReader(content)).to_pylist(), 1))
+        table = ParquetFile(handle)
+        about, names = table.metadata, table.schema_arrow.names
+        if len(names) > len(set(names)):
+            raise BadTableError(f"has two columns named {shorten(twice(names))!r}: rename or remove one")
+        if about.num_rows > MAX_ROWS:
+            raise BadTableError(f"has {about.num_rows:,} rows, more than {MAX_ROWS:,}: cut it into parts")
+        # A value may stand for many rows, so that a column's size bounds one cell, and its size times the rows a batch.
+        groups = map(about.row_group, range(about.num_row_groups))
+        parts = [group.column(k) for group in groups for k in range(group.num_columns)]
+        largest = max((part.total_uncompressed_size for part in parts), default=0)
+        if any(part.total_uncompressed_size > MAX_ROW * max(1, part.num_values) for part in parts):
+            raise BadTableError(f"has a row of more than {MAX_ROW >> 20} MiB")
+        if largest > MAX_GROUP:
+            raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
+        for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):
+            for row in batch.to_pylist():
+                number += 1
+                length = sum(len(cell) for cell in row.values() if isinstance(cell, str))
+                size += length
+                if length > MAX_ROW or size > MAX_TABLE:
+                    most = f"{MAX_ROW >> 20} MiB" if length > MAX_ROW else f"{MAX_TABLE >> 30} GiB so far"
+                    raise BadTableError(f"row {number}: more than {most} of text")
+                yield number, row
+    except BadTableError:
+        raise
     except Exception as error:  # Arrow's, and Python's for dates and time zones that it does not know
-        raise _BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None
+        raise BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None

@@ -201,7 +201,7 @@ WRONG_FILES = {
     "repeated key in a list": (
         "a.json",
         b'[{"Question": "a", "options": {"A": "x", "A": "y"}}]',
-        "a row: the key 'A' stands twice",
+        "row 1: the key 'A' stands twice",
     ),
     "repeated column": (
         "a.csv",

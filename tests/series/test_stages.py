@@ -50,10 +50,11 @@ RUNS = {
     "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
     "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "", "series/remarks.py": "",
     "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
-    "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/tables.py": ALL,
-    "statistics.py": "05 06 07", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "",
-    "use/client.py": "", "use/listening.py": "", "use/proxy.py": "", "use/publish.py": "", "use/server.py": "",
-    "use/sourced_chat.py": "", "use/sources.py": "", "vllm_reasoning_parser.py": "",
+    "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
+    "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
+    "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/listening.py": "",
+    "use/proxy.py": "", "use/publish.py": "", "use/server.py": "", "use/sourced_chat.py": "", "use/sources.py": "",
+    "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 
 

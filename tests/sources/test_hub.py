@@ -127,6 +127,7 @@ REFUSED_WITH_A_TOKEN = {
     ("denied/x", None): f"it is gated, and the token in use has no access: {TERMS}denied/x with the token's account",
     ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and the token in use has",
     ("unauthorized/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
+    ("expired/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
     ("busy/x", None): "too many requests (429): try again in 77 s",
 }
 
