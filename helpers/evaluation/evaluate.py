@@ -132,6 +132,9 @@ def evaluate(run: Run) -> dict[str, Any]:
         strengths = run.config.evaluation.strengths
         between = {share: predict_between(run, model, tokenizer, asked, share) for share in strengths}
         if commits := question_commits(run.config.evaluation.questions):
+            for name, commit in run.record.get("questions", {}).items():
+                if commits.get(name, commit) != commit:
+                    print(f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ")
             note_in_record(run, questions=commits)
         metrics = _save(run, base, tuned, between)
         if tracker:

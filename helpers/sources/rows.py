@@ -37,7 +37,7 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     if dataset:
         config = config or (HUB_CONFIG if data.source == "hub" else None)
         instead = "data.source may also be sample or a file"
-        table, revision, config = hub_table(name, config, "train", data.revision, instead)
+        table, revision, config = hub_table(name, config, "train", data.commit or data.revision, instead)
     elif config:
         raise InputError(f"data.config = {config!r} is for data sets of the hub, and data.source is {name}")
     else:
