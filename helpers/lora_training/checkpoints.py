@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate import PartialState
 
+from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, read_json, write_json
 from helpers.machine import is_main_process
@@ -90,6 +93,15 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
         folder.rename(aside)
         print(f"{folder.name} is damaged ({wrong}) and renamed to {aside.name}: training continues from step {step}")
     return newest, step
+
+
+@contextmanager
+def only_tensors(checkpoint: Path | None) -> Iterator[None]:
+    """transformers opens a checkpoint's files with `weights_only`: InputError for one that holds anything else."""
+    try:
+        yield
+    except UnpicklingError:
+        raise InputError(f"{checkpoint} holds a pickle of more than tensors, which is not opened: delete it") from None
 
 
 def follow_schedule(optimizer: Any, scheduler: Any) -> None:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from helpers import InputError
 from helpers.files import atomic_dir, read_jsonl, write_json, write_jsonl
+from helpers.lora_training import checkpoints
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
     CorpusFirst,
@@ -286,7 +287,8 @@ def _train_once(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.journal, trainer.corpus = journal, corpus
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with checkpoints.only_tensors(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if is_main_process():
         save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
     metrics = _metrics(run, journal, trainer, done, len(rows))
