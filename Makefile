@@ -20,6 +20,12 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PY) -m pip co
 	$(PY) -m uv
 INSTALL = $(UV) pip install --python $(PY)
 
+# Of maintainers, each in an environment of its own for the moment; `make audit UV=uv` takes the uv on the path, and no
+# .venv. The two packages outside the list count too.
+AUDIT := pip-audit==2.10.1
+SBOM := cyclonedx-bom==7.5.0
+PINNED = { cat $(LIST); printf '%s\n' '$(MODEL)' '$(CONVERTER)'; }
+
 # Tests see no key, no network and none of the caller's settings.
 ISOLATED := env -u WANDB_API_KEY -u WANDB_MODE -u AI_DOCTOR_PROFILE -u AI_DOCTOR_RUN_DIR HF_HUB_OFFLINE=1
 SMOKE_RUN := runs/test
@@ -31,12 +37,13 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_COMPILE_BYTECODE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-code test-notebooks lint format notebooks lock clean
+.PHONY: help setup run test test-code test-notebooks lint format notebooks lock audit sbom clean
 .NOTPARALLEL:
 
 # The stamp says that an installation was finished here. A .venv whose Python is gone, or that came along in a copy of
 # the folder, has none.
-$(shell test -x $(PY) && grep -qsF ' $(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg || rm -f $(STAMP))
+# A link leads to another checkout's .venv, which is used as it is: venv --clear would empty that one.
+$(shell test -L $(VENV) || { test -x $(PY) && grep -qsF ' $(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg; } || rm -f $(STAMP))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +52,7 @@ setup: $(STAMP) ## build .venv and install everything (the other targets do it w
 
 # Without the stamp nothing tells how far an earlier attempt came: start over. With an older one: bring up to date.
 $(STAMP): $(LIST) pyproject.toml Makefile
+	@test ! -L $(VENV) || { echo '$(VENV) is a link: run make setup where it leads, or remove it' >&2; exit 1; }
 	@test -e $@ || { \
 	  test "$$(uname -sm)" != 'Darwin x86_64' || { \
 	    echo 'ai-doctor needs an Apple-silicon Python on a Mac: PyTorch no longer has builds for Intel.' >&2; exit 1; }; \
@@ -99,6 +107,17 @@ lock: $(STAMP) ## pin requirements-cpu.txt again (newer versions: make lock ARGS
 	  --output-file $(LIST).tmp - requirements-cpu.in
 	@grep -vE '^(nvidia|cuda|triton)' $(LIST).tmp > $(LIST).new.tmp && rm $(LIST).tmp
 	@diff $(LIST) $(LIST).new.tmp && rm $(LIST).new.tmp || mv $(LIST).new.tmp $(LIST)
+
+# Not installed: what is pinned is looked up. An advisory that cannot be met: make audit ARGS='--ignore-vuln ID'.
+audit: $(if $(filter file,$(origin UV)),$(STAMP)) ## look every pinned package up among known vulnerabilities
+	@mkdir -p build && $(PINNED) > build/pinned.txt
+	@$(UV) tool run --from '$(AUDIT)' pip-audit --requirement build/pinned.txt --strict --no-deps --disable-pip \
+	  --progress-spinner off $(ARGS)
+
+sbom: $(if $(filter file,$(origin UV)),$(STAMP)) ## list every pinned package in build/sbom.json (CycloneDX)
+	@mkdir -p build
+	@$(PINNED) | $(UV) tool run --from '$(SBOM)' cyclonedx-py requirements --pyproject pyproject.toml \
+	  --output-reproducible --short-PURLs --output-file build/sbom.json -
 
 clean: ## remove .venv and what can be made again; finished runs stay
 	@rm -rf $(VENV) $(SMOKE_RUN) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,11 +1,15 @@
 """What `python -m helpers serve` does under load and how fast it is, by the official client.
 
     python benchmarks/serving.py load URL FILE.json [--clients 1,4,16,50] [--each 2] [--limit 64]
+    python benchmarks/serving.py pinned FILE.json [--clients 1,10,50,100] [--server-cores 0] [--client-cores 1]
     python benchmarks/serving.py engine FILE.json --engine vllm [--model FOLDER | --run-dir RUN [--base]]
 
 `load` asks a server that runs: every client asks `each` of the packaged questions, one after the other, up to `limit`
 new tokens, all of them streamed. Time to the first token counts from the request, so it has the wait for a place in it.
-AI_DOCTOR_API_KEY is the key.
+AI_DOCTOR_API_KEY is the key. During the load `/health` is asked twice a second.
+
+`pinned` is `load` against a server that it starts itself, in a process group of its own and on cores of its own (Linux;
+both empty: wherever the system likes). `app.py` beside this file does the same for the Streamlit app.
 
 `engine` starts the server itself and, beside the load of 50 clients, looks at what it must keep (the reasoning apart, a
 question's special tokens as text) and measures decoding on the prompts of `decoding.py`, all at once, each to its
@@ -21,9 +25,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import typer
@@ -48,6 +54,33 @@ def put_under_load(url: str, out: Path, clients: str = "1,4,16,50", each: int = 
     """Ask with every number of clients in turn, print what they met, and write it."""
     results = {number: measured(url, number, each, limit) for number in map(int, clients.split(","))}
     write_json(out, {**machine(), "settings": {"each": each, "limit": limit}, "results": results})
+
+
+@app.command("pinned")
+def put_a_pinned_server_under_load(
+    out: Path,
+    clients: str = "1,10,50,100",
+    each: int = 2,
+    limit: int = 32,
+    server_cores: str = "0",
+    client_cores: str = "1",
+    port: int = 8012,
+    options: str = "--base",
+) -> None:
+    """The same with a server started here, whose options are those of `serve`."""
+    on(client_cores)
+    with serving([*options.split(), "--port", str(port)], out.with_suffix(".log"), port, 300, server_cores) as seconds:
+        numbers = map(int, clients.split(","))
+        results = {number: measured(f"http://127.0.0.1:{port}/v1", number, each, limit) for number in numbers}
+    settings = {"each": each, "limit": limit, "options": options, "server_cores": server_cores}
+    settings |= {"client_cores": client_cores, "load_average_before": os.getloadavg()[2]}
+    write_json(out, {**machine(), "settings": settings, "start_seconds": seconds, "results": results})
+
+
+def on(cores: str) -> None:
+    """Keep this process on some cores, like "0" or "0,1"; empty leaves it where it is."""
+    if cores:
+        os.sched_setaffinity(0, map(int, cores.split(",")))
 
 
 @app.command("engine")
@@ -98,12 +131,13 @@ def run_of(model: str, folder: Path) -> Run:
 
 
 @contextmanager
-def serving(words: list[str], log: Path, port: int, patience: float) -> Iterator[float]:
-    """The server in a process of its own; gives the seconds until it was healthy, and ends it."""
+def serving(words: list[str], log: Path, port: int, patience: float, cores: str = "") -> Iterator[float]:
+    """The server in a process group of its own; gives the seconds until it was healthy, and ends it."""
     started = time.monotonic()
     with open(log, "wb") as file:
         command = [sys.executable, "-m", "helpers", "serve", *words]
-        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=file, stderr=subprocess.STDOUT)
+        how = {"stdout": file, "stderr": subprocess.STDOUT, "process_group": 0, "preexec_fn": partial(on, cores)}
+        process = subprocess.Popen(command, cwd=PROJECT_ROOT, **how)
         try:
             while not healthy(port):
                 if process.poll() is not None or time.monotonic() - started > patience:
@@ -197,8 +231,9 @@ def measured(url: str, clients: int, each: int, limit: int) -> dict[str, Any]:
     found = asyncio.run(load(url, [row["Question"] for row in read_jsonl(SAMPLE)], clients, each, limit))
     first, seconds = found["first_token_seconds"], found["request_seconds"]
     print(
-        f"{clients:4} clients  {found['tokens_per_second']:6.1f} tokens/s  first token {first['median']:6.2f} s "
-        f"(95th percentile {first['p95']:6.2f})  request {seconds['median']:6.2f} s  {found['errors']} errors",
+        f"{clients:4} clients  {found['tokens_per_second']:6.1f} tokens/s  first token {first['p50']:6.2f} s "
+        f"(p95 {first['p95']:6.2f}, p99 {first['p99']:6.2f})  request {seconds['p50']:6.2f} s "
+        f"(p95 {seconds['p95']:6.2f})  health at most {found['health_seconds']['max']:.2f} s  {found['errors']} errors",
         flush=True,
     )
     return found
@@ -206,7 +241,18 @@ def measured(url: str, clients: int, each: int, limit: int) -> dict[str, Any]:
 
 async def load(url: str, questions: list[str], clients: int, each: int, limit: int) -> dict[str, Any]:
     """What `clients` at once meet: tokens a second of all together, waits in seconds, and how many requests failed."""
-    firsts, seconds, tokens, errors = [], [], 0, []
+    firsts, seconds, health, tokens, errors = [], [], [], 0, []
+
+    async def ask_health() -> None:
+        async with httpx.AsyncClient(timeout=60) as asker:
+            while True:
+                asked = time.monotonic()
+                try:
+                    (await asker.get(url.removesuffix("/v1") + "/health")).raise_for_status()
+                except httpx.HTTPError as error:
+                    errors.append(f"health: {error!r}")
+                health.append(time.monotonic() - asked)
+                await asyncio.sleep(0.5)
 
     async def client(number: int) -> None:
         nonlocal tokens
@@ -229,25 +275,25 @@ async def load(url: str, questions: list[str], clients: int, each: int, limit: i
 
     async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as connection:
         name = (await connection.models.list()).data[0].id
-        started = time.monotonic()
+        started, asking = time.monotonic(), asyncio.create_task(ask_health())
         await asyncio.gather(*map(client, range(clients)))
         whole = time.monotonic() - started
+        asking.cancel()
     return {
         "requests": clients * each,
         "errors": len(errors),
         "first_errors": errors[:3],
         "tokens_per_second": tokens / whole,
-        "first_token_seconds": _spread(firsts),
-        "request_seconds": _spread(seconds),
+        "first_token_seconds": spread(firsts),
+        "request_seconds": spread(seconds),
+        "health_seconds": spread(health),
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": float(np.median(values)),
-        "p95": float(np.percentile(values, 95)),
-        "max": max(values, default=float("nan")),
-    }
+def spread(values: list[float]) -> dict[str, float | None]:
+    """Percentiles; None where nothing was measured."""
+    found = {f"p{n}": float(np.percentile(values, n)) if values else None for n in (50, 95, 99)}
+    return found | {"max": max(values, default=None)}
 
 
 if __name__ == "__main__":

@@ -40,9 +40,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+# Of the hub, as the run's record has it: no setting, and in no table.
+Commit = Annotated[str | None, Field(exclude=True)]
+
+
 class ModelSettings(_Section):
     name: str = Field(min_length=1)
     revision: str | None
+    commit: Commit = None
     load_in_4bit: bool | Auto
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"]
     max_length: int = Field(ge=16)
@@ -53,6 +58,7 @@ class DataSettings(_Section):
     source: str = Field(min_length=1)
     config: str | None
     revision: str | None
+    commit: Commit = None
     sample_size: int | None = Field(ge=1)
     validation_fraction: float = Field(gt=0, lt=0.5)
     test_fraction: float = Field(ge=0, lt=0.5)

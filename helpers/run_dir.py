@@ -50,7 +50,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.yaml as it was when first read."""
-        return yaml.safe_load((self / "run.yaml").read_text(encoding="utf-8"))
+        return _read_record(self)
 
 
 def open_run(
@@ -93,7 +93,26 @@ def open_run(
         _change(run, changed, bound, force, record)
     else:
         check_writable(path)
-    return run
+    return _at_commits(run)
+
+
+def _at_commits(run: Run) -> Run:
+    """The run with the hub's commits in its record: what is loaded again is what was loaded first.
+
+    A folder gets its model's commit before its first result; one that has results without it stays as it is.
+    """
+    record = _read_record(run)
+    if "model" not in record and not any((run / name).exists() for name in RESULT_FOLDERS):
+        from helpers.sources.hub import model_commit
+
+        if commit := model_commit(run.config.model):
+            record["model"] = {"source": run.config.model.name, "revision": commit}
+            _write_record(run, record)
+    at = {
+        part: getattr(run.config, part).model_copy(update={"commit": record.get(part, {}).get("revision")})
+        for part in ("model", "data")
+    }
+    return Run(run.path, run.config.model_copy(update=at))
 
 
 def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: bool, record: bool) -> None:
@@ -119,10 +138,12 @@ def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: b
     with owned(run.path, run.label) as free:
         if not free:
             raise InputError(f"a series is at work in {run.label}: its settings cannot change now")
-        stored = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+        stored = _read_record(run)
         first = min((RESULT_FOLDERS.index(_first_made_with(key)) for key in refused), default=len(RESULT_FOLDERS))
         if moved := set_aside(run.path, RESULT_FOLDERS[first:]):
             print(f"{run.label}: {moved}")
+        for fact in RESULT_FOLDERS[first:] if first else ("model", *RESULT_FOLDERS):
+            stored.pop(fact, None)  # `data`, of which it has the commit
         stored |= _new_record(run.config) if refused else {"config": run.config.flat()}
         change = {"time": _now(), "settings": {key: list(values) for key, values in changed.items()}}
         _write_record(run, stored | {"changes": [*stored.get("changes", []), change]})
@@ -222,8 +243,11 @@ def check_writable(path: Path) -> None:
 
 def note_in_record(run: Run, **facts: Any) -> None:
     """Add facts from a stage to run.yaml, such as the fingerprint of the data."""
-    record = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    _write_record(run, record | facts)
+    _write_record(run, _read_record(run) | facts)
+
+
+def _read_record(run: Run) -> dict[str, Any]:
+    return yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
 
 
 def _write_record(run: Run, record: dict[str, Any]) -> None:

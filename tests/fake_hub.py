@@ -26,12 +26,15 @@ REFUSALS = {
 
 
 class FakeHub(ThreadingHTTPServer):
-    """`repositories` maps "models/ORG/NAME" or "datasets/ORG/NAME" to its files, all at COMMIT; `asked` notes paths."""
+    """`repositories` maps "models/ORG/NAME" or "datasets/ORG/NAME" to its files, the same at each of `commits`.
+
+    The last commit is `main`; `asked` notes paths.
+    """
 
     daemon_threads = True
 
     def __init__(self, repositories):
-        self.repositories, self.asked = repositories, []
+        self.repositories, self.asked, self.commits = repositories, [], [COMMIT]
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -53,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {path}")
         kind = "datasets" if "datasets/" in path else "models"
         match = re.match(r"(?:/api)?/(?:models/|datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?P<rest>/.*)?$", path)
+        if match is None:  # the libraries ask for more than repositories
+            return self.refuse(404, None, "Not found", {})
         name, rest = match["id"], match["rest"] or ""
         refusal = REFUSALS.get(name.partition("/")[0])
         # The hub shows what a gated repository is; its files are what it guards.
@@ -64,19 +69,20 @@ class Handler(BaseHTTPRequestHandler):
         if files is None and not refusal:
             return self.refuse(404, "RepoNotFound", "Repository not found", {})
         revision = re.match(r"/(?:resolve|revision|tree|paths-info)/([^/]+)", rest)
-        if revision and revision[1] not in ("main", COMMIT):
-            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision[1]}", {})
-        return self.serve(name, files or {}, rest, body)
+        wanted = revision[1] if revision and revision[1] != "main" else self.server.commits[-1]
+        if wanted not in self.server.commits:
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {wanted}", {})
+        return self.serve(name, files or {}, rest, body, wanted)
 
     do_HEAD = do_POST = do_GET  # noqa: N815
 
-    def serve(self, name, files, rest, body):
+    def serve(self, name, files, rest, body, commit):
         if match := re.match(r"/resolve/[^/]+/(.+)", rest):
             if match[1] not in files:
-                return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": COMMIT})
+                return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
             content = files[match[1]]
             etag = hashlib.sha1(content).hexdigest()
-            return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+            return self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"})
         if rest.startswith("/tree/") or rest.startswith("/paths-info/"):
             entries = [
                 {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -89,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
                 entries = [entry for entry in entries if entry["path"] in asked]
             return self.send(200, json.dumps(entries).encode())
         siblings = [{"rfilename": path} for path in files]
-        return self.send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}).encode())
+        return self.send(200, json.dumps({"id": name, "sha": commit, "siblings": siblings, "tags": []}).encode())
 
     def refuse(self, status, code, message, more):
         headers = {**({"X-Error-Code": code} if code else {}), **({"X-Error-Message": message} if message else {})}

@@ -137,6 +137,11 @@ def evaluate(run: Run) -> dict[str, Any]:
         if is_main_process():
             write_tasks(run / "evaluation/tasks", asked, run.config.generation)
             if commits := question_commits(run.config.evaluation.questions):
+                for name, commit in run.record.get("questions", {}).items():
+                    if commits.get(name, commit) != commit:
+                        print(
+                            f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ"
+                        )
                 note_in_record(run, questions=commits)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})

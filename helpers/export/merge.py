@@ -14,7 +14,7 @@ from helpers.files import atomic_dir, read_json, write_json
 from helpers.machine import describe_machine
 from helpers.models.loading import from_source, load_tokenizer, model_source, save_tokenizer
 from helpers.models.portable import portable_config
-from helpers.run_dir import Run, alone
+from helpers.run_dir import ADAPTER, Run, alone
 
 
 @alone
@@ -28,7 +28,7 @@ def merge(run: Run) -> Path:
     from peft import LoraConfig
     from safetensors.torch import load_file
 
-    adapter = run.require("adapter", "04_lora_training")
+    adapter = run.require(ADAPTER[0], "04_lora_training").parent
     base, files = _base_files(run.config.model)
     lora = LoraConfig.from_pretrained(str(adapter))
     scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)

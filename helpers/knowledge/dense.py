@@ -134,7 +134,9 @@ class Dense:
         try:
             if not self._folder:
                 ask_first(source)
-            tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype=float32)
+            how: dict[str, Any] = {"trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(source, **how)
+            model = AutoModel.from_pretrained(source, dtype=float32, use_safetensors=True, **how)
         except Exception as error:  # libraries and the disk, each with errors of its own
             raise InputError(f"the embedder {self.name}: {explain(error, self.name)}") from None
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -2,12 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate import PartialState
 
+from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
 from helpers.machine import is_main_process
@@ -93,6 +96,15 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+@contextmanager
+def only_tensors(checkpoint: Path | None) -> Iterator[None]:
+    """transformers opens a checkpoint's files with `weights_only`: InputError for one that holds anything else."""
+    try:
+        yield
+    except UnpicklingError:
+        raise InputError(f"{checkpoint} holds a pickle of more than tensors, which is not opened: delete it") from None
 
 
 def follow_schedule(optimizer: Any, scheduler: Any) -> None:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer
 
 from helpers import InputError
 from helpers.files import atomic_dir, read_jsonl, write_json
+from helpers.lora_training import checkpoints
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
     CorpusFirst,
@@ -209,7 +210,7 @@ def _train_once(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.journal, trainer.corpus = journal, corpus
-    with stop.listening():
+    with stop.listening(), checkpoints.only_tensors(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
     metrics = _metrics(run, journal, trainer, done, len(rows))

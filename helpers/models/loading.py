@@ -1,4 +1,7 @@
-"""Loading models and tokenizers: by hub id, from a folder, or one of the project's own two."""
+"""Loading models and tokenizers: by hub id, from a folder, or one of the project's own two.
+
+Weights come from safetensors alone, and code that a model brings along (`auto_map`) is never run.
+"""
 
 import os
 import re
@@ -23,6 +26,7 @@ from helpers.prompts.families import check_template, end_of_turn
 from helpers.sources.hub import ask_first, explain, is_hub_id
 from helpers.sources.tables import brief
 
+NO_CODE = {"trust_remote_code": False}  # by default transformers asks on the terminal whether to run it
 # Spaces, line ends, a tab, digits, accents, signs, ideographs and an emoji of several characters.
 PROBE = "A fever of 39.5 °C,\n\n\tnaïve to 12345  mg/l; it didn't → ≥ ½ – 日本語 🩺👩‍⚕️."
 
@@ -74,7 +78,7 @@ def _checked_tokenizer(settings: ModelSettings) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        tokenizer = from_source(AutoTokenizer.from_pretrained, settings)
+        tokenizer = from_source(AutoTokenizer.from_pretrained, settings, **NO_CODE)
     except InputError:
         raise
     except Exception:  # a class that this transformers does not know, or cannot build
@@ -165,10 +169,15 @@ def check_model(config: Config) -> str:
         raise InputError(
             f"model.max_length = {settings.max_length}: the context of {name} is {text.max_position_embeddings} tokens"
         )
-    folder = Path(model_source(name))
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
-        raise InputError(f"{folder} has no weights in safetensors, which merging needs")
+    _check_weights(settings)
     return _causal_class(shape, name)
+
+
+def _check_weights(settings: ModelSettings) -> None:
+    """InputError for a folder without weights in safetensors; `ask_first` refuses such a model of the hub."""
+    folder = Path(model_source(settings.name))
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no weights in safetensors, and others (.bin, .pt) are not opened")
 
 
 def context_length(settings: ModelSettings) -> int | None:
@@ -181,12 +190,13 @@ def _architecture(settings: ModelSettings) -> Any:
     from transformers import AutoConfig, __version__
 
     try:
-        return from_source(AutoConfig.from_pretrained, settings)
+        return from_source(AutoConfig.from_pretrained, settings, **NO_CODE)
     except InputError:
         raise
     except ValueError as error:
         kind = re.search(r"model type `([^`]+)`", str(error))
         what = f"its architecture {kind[1]!r} is not known to" if kind else "its configuration cannot be read by"
+        what = "it needs code of its own (auto_map), which is not run, with" if "custom code" in str(error) else what
         raise InputError(f"{settings.name} is not supported: {what} transformers {__version__}") from None
 
 
@@ -263,9 +273,11 @@ def load_base(config: Config) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    _check_weights(config.model)
+    _architecture(config.model)
     machine = describe_machine()
     dtype = getattr(torch, compute_dtype(config))
-    extra: dict[str, Any] = {"dtype": dtype}
+    extra: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **NO_CODE}
     if machine.gpu and (config.model.load_in_4bit or not weights_spread()):
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     if config.model.load_in_4bit:
@@ -281,9 +293,14 @@ def load_base(config: Config) -> Any:
 
 
 def load_with_adapter(config: Config, adapter: Path) -> Any:
-    """The base model with a trained adapter on it, which `model.disable_adapter()` switches off."""
+    """The base model with a trained adapter on it, which `model.disable_adapter()` switches off.
+
+    InputError where the adapter's weights are not in safetensors: PEFT would open a pickle, or ask the hub.
+    """
     from peft import PeftModel
 
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"{adapter} has no adapter_model.safetensors, and weights of other kinds are not opened")
     return PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
 
 
@@ -291,14 +308,14 @@ def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any)
     """Call `load`, a `from_pretrained` or the like, for the model in the settings; InputError where that fails."""
     from transformers.utils import logging
 
-    source = model_source(settings.name)
+    source, revision = model_source(settings.name), settings.commit or settings.revision
     local = Path(source).is_dir()
     if local:
         logging.disable_progress_bar()  # seconds of work; a download keeps its bar
     try:
         if not local:
-            ask_first(source, settings.revision)
-        return load(source, revision=settings.revision or "main", **extra)
+            ask_first(source, revision)
+        return load(source, revision=revision or "main", **extra)
     except (OSError, HTTPError, SafetensorError) as error:
-        reason = brief(error) if local else explain(error, source, settings.revision)
+        reason = brief(error) if local else explain(error, source, revision)
         raise InputError(f"cannot load {settings.name}: {reason}") from None

@@ -155,7 +155,7 @@ def prompt_parts(run: Run) -> dict[str, str]:
     """
     # The adapter's own copy needs no network.
     own = (run / "adapter/tokenizer_config.json").is_file()
-    copy = {"name": str(run / "adapter"), "revision": None} if own else {}
+    copy = {"name": str(run / "adapter"), "revision": None, "commit": None} if own else {}
     tokenizer = load_tokenizer(run.config.model.model_copy(update=copy))
     question = baseline_questions()[0]
     prompt = build_prompt(tokenizer, question, run.config.model.prompt_style)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
-from helpers.config import Config
+from helpers.config import Config, ModelSettings
 from helpers.files import project_path, read_json
 from helpers.sources.tables import ENDINGS, brief
 
@@ -145,15 +145,32 @@ def ask_first(name: str, revision: str | None = None) -> None:
     """Ask the hub once for a model that is not in the cache.
 
     Raises at once what transformers would retry for a minute: no network, a hub that is out of order, too many
-    requests. Other errors are left to the loading.
+    requests. Other errors are left to the loading. InputError for a model whose weights are pickles alone.
     """
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return
     try:
-        HfApi().model_info(name, revision=revision, timeout=10)
+        files = HfApi().model_info(name, revision=revision, timeout=10).siblings or ()
     except HfHubHTTPError as error:
         if _status(error) in OUT_OF_ORDER:
             raise
+        return
+    kinds = {Path(file.rfilename).suffix for file in files}
+    if kinds & {".bin", ".pt", ".pth"} and ".safetensors" not in kinds:
+        raise InputError(f"{name} has no weights in safetensors, and others (.bin, .pt) are not opened")
+
+
+def model_commit(model: ModelSettings) -> str | None:
+    """The newest commit of a model on the hub, in the cache where the hub does not answer; None for a folder."""
+    if not is_hub_id(model.name) or project_path(model.name).is_dir():
+        return None
+    try:
+        HfApi().model_info(model.name, revision=model.revision, timeout=10)  # downloading would retry for a minute
+        # The cache notes which commit the revision is, so that a new folder needs no network.
+        return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent.name
+    except (OSError, httpx.HTTPError):  # the hub's own errors are both; loading the model says what they mean
+        cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+        return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def explain(error: BaseException, name: str, revision: str | None = None, dataset: bool = False) -> str:

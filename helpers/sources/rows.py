@@ -43,7 +43,7 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     if dataset:
         config = config or (HUB_CONFIG if data.source == "hub" else None)
         instead = "data.source may also be sample or a file"
-        rows_on_hub, revision, config = hub_table(name, config, "train", data.revision, instead)
+        rows_on_hub, revision, config = hub_table(name, config, "train", data.commit or data.revision, instead)
     elif config:
         raise InputError(f"data.config = {config!r} is for data sets of the hub, and data.source is {name}")
     path = SAMPLE if name == "sample" else project_path(name)

@@ -229,10 +229,11 @@ def vllm_options(run: Run | None, side: str, settings: ServerSettings, template:
     """vLLM's arguments for the merged folder or the base model; the key goes through the environment instead."""
     config = _config(run)
     if side == "base" or run is None:
-        model = model_source(config.model.name)
+        model, commit = model_source(config.model.name), config.model.commit or config.model.revision
     else:
-        model = str(run.require("export/merged", "06_export"))
+        model, commit = str(run.require("export/merged", "06_export")), None
     options = ["serve", model, "--served-model-name", side, "--host", settings.host, "--port", str(settings.port)]
+    options += ["--revision", commit] if commit else []
     options += ["--allowed-origins", json.dumps([f"http://{settings.host}:{settings.port}"])]
     options += ["--chat-template", str(template), "--reasoning-parser"]
     if END_THINK in load_tokenizer(config.model).get_vocab():

@@ -1,12 +1,14 @@
 """The app's logic, with servers that only pretend to have a model; tests/test_browser.py looks at its pages."""
 
 import os
+import re
 import sys
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from types import SimpleNamespace
 
 import pytest
 import streamlit as st
@@ -144,6 +146,38 @@ def test_more_readers_than_slots_wait_or_are_refused(monkeypatch):
     assert most == 4
     assert 4 <= outcomes.count("answered") < 50
     assert set(outcomes) == {"answered", "no free slot (at most 4 concurrent): try again shortly"}
+
+
+def test_who_asks_first_is_answered_first(monkeypatch):
+    order, notes = [], []
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(engine.st, "empty", lambda: SimpleNamespace(caption=notes.append, empty=lambda: None))
+
+    def ask(number):
+        with engine.slot(1):
+            order.append(number)
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(ask, number)
+            time.sleep(0.02)  # each polls a few times, in whatever order
+    assert order == list(range(8))
+    assert "Waiting for a free slot (at most 1 concurrent; 0 before you) …" in notes
+    assert max(int(re.search(r"(\d+) before", note)[1]) for note in notes) >= 3
+
+
+def test_a_reader_who_leaves_the_queue_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
+
+    def leave(_):
+        raise KeyError  # as Streamlit does where it would draw
+
+    monkeypatch.setattr(engine.st, "empty", lambda: SimpleNamespace(caption=leave, empty=lambda: None))
+    with engine.slot(1), pytest.raises(KeyError), engine.slot(1):
+        raise AssertionError("there was no slot")
+    with engine.slot(1):
+        pass
 
 
 def test_a_slot_is_free_again_after_an_error(monkeypatch):

@@ -5,7 +5,8 @@ import logging
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import httpx
 import openai
@@ -292,6 +293,37 @@ def test_a_hostile_request_is_refused_and_the_next_one_answered(steady, body, st
     assert client.post("/v1/chat/completions", content=body).status_code == status
     assert len(engine.requests) == before
     assert ask(client).status_code == 200
+
+
+@pytest.mark.parametrize("messages", ["x", 7, None, {}, [7], [[]], [{"role": "user", "content": {"x": 1}}]])
+def test_wrong_types_are_left_to_the_engine(steady, messages):
+    engine, client = steady
+    assert ask(client, messages=messages, temperature="hot").status_code == 200  # the stand-in answers all
+    assert engine.requests[-1][1]["messages"] == messages
+
+
+def test_a_megabyte_of_headers_and_a_hundred_of_body_keep_nobody_waiting(steady):
+    engine, client = steady
+    before = len(engine.requests)
+    with ThreadPoolExecutor(24) as pool:
+        huge = [pool.submit(send_huge, client, what) for what in ("header", "body")]
+        replies = list(pool.map(lambda _: ask(client).status_code, range(20)))
+        assert [each.result() for each in huge] == [400, 413]
+    assert (replies, len(engine.requests) - before) == ([200] * 20, 20)
+
+
+def send_huge(client, what):
+    """The status for a header of a megabyte or a body of a hundred, sent as far as the server takes it."""
+    key = f"Authorization: Bearer {KEY}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n{key}Content-Length: {100 << 20}\r\n"
+    pieces = [f"{head}X-Long: ".encode(), b"x" * (1 << 20), b"\r\n\r\n"]
+    if what == "body":
+        pieces = [f"{head}\r\n".encode(), *[b"x" * (1 << 20)] * 100]
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connection:
+        with suppress(OSError):
+            for piece in pieces:
+                connection.sendall(piece)
+        return int(connection.recv(12).split()[1])
 
 
 def test_half_a_character_goes_on_as_it_came(served):

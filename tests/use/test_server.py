@@ -10,7 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise, product
+from contextlib import ExitStack
+from itertools import pairwise, product, repeat
 from pathlib import Path
 
 import openai
@@ -318,6 +319,11 @@ HOSTILE = {
     "no UTF-8": b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
     "megabytes": json.dumps({"messages": [{"role": "user", "content": "x " * 1_000_000}]}).encode(),
     "a thousand replies": b'{"messages": [{"role": "user", "content": "x"}], "n": 1000}',
+    "a list": b"[]",
+    "messages that are none": b'{"messages": "x"}',
+    "a message that is none": b'{"messages": [7]}',
+    "content that is none": b'{"messages": [{"role": "user", "content": {"x": 1}}]}',
+    "a temperature that is none": b'{"messages": [{"role": "user", "content": "x"}], "temperature": "hot"}',
 }
 
 
@@ -356,6 +362,43 @@ def test_more_clients_than_slots_are_queued_and_all_answered(endpoint):
         replies = list(pool.map(lambda i: list(endpoint.stream(f"Question {i}?", settings)), range(6)))
     assert all(isinstance(reply[-1], Ended) and reply[-1].tokens <= 2 for reply in replies)
     assert all(isinstance(reply[0], Piece) for reply in replies)
+
+
+def status_of(endpoint, sent, more=()):
+    """The status line's beginning for what is sent piece by piece, also where the server closes before all is sent."""
+    with connected(endpoint) as connection:
+        try:
+            for piece in (sent, *more):
+                connection.sendall(piece)
+        except OSError:
+            pass
+        try:
+            return connection.recv(12)
+        except OSError:
+            return b""
+
+
+def connected(endpoint):
+    host, port = endpoint.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def test_slow_clients_and_huge_requests_keep_nobody_waiting(endpoint):
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {endpoint._client.api_key}\r\n"
+    slow = ["", "POST /v1", f"{head}Content-Length: 99\r\n\r\n{{"]
+    settings = Config.resolve("smoke").generation.model_copy(update={"max_new_tokens": 1})
+    with ExitStack() as stack:
+        for sent in slow * 100:
+            stack.enter_context(connected(endpoint)).sendall(sent.encode())
+        megabyte = b"x" * (1 << 20)
+        length = f"{head}Content-Length: {100 << 20}\r\n\r\n".encode()
+        assert status_of(endpoint, length, repeat(megabyte, 100)) in (b"HTTP/1.1 413", b"HTTP/1.1 400", b"")
+        assert status_of(endpoint, head.encode() + b"X-Long: " + megabyte + b"\r\n\r\n") in (b"HTTP/1.1 400", b"")
+        started = time.monotonic()
+        with urllib.request.urlopen(endpoint.base_url.removesuffix("/v1") + "/health", timeout=20) as answer:
+            assert json.load(answer) == {"status": "ok"}
+        assert isinstance(list(endpoint.stream("Why?", settings))[-1], Ended)
+        assert time.monotonic() - started < 10  # of the 60 s that the slow ones may take
 
 
 def test_a_client_that_disconnects_frees_its_slot(endpoint):

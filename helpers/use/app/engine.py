@@ -16,7 +16,7 @@ from helpers.use.client import Endpoint, key_for
 
 # Running servers, as http://127.0.0.1:8000/v1; #NAME at the end chooses one of several models.
 ENDPOINTS = {"base": "AI_DOCTOR_BASE_ENDPOINT", "tuned": "AI_DOCTOR_TUNED_ENDPOINT"}
-WAIT_SECONDS, POLL_SECONDS = 60.0, 2.0
+WAIT_SECONDS, POLL_SECONDS = 600.0, 2.0  # a reader sees how many wait before, and may leave
 
 
 def sides(run: Run | None) -> list[str]:
@@ -49,21 +49,35 @@ def _started(
 
 
 @st.cache_resource
-def _semaphore(slots: int) -> threading.BoundedSemaphore:
-    return threading.BoundedSemaphore(slots)
+def _queue(slots: int) -> tuple[threading.Condition, list[object]]:
+    """Who has asked, in order: the first `slots` are being answered, the others wait. One for each number of slots."""
+    return threading.Condition(), []
 
 
 @contextmanager
 def slot(slots: int) -> Iterator[None]:
-    """One of `slots` concurrent questions; InputError when none becomes free in time."""
-    semaphore, note, deadline = _semaphore(slots), st.empty(), time.monotonic() + WAIT_SECONDS
-    while not semaphore.acquire(timeout=min(POLL_SECONDS, WAIT_SECONDS)):
-        if time.monotonic() > deadline:
-            raise InputError(f"no free slot (at most {slots} concurrent): try again shortly")
-        # Drawing also ends the wait of a reader who has left.
-        note.caption(f"Waiting for a free slot (at most {slots} concurrent) …")
+    """One of `slots` concurrent questions, first come, first served; InputError when none becomes free in time."""
+    changed, asked = _queue(slots)
+    note, deadline, reader = st.empty(), time.monotonic() + WAIT_SECONDS, object()
     try:
+        with changed:
+            asked.append(reader)
+        while (before := _before(changed, asked, reader, slots)) >= 0:
+            if time.monotonic() > deadline:
+                raise InputError(f"no free slot (at most {slots} concurrent): try again shortly")
+            # Drawing also ends the wait of a reader who has left.
+            note.caption(f"Waiting for a free slot (at most {slots} concurrent; {before} before you) …")
         note.empty()
         yield
     finally:
-        semaphore.release()
+        with changed:
+            if reader in asked:
+                asked.remove(reader)
+            changed.notify_all()
+
+
+def _before(changed: threading.Condition, asked: list[object], reader: object, slots: int) -> int:
+    """How many wait before a reader, after a while; -1 as soon as it is the reader's turn."""
+    with changed:
+        changed.wait_for(lambda: asked.index(reader) < slots, min(POLL_SECONDS, WAIT_SECONDS))
+        return max(asked.index(reader) - slots, -1)
