@@ -102,7 +102,7 @@ def settings_read():
     shown, read = {"helpers." + name.removesuffix(".py").replace("/", ".") for name in LEFT_OUT}, set()
 
     def getting(self, name):
-        fields = type(self).model_fields
+        fields = {key for key, field in type(self).model_fields.items() if not field.exclude}  # `commit` is no setting
         found = [name] if name in fields else [*fields] if name in ("model_dump", "model_copy") else []
         found = [] if type(self) is Config and name not in ("seed", "profile") else found
         frame = sys._getframe(1)

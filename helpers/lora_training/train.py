@@ -13,7 +13,6 @@ from transformers import PrinterCallback, Trainer
 
 from helpers import InputError
 from helpers.files import atomic_dir, read_jsonl, write_json
-from helpers.lora_training import checkpoints
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
     CorpusFirst,
@@ -25,7 +24,7 @@ from helpers.lora_training.batches import (
     planned_steps,
     smaller_batch,
 )
-from helpers.lora_training.checkpoints import finished, last_checkpoint, take_over
+from helpers.lora_training.checkpoints import finished, last_checkpoint, only_tensors, take_over
 from helpers.lora_training.journal import LogRows, TrainingLogCallback
 from helpers.lora_training.stopping import StopCallback
 from helpers.losses import causal_model, completion_loss
@@ -210,7 +209,7 @@ def _train_once(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.journal, trainer.corpus = journal, corpus
-    with stop.listening(), checkpoints.only_tensors(checkpoint):
+    with stop.listening(), only_tensors(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
     metrics = _metrics(run, journal, trainer, done, len(rows))
