@@ -36,7 +36,7 @@ RUNS = {
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
     "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07", "knowledge/pdf.py": "03 07",
     "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
-    "knowledge/terms.py": "03 07", "lora_training/__init__.py": "04", "lora_training/backends.py": "04",
+    "knowledge/terms.py": "03 07", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
     "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
     "lora_training/journal.py": "04", "lora_training/remarks.py": "", "lora_training/stopping.py": "",
     "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
