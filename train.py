@@ -5,15 +5,15 @@ import sys
 
 import typer
 
-from helpers import InputError
+from helpers import STOPPED, InputError, StoppedError
 
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
     from helpers.lora_training.backends import start_backend
     from helpers.machine import describe_machine, is_main_process
-    from helpers.owner import stops_in_one_line
     from helpers.run_dir import open_run
+    from helpers.session import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
     try:
@@ -25,6 +25,10 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
             from helpers.lora_training.train import train
 
             metrics = train(run)
+    except StoppedError as error:
+        if is_main_process():
+            print(error, file=sys.stderr)
+        raise typer.Exit(STOPPED) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

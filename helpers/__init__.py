@@ -11,9 +11,19 @@ class InputError(ValueError):
     """A wrong input, said in one readable line. The command line prints it and exits with status 2."""
 
 
-class StageError(RuntimeError):
-    """A notebook stopped with an error; the message is one line, `traceback` the cell and what it raised."""
+STOPPED = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
 
-    def __init__(self, message: str, traceback: str = "", input_error: bool = False) -> None:
+
+class StoppedError(InputError):
+    """Work was ended before its time, and saved; the command line exits with status STOPPED."""
+
+
+class StageError(RuntimeError):
+    """A notebook stopped with an error; the message is one line, `traceback` the cell and what it raised.
+
+    `status` is what the command line exits with, and 1 alone shows the traceback.
+    """
+
+    def __init__(self, message: str, traceback: str = "", status: int = 1) -> None:
         super().__init__(message)
-        self.traceback, self.input_error = traceback, input_error
+        self.traceback, self.status = traceback, status

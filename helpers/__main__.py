@@ -44,13 +44,13 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
-    from helpers.owner import stops_in_one_line
+    from helpers.session import stops_in_one_line
 
     line = (
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
         "checkpoint, 05 and 07 keep their replies"
     )
-    with stops_in_one_line(line):
+    with stops_in_one_line(line, Path.cwd() / Path(run_dir).expanduser()):
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
 
@@ -101,6 +101,7 @@ def ask(
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config, parse_assignment
     from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
+    from helpers.use.citations import source_lines
     from helpers.use.client import Endpoint, check_question, key_for
 
     if endpoint and (base or compare):
@@ -118,15 +119,16 @@ def ask(
         config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
     library = None
     if sources or index:  # before a model is loaded, or a server asked for its name
-        from helpers.use.sources import find_index, open_book, source_lines, with_sources
+        from helpers.use.sources import find_index, looked_up_once, with_sources
 
         library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
+        look_up, of_what = looked_up_once(library, k), f"{k} passages of {library.documents} documents"
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
         answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
     if library:
-        answerers = {side: with_sources(answerer, library, k) for side, answerer in answerers.items()}
+        answerers = {side: with_sources(answerer, look_up, of_what) for side, answerer in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
     if out:
         made = ask_file(many, out, answerers, config.generation.batch_size)
@@ -137,27 +139,33 @@ def ask(
     for side, answerer in answerers.items():
         if compare:
             print(f"## {side}\n")
-        reply = _print_reply(answerer.stream(one))
-        if library:
-            print("\nSources:", *source_lines(open_book(library, one, k)[1], reply), sep="\n")
+        reply, sent = _print_reply(answerer.stream(one))
+        if library and sent is not None:
+            print("(the server looks questions up as well, and [1] may be a passage of its own)", file=sys.stderr)
+        found = look_up(one)[1] if library else sent
+        if found is not None:
+            print("\nSources:", *source_lines(found, reply), sep="\n")
 
 
-def _print_reply(pieces: Iterator[Any]) -> str:
-    """Print the text as it streams to standard output, and notes about it to standard error; return the whole."""
+def _print_reply(pieces: Iterator[Any]) -> tuple[str, list[Any] | None]:
+    """Print the text as it streams to standard output, and notes about it to standard error.
+
+    Returns the whole, and the passages that a server sent with it.
+    """
     from helpers.prompts.encoding import split_reasoning
     from helpers.use.client import Ended
 
-    reply = ""
+    reply, sources = "", None
     for piece in pieces:
         if isinstance(piece, Ended):
-            reply = piece.text
+            reply, sources = piece.text, piece.sources
         else:
             reply += piece
             print(piece, end="", flush=True)
     print(flush=True)
     if not split_reasoning(reply).closed:
         print("(the thought was never closed: no answer)", file=sys.stderr)
-    return reply
+    return reply, sources
 
 
 @app.command()
@@ -302,6 +310,8 @@ def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = 
     folders = ("data.corpus", "retrieval.sources", "retrieval.synonyms")
     for key in ("data.source", "evaluation.questions", *folders):
         overrides.update({key: _from_here(overrides[key], key in folders)} if key in overrides else {})
+    if backup := overrides.get("session.backup"):
+        overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
     return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force, record)
 
 
@@ -342,9 +352,9 @@ def main() -> None:
         sys.exit(2)
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
-        if error.traceback and not error.input_error:
+        if error.traceback and error.status == 1:
             print(f"\n{error.traceback}", file=sys.stderr)
-        sys.exit(2 if error.input_error else 1)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ CHANGES = {
     "export": ANY,
     "retrieval": ANY,
     "tracking": ANY,
+    "session": ANY,
     "training.max_steps": LARGER,
     "training.epochs": LARGER,
     "training": NONE,
@@ -58,7 +59,7 @@ class DataSettings(_Section):
     near_duplicate: float = Field(gt=0, le=1)
     group_similarity: float = Field(gt=0, le=1)
     passages: float = Field(ge=0, le=1)
-    corpus: list[str]
+    corpus: Annotated[list[str], OneOrMany]
 
 
 class LoraSettings(_Section):
@@ -126,6 +127,11 @@ class TrackingSettings(_Section):
     project: str = Field(min_length=1)
 
 
+class SessionSettings(_Section):
+    minutes: float | None = Field(gt=0)
+    backup: str | None = Field(min_length=1)
+
+
 class Config(_Section):
     """One run's resolved settings; `Config.resolve` is the only way the stages make one."""
 
@@ -140,6 +146,7 @@ class Config(_Section):
     export: ExportSettings
     retrieval: RetrievalSettings
     tracking: TrackingSettings
+    session: SessionSettings
 
     @classmethod
     def resolve(cls, profile: str, overrides: dict[str, Any] | None = None) -> "Config":

@@ -1,5 +1,6 @@
 """Generation: whole replies in batches, or replies as a stream."""
 
+import glob
 import hashlib
 import json
 import os
@@ -16,6 +17,8 @@ from helpers.config import GenerationSettings
 from helpers.decoding import can_decode, decode, grouped_attention
 from helpers.files import write_text
 from helpers.losses import causal_model, left_padded
+from helpers.machine import is_main_process, process_rank, world_size
+from helpers.processes import shared_out, wait_for_all
 from helpers.progress import Progress
 from helpers.prompts.families import end_tokens
 
@@ -47,44 +50,76 @@ def generate(
 
     Each reply is appended to the file `kept` as it ends. A call that was stopped continues from that file if prompts,
     settings, seed and `identity`, which names the model, are the same.
+
+    Several processes share the prompts out: each keeps its replies in a file of its own, and all return all replies.
     """
     causal = causal_model(model)
     ends = end_tokens(causal, tokenizer)
-    replies = _read_kept(kept, [identity, settings.model_dump(mode="json"), seed, prompts]) if kept else {}
-    missing = [i for i in range(len(prompts)) if i not in replies]
-    started, decoded = time.monotonic(), 0
-    with (
-        Progress(len(prompts), what, done=len(replies)) as progress,
-        open(kept or os.devnull, "a", encoding="utf-8") as file,
-    ):
+    inputs = [identity, settings.model_dump(mode="json"), seed, prompts]
+    replies = _read_kept(kept, inputs) if kept else {}
+    missing = sorted((i for i in range(len(prompts)) if i not in replies), key=lambda i: -len(prompts[i]))
 
-        def done(i: int, tokens: list[int]) -> None:
-            nonlocal decoded
-            replies[i] = tokens
-            decoded += _length(ends, tokens)[0]
-            file.write(json.dumps([i, tokens]) + "\n")
-            file.flush()
+    def decode_share(share: Sequence[int]) -> list[list[int]]:
+        made, started, decoded = {}, time.monotonic(), 0
+        own = kept and (kept if world_size() == 1 else kept.with_name(f"{kept.name}.{process_rank()}"))
+        with (
+            Progress(len(replies) + len(share), what, done=len(replies)) as progress,
+            open(own or os.devnull, "a", encoding="utf-8") as file,
+        ):
 
-        def look(working: dict[int, int]) -> None:
-            rate = (decoded + sum(working.values())) / max(time.monotonic() - started, 1e-3)
-            progress.update(len(replies) - progress.done, f"{rate:,.0f} tokens/s")
+            def done(i: int, tokens: list[int]) -> None:
+                nonlocal decoded
+                made[i] = tokens
+                decoded += _length(ends, tokens)[0]
+                file.write(json.dumps([i, tokens]) + "\n")
+                file.flush()
 
-        if missing:
-            decoder = decode if can_decode(causal) else generate_in_batches
-            decoder(causal, tokenizer, prompts, settings, seed, missing, done, look)
+            def look(working: dict[int, int]) -> None:
+                rate = (decoded + sum(working.values())) / max(time.monotonic() - started, 1e-3)
+                progress.update(len(replies) + len(made) - progress.done, f"{rate:,.0f} tokens/s")
+
+            if share:
+                decoder = decode if can_decode(causal) else generate_in_batches
+                decoder(causal, tokenizer, prompts, settings, seed, share, done, look)
+        return [made[i] for i in share]
+
+    replies |= zip(missing, shared_out(missing, decode_share), strict=True)
+    if kept and world_size() > 1:
+        _read_kept(kept, inputs)
     return [_reply(tokenizer, ends, replies[i]) for i in range(len(prompts))]
 
 
 def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
-    """The file's replies for the same inputs; removes others, and what a kill or a power cut spoilt, from the file."""
+    """The replies for the same inputs in the file, and in those that several processes left beside it.
+
+    They are all in the one file afterwards, without those for other inputs and what a kill or a power cut spoilt.
+    """
     first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
+    lines = _lines(path) if path.is_file() else []
+    replies = _whole(lines[1:]) if lines[:1] == [first] else {}
+    parts = list(path.parent.glob(f"{glob.escape(path.name)}.*"))
+    for part in parts if lines[:1] == [first] else ():  # the processes added to what this file holds
+        replies |= _whole(_lines(part))
+    wait_for_all()  # have read them
+    if is_main_process():
+        write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
+        for part in parts:
+            part.unlink()
+    wait_for_all()
+    return replies
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+
+def _whole(lines: Sequence[str]) -> dict[int, list[int]]:
+    """Replies up to the first line that is none."""
     replies = {}
     with suppress(ValueError, TypeError):
-        for line in lines[1:] if lines[:1] == [first] else ():
+        for line in lines:
             i, tokens = json.loads(line)
             replies[i] = tokens
-    write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
     return replies
 
 

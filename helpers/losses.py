@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from helpers.processes import shared_out, weights_spread
 from helpers.progress import Progress
 
 POSITIONS = 8192  # tokens that go through the model at a time, padding included
@@ -18,9 +19,14 @@ def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, w
 def token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[list[float]]:
     """The negative log-likelihood, in nats, of each row's labels that are not -100, in order.
 
+    Several processes share the rows out (so does `letter_probabilities` its texts), and all return all of them.
     Rows of similar length share a batch: up to four, and up to 2,048 positions, whose logits over a vocabulary of 128k
     take half a GiB.
     """
+    return shared_out(rows, lambda share: _token_nlls(model, share, pad, what))
+
+
+def _token_nlls(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str) -> list[list[float]]:
     import torch
 
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
@@ -45,13 +51,15 @@ def forward_only(model: Any) -> Iterator[Any]:
     """The causal model in evaluation mode, without gradients, in the type it was loaded in."""
     import torch
 
-    # Without the trainer's wrapper, which converts all logits to float32: a GiB a row.
-    causal = causal_model(model)
+    # Without the trainer's wrapper, which converts all logits to float32: a GiB a row. Weights that are spread over
+    # processes come together in that wrapper's forward pass.
+    spread = weights_spread()
+    causal = model if spread else causal_model(model)
     was_training = model.training
     model.eval()
     try:
         with (
-            torch.inference_mode(),
+            torch.no_grad() if spread else torch.inference_mode(),
             torch.autocast(model.device.type, causal.dtype, enabled=causal.dtype != torch.float32),
         ):
             yield causal
@@ -68,7 +76,7 @@ def completion_loss(model: Any, inputs: dict[str, Any], count: Any = None) -> An
     from torch.nn.functional import cross_entropy
 
     given = {name: value for name, value in inputs.items() if name != "labels"}
-    logits, labels = _completion_logits(causal_model(model), inputs["labels"], **given)
+    logits, labels = _completion_logits(model, inputs["labels"], **given)
     trained = labels != -100
     loss = cross_entropy(logits[trained].float(), labels[trained], reduction="sum")
     return loss / (trained.sum() if count is None else count)
@@ -117,6 +125,12 @@ def letter_probabilities(
     None where the vocabulary does not tell the letters apart by one token. `cached` reads a text once for all its cuts;
     the model's attention must reach all earlier positions (`decoding.can_decode`).
     """
+    return shared_out(forced, lambda share: _letter_probabilities(model, tokenizer, share, what, cached))
+
+
+def _letter_probabilities(
+    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str, cached: bool
+) -> list[list[dict[str, float]] | None]:
     spelled = [_spelled(tokenizer, each.lead, each.letters) for each in forced]
     found: list[list[dict[str, float]] | None] = [[] if each else None for each in spelled]
     order = sorted((i for i, each in enumerate(spelled) if each), key=lambda i: -len(forced[i].ids))

@@ -154,13 +154,18 @@ def choose_profile(machine: Machine) -> Choice:
 
 
 def world_size() -> int:
-    """Number of processes that train together, one a GPU, from `accelerate launch` or `torchrun`; else 1."""
+    """Number of processes that work together, one a GPU, from `accelerate launch` or `torchrun`; else 1."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def process_rank() -> int:
+    """This process's number among those that work together, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
 def is_main_process() -> bool:
-    """Whether this is the process that writes and prints; the only one unless several train together."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Whether this is the process that writes and prints; the only one unless several work together."""
+    return process_rank() == 0
 
 
 def with_gpu(machine: Machine, gpu: str | None) -> Machine:

@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 # Secrets, each with the variables that its library reads one from.
 SECRETS = {
     "HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     "WANDB_API_KEY": ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"),
+    "NCBI_API_KEY": ("NCBI_API_KEY",),
 }
 FOUND = "AI_DOCTOR_SECRETS"
 # Where the process that started this one found each secret; empty in one that was started otherwise.
@@ -15,14 +17,14 @@ INHERITED = json.loads(os.environ.get(FOUND, "{}"))
 _silent: set[str] = set()  # stores that did not answer this process
 
 
-def export_secrets() -> dict[str, str]:
+def export_secrets(names: Iterable[str] = tuple(SECRETS)) -> dict[str, str]:
     """Put secrets where the libraries look for them; returns where each was found by name, never its value.
 
     Where: the environment, Colab's or Kaggle's secrets, a stored login (which the libraries find by themselves), or
     "not set". None is ever printed, stored or asked for. A process that this one starts is told in the environment.
     """
-    found = {name: _find(name) for name in SECRETS}
-    os.environ[FOUND] = json.dumps(found)
+    found = {name: _find(name) for name in names}
+    os.environ[FOUND] = json.dumps(json.loads(os.environ.get(FOUND, "{}")) | found)
     return found
 
 
@@ -34,8 +36,8 @@ def _find(name: str) -> str:
         if value := _read(store, name):
             os.environ[name] = value
             return store
-    logged_in = _stored_wandb_login if name == "WANDB_API_KEY" else _stored_hub_login
-    return "stored login" if logged_in() else "not set"
+    logins = {"HF_TOKEN": _stored_hub_login, "WANDB_API_KEY": _stored_wandb_login}
+    return "stored login" if name in logins and logins[name]() else "not set"
 
 
 def _read(store: str, name: str) -> str | None:

@@ -19,9 +19,9 @@ class AskedIndex(Index):
         self.asked = []
         super().__init__(path)
 
-    def search(self, query, k=10, per_document=None):
+    def search(self, query, k=10):
         self.asked.append(query)
-        return super().search(query, k, per_document)
+        return super().search(query, k)
 
 
 def library_of(path, *documents):

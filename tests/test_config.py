@@ -166,6 +166,12 @@ def test_an_assignment_reads_its_value_as_yaml(text, key, value):
     assert type(parse_assignment(text)[1]) is type(value)
 
 
+def test_a_text_alone_stands_for_a_list_of_one():
+    keys = ("evaluation.questions", "data.corpus", "retrieval.sources", "retrieval.synonyms")
+    flat = Config.resolve("smoke", dict.fromkeys(keys, "a.jsonl")).flat()
+    assert [flat[key] for key in keys] == [["a.jsonl"]] * 4
+
+
 @pytest.mark.parametrize("text", ["training.max_steps", "", "=5", "  =5"])
 def test_an_assignment_without_a_key_or_an_equals_sign(text):
     with pytest.raises(InputError) as error:

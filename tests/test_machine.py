@@ -180,8 +180,9 @@ def test_the_environment_comes_first(monkeypatch):
 
 
 def test_colabs_secrets_come_next_and_go_where_the_libraries_look(monkeypatch):
-    colab(monkeypatch, {"HF_TOKEN": KEY, "WANDB_API_KEY": ""}.get)
-    assert export_secrets() == {"HF_TOKEN": "Colab secrets", "WANDB_API_KEY": "not set"}
+    colab(monkeypatch, {"HF_TOKEN": KEY, "WANDB_API_KEY": "", "NCBI_API_KEY": KEY}.get)
+    expected = {"HF_TOKEN": "Colab secrets", "WANDB_API_KEY": "not set", "NCBI_API_KEY": "Colab secrets"}
+    assert export_secrets() == expected
     assert os.environ["HF_TOKEN"] == KEY
     assert "WANDB_API_KEY" not in os.environ
 
@@ -222,7 +223,7 @@ def test_kaggles_secrets_come_after_colabs(monkeypatch):
     kaggle = types.ModuleType("kaggle_secrets")
     kaggle.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=lambda name: KEY)
     monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
-    found = {"HF_TOKEN": "Kaggle secrets", "WANDB_API_KEY": "Colab secrets"}
+    found = dict.fromkeys(SECRETS, "Kaggle secrets") | {"WANDB_API_KEY": "Colab secrets"}
     assert export_secrets() == found
     assert os.environ["HF_TOKEN"] == KEY
     assert export_secrets() == found  # not "environment", where they are now
@@ -247,7 +248,7 @@ def test_a_stored_login_is_found_and_left_where_it_is(monkeypatch, tmp_path):
     (tmp_path / "token").write_text(KEY + "\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    assert export_secrets() == dict.fromkeys(SECRETS, "stored login")
+    assert export_secrets() == dict.fromkeys(SECRETS, "stored login") | {"NCBI_API_KEY": "not set"}
     assert not set(SECRETS) & set(os.environ)
     assert wandb_mode("auto") == wandb_mode("online") == "online"
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -205,6 +206,7 @@ def asked_for(key):
         "export.gguf": "f16", "tracking.wandb": "offline", "data.source": "sample", "data.config": None,
         "generation.top_p": 0.5, "data.near_duplicate": 0.5, "data.corpus": ["handbook"], "data.passages": 0.5,
         "retrieval.sources": ["docs"], "retrieval.synonyms": ["mesh.xml"], "retrieval.conditions": ["thought"],
+        "session.minutes": 30.0, "session.backup": f"{tempfile.gettempdir()}/ai-doctor-copy",
     }  # fmt: skip
     if key in values:
         return values[key]

@@ -3,11 +3,12 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents
-from helpers.knowledge.documents import Deletion, Document, Rejection, passages
+from helpers.knowledge.index import Index
 from helpers.knowledge.library import Library, source_path
 from helpers.prompts.encoding import encode_example
 from helpers.prompts.passages import fit_passages, with_passages
@@ -53,25 +54,17 @@ def corpus_rows(sources: Sequence[str], seed: int) -> list[Row]:
 
     UNSEEN of the documents are kept out of training, at least one of two or more. InputError if nothing can be read.
     """
-    latest: dict[tuple[str, str], Document | Deletion] = {}
-    rejected: list[Rejection] = []
-    for name in sources:
-        for item in read_documents(source_path(name)):
-            if isinstance(item, Rejection):
-                rejected.append(item)
-                continue
-            # As in the index: what has no version is known by its name within its source, notes.md say.
-            key = ("" if item.version else name, item.source)
-            if key not in latest or latest[key].version <= item.version:
-                latest[key] = item
-    documents = {key: item for key, item in latest.items() if isinstance(item, Document)}
+    with TemporaryDirectory() as folder, Index(Path(folder) / "corpus.sqlite") as index:
+        added = index.add(map(source_path, sources))  # of versions the newest, as where one searches
+        _, found = index.rows()
+    documents = {number: passage.source for _, number, passage in found}
     if not documents:
-        why = f": {rejected[0].where}: {rejected[0].why}" if rejected else ""
+        why = f": {added.rejected[0].where}: {added.rejected[0].why}" if added.rejected else ""
         raise InputError(f"data.corpus = {list(sources)}: no document could be read{why}")
-    ranked = sorted(documents, key=lambda key: hashlib.sha256(f"{seed} {key[1]}".encode()).digest())
+    ranked = sorted(documents, key=lambda number: hashlib.sha256(f"{seed} {documents[number]}".encode()).digest())
     unseen = set(ranked[: max(round(UNSEEN * len(ranked)), min(1, len(ranked) - 1))])
     return [
-        {"source": key[1], "title": each.title, "text": each.text, "split": "unseen" if key in unseen else "train"}
-        for key, document in documents.items()
-        for each in passages(document)
+        {"source": each.source, "title": each.title, "text": each.text}
+        | {"split": "unseen" if number in unseen else "train"}
+        for _, number, each in found
     ]

@@ -19,6 +19,7 @@ from helpers.evaluation.lm_eval_tasks import write_tasks
 from helpers.evaluation.metrics import SIDES, Prediction, side_by_side, summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.losses import token_nlls
+from helpers.machine import is_main_process
 from helpers.models.loading import load_tokenizer, load_with_adapter
 from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
 from helpers.questions import OPEN_TASK, choice_questions, question_commits
@@ -121,20 +122,22 @@ def evaluate(run: Run) -> dict[str, Any]:
     """Ask both sides, save evaluation/predictions.{base,tuned,strength}.jsonl and metrics.json, return the metrics.
 
     Each reply is stored as it ends: an evaluation that was stopped continues with the next question, and after a change
-    in scoring or metrics alone no question is asked again.
+    in scoring or metrics alone no question is asked again. Several processes share the questions out, and one writes.
     """
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
     asked = questions(run, tokenizer)
-    write_tasks(run / "evaluation/tasks", asked, run.config.generation)
+    (run / "evaluation").mkdir(exist_ok=True)
     with tracked(run, "evaluation") as tracker:
         base, tuned = (predict(run, model, tokenizer, asked, side) for side in SIDES)
         strengths = run.config.evaluation.strengths
         between = {share: predict_between(run, model, tokenizer, asked, share) for share in strengths}
-        if commits := question_commits(run.config.evaluation.questions):
-            note_in_record(run, questions=commits)
         metrics = _save(run, base, tuned, between)
+        if is_main_process():
+            write_tasks(run / "evaluation/tasks", asked, run.config.generation)
+            if commits := question_commits(run.config.evaluation.questions):
+                note_in_record(run, questions=commits)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
         log_table(tracker, "replies_before_after", side_by_side(base, tuned))
@@ -146,6 +149,8 @@ def _save(
 ) -> dict[str, Any]:
     """Write the predictions and the metrics of them, and return the metrics."""
     metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
+    if not is_main_process():
+        return metrics
     predictions = {"base": base, "tuned": tuned}
     if between is not None:
         predictions["strength"] = [{"strength": share, **row} for share, rows in between.items() for row in rows]

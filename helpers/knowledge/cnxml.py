@@ -9,9 +9,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from helpers.knowledge.cnxml_tables import table_rows
-from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.documents import Document, Rejection, UnreadableError
 from helpers.knowledge.licences import licence_in, licence_name
-from helpers.knowledge.markup import MarkupError, clean, inline_text, local, parse, sections
+from helpers.knowledge.markup import clean, inline_text, local, parse, sections
 
 Found = Iterator[tuple[tuple[str, ...], list[str]]]
 
@@ -62,12 +62,11 @@ def module_files(bundle: Path) -> list[Path]:
 
 
 def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
-    """One module. Its book, chapter and licence are those of the first collection (by file name) that holds it."""
-    try:
-        root = parse(content)
-    except MarkupError as error:
-        yield Rejection(str(path), str(error))
-        return
+    """One module. Its book, chapter and licence are those of the first collection (by file name) that holds it.
+
+    Raises UnreadableError.
+    """
+    root = parse(content)
     name = clean(_text_of(root, "content-id")) or path.parent.name
     bundle = bundle_of(path)
     places = _places(bundle) if bundle else {}
@@ -106,7 +105,7 @@ def _collections(bundle: Path) -> Iterator[Element | Rejection]:
     for file in sorted(bundle.glob("collections/*.xml")):
         try:
             yield parse(file.read_bytes())
-        except (MarkupError, OSError) as error:
+        except (UnreadableError, OSError) as error:
             yield Rejection(str(file), str(error))
 
 

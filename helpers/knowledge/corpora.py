@@ -12,8 +12,8 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.knowledge import cnxml, licences, medquad, own_files, pubmed
-from helpers.knowledge.documents import Deletion, Document, Rejection
-from helpers.knowledge.markup import MarkupError, root_name
+from helpers.knowledge.documents import Deletion, Document, Rejection, UnknownKindError, UnreadableError
+from helpers.knowledge.markup import root_name, unpacked
 
 Found = Document | Deletion | Rejection
 CNXML, MEDQUAD = "{http://cnx.rice.edu/cnxml}document", "Document"
@@ -52,8 +52,8 @@ def read_file(path: Path, root: Path) -> Iterator[Found]:
         yield from _reader(path, root)
     except OSError as error:
         yield Rejection(str(path), f"cannot be read: {error.strerror or error}")
-    except medquad.UnknownRowsError as error:
-        if path == root:
+    except UnreadableError as error:
+        if path == root and isinstance(error, UnknownKindError):
             raise InputError(f"{path} {error}") from None
         yield Rejection(str(path), str(error))
 
@@ -63,33 +63,21 @@ def _reader(path: Path, root: Path) -> Iterator[Found]:
     if kind == ".jsonl" and path.is_file():
         return medquad.read_rows(path, own_files.source_of(path, root))
     if kind not in (".xml", ".cnxml", ".gz") or not path.is_file():
-        return _own(path, root)
-    with pubmed.open_xml(path) as handle:
+        return own_files.read_own_file(path, root)
+    with unpacked(path) as handle:
         try:
             name = root_name(handle)
-        except (MarkupError, EOFError, zlib.error, gzip.BadGzipFile):
+        except (UnreadableError, EOFError, zlib.error, gzip.BadGzipFile):
             # A damaged file of NLM's is reported as such; of any other the reader of small files says what is wrong.
             name = "PubmedArticleSet" if kind == ".gz" or pubmed.file_version(path) else CNXML
     if name in PUBMED:
         return pubmed.read_pubmed(path)
     if name not in (CNXML, MEDQUAD) or kind == ".gz":
-        return _unknown(path, root, f"is XML of an unknown kind: its root is <{name.rpartition('}')[2]}>")
+        raise UnknownKindError(f"is XML of an unknown kind: its root is <{name.rpartition('}')[2]}>")
     if path.stat().st_size > own_files.MAX_BYTES:
-        return iter([Rejection(str(path), f"is larger than {own_files.MAX_BYTES >> 20} MiB")])
+        raise UnreadableError(f"is larger than {own_files.MAX_BYTES >> 20} MiB")
     reader = cnxml.read_module if name == CNXML else medquad.read_medquad_xml
     return reader(path, path.read_bytes())
-
-
-def _own(path: Path, root: Path) -> Iterator[Found]:
-    if path.is_file() and path.suffix.lower() not in own_files.READERS:
-        return _unknown(path, root, own_files.unknown_kind(path))
-    return own_files.read_own_file(path, root)
-
-
-def _unknown(path: Path, root: Path, why: str) -> Iterator[Found]:
-    if path == root:
-        raise InputError(f"{path} {why}")
-    return iter([Rejection(str(path), why)])
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:

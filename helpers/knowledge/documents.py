@@ -46,6 +46,14 @@ class Rejection:
     why: str
 
 
+class UnreadableError(ValueError):
+    """Why a file cannot be read, in one line that follows its name."""
+
+
+class UnknownKindError(UnreadableError):
+    """A file is of no kind that is read."""
+
+
 @dataclass(frozen=True)
 class Passage:
     """A stretch of a document: at most MAX_WORDS words under one heading; `title` is the path of headings."""

@@ -1,6 +1,6 @@
 """A topic's citations from NCBI's E-utilities, as files that the index reads.
 
-Rules and formats: https://www.ncbi.nlm.nih.gov/books/NBK25497/ and NBK25499/ (esearch with history, efetch in batches;
+Rules and formats: https://www.ncbi.nlm.nih.gov/books/NBK25497/ and NBK25499/ (esearch, and efetch by PMIDs in batches;
 3 requests a second without a key and 10 with one; `tool` and `email` name the sender).
 """
 
@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import httpx
 
 from helpers import InputError
 from helpers.files import read_json, write_json, write_text
-from helpers.knowledge.markup import MarkupError, clean, local, parse
+from helpers.knowledge.documents import UnreadableError
+from helpers.knowledge.markup import clean, local, parse
+from helpers.secrets import export_secrets
 
 ADDRESS = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils/"
 KEY = "NCBI_API_KEY"
@@ -41,7 +42,7 @@ def fetch_topic(
     """Fetch the `limit` best matches of a PubMed query into `folder`; returns its files, of BATCH citations each.
 
     A search is kept with its PMIDs in `.search.json`, so that a fetch that was stopped goes on where it stopped, with
-    the same citations; delete the folder to search anew. NCBI_API_KEY is read from the environment, never stored.
+    the same citations; delete the folder to search anew. NCBI_API_KEY is found as other secrets are, and never stored.
     Raises InputError, in one line, for a query without a match, a folder of another query, a refused key or no network.
     """
     if not clean(query) or limit < 1:
@@ -54,7 +55,7 @@ def fetch_topic(
             path = folder / f"batch-{number:04}.xml"
             files.append(path)
             if not path.is_file():
-                write_text(path, server.fetch(start, pmids[start : start + BATCH]))
+                write_text(path, server.fetch(pmids[start : start + BATCH]))
                 show(f"{min(start + BATCH, len(pmids))} of {len(pmids)} citations")
     return files
 
@@ -82,7 +83,7 @@ class _Server:
 
     def __init__(self, client: httpx.Client, email: str) -> None:
         self.client, self.last, self.answered = client, 0.0, False
-        self.history: dict[str, str] = {}  # of this run's search; NCBI forgets it after some hours
+        export_secrets([KEY])
         self.key = os.environ.get(KEY, "").strip()
         self.interval = 1 / (10 if self.key else 3)
         self.about = {"tool": TOOL} | ({"email": email} if email else {}) | ({"api_key": self.key} if self.key else {})
@@ -90,20 +91,17 @@ class _Server:
     def search(self, query: str, limit: int) -> list[str]:
         """PMIDs, best match first."""
         settings = {"db": "pubmed", "term": query, "retmode": "json", "retmax": limit, "sort": "relevance"}
-        found = self.ask("esearch.fcgi", settings | {"usehistory": "y"}, _search_result)
+        found = self.ask("esearch.fcgi", settings, _search_result)
         pmids = [str(pmid) for pmid in found.get("idlist", []) if str(pmid).isdecimal()]
         if not pmids:
             unknown = found.get("errorlist") or {}
             missing = ", ".join(map(str, unknown.get("phrasesnotfound") or [])) if isinstance(unknown, dict) else ""
             raise InputError(f"PubMed has nothing for {query!r}" + (f" (not found: {missing})" if missing else ""))
-        if "webenv" in found and "querykey" in found:
-            self.history = {"WebEnv": str(found["webenv"]), "query_key": str(found["querykey"])}
         return pmids[:limit]
 
-    def fetch(self, start: int, pmids: list[str]) -> str:
-        """The citations' XML: from the search's history, or by their PMIDs where an earlier run has searched."""
-        part = self.history | {"retstart": start, "retmax": len(pmids)} if self.history else {"id": ",".join(pmids)}
-        return self.ask("efetch.fcgi", {"db": "pubmed", "retmode": "xml"} | part, _citations)
+    def fetch(self, pmids: list[str]) -> str:
+        """The citations' XML."""
+        return self.ask("efetch.fcgi", {"db": "pubmed", "retmode": "xml", "id": ",".join(pmids)}, _citations)
 
     def ask(self, name: str, settings: dict[str, Any], read: Callable[[httpx.Response], Any]) -> Any:
         """The answer as `read` makes of it; up to TRIES times, waiting as the server says or 1, 2, 4 ... seconds."""
@@ -152,7 +150,7 @@ def _citations(answer: httpx.Response) -> str:
     """The XML if it is whole: E-utilities answer some failures with 200 and an error in the text, or cut it off."""
     try:
         root = parse(answer.content)
-    except MarkupError as error:
+    except UnreadableError as error:
         raise _TransientError(f"an answer that {error}") from None
     if local(root) != "PubmedArticleSet" or not len(root):
         raise _TransientError(_reason(answer))
@@ -170,11 +168,6 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds, also where a date is given; None where nothing or nonsense is."""
+    """Seconds; None where nothing is given, or a date, which NCBI does not send."""
     value = answer.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return float(value) if re.fullmatch(r"\d{1,9}(\.\d+)?", value) else None

@@ -14,22 +14,8 @@ DROPPED = {
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 BLOCKS = HEADINGS | {
     *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"),
-    *(
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "header",
-        "li",
-        "main",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-    ),
-    *("tbody", "tfoot", "thead", "tr", "ul"),
+    *("figcaption", "figure", "footer", "form", "header", "li", "main", "ol", "p", "pre", "section", "summary"),
+    *("table", "tbody", "tfoot", "thead", "tr", "ul"),
 }
 VOID = {*("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")}
 CELLS = {"td", "th"}

@@ -133,7 +133,10 @@ class Importer:
 
     def document(self, document: Document, space: int, file: int, edition: int) -> None:
         content = _digest(document)
-        row = self.find(document.source, space)
+        row = self.db.execute(
+            "SELECT id, version, content, first, count FROM documents WHERE space = ? AND source = ?",
+            [space, clean(document.source)],
+        ).fetchone()
         if row:
             number, version, before, first, count = row
             gone = first is None
@@ -189,12 +192,6 @@ class Importer:
                 "INSERT INTO documents VALUES (NULL, 0, ?, ?, NULL, '', '', NULL, 0, ?, ?)",
                 [clean(deletion.source), clean(deletion.version), file, edition],
             )
-
-    def find(self, source: str, space: int) -> tuple | None:
-        return self.db.execute(
-            "SELECT id, version, content, first, count FROM documents WHERE space = ? AND source = ?",
-            [space, clean(source)],
-        ).fetchone()
 
     def drop_passages(self, first: int | None, count: int) -> None:
         if first is not None:

@@ -6,7 +6,7 @@ answers in a tenth of the time; without it, or where tantivy is not installed, t
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,10 @@ from helpers.knowledge.store import errors_in_one_line, open_to_read, open_to_wr
 
 LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 14,590, and tantivy 3
 
+_PASSAGES = (
+    "SELECT p.rowid, d.id, p.text, p.title, d.source, d.licence, d.address"
+    " FROM passages p JOIN documents d ON d.id = p.document"
+)
 Source = str | Path | Document | Deletion | Rejection
 
 
@@ -64,44 +68,33 @@ class Index:
             self._build_tantivy(db)
             return added
 
-    def search(self, query: str, k: int = 10, per_document: int | None = None) -> list[Passage]:
+    def search(self, query: str, k: int = 10) -> list[Passage]:
         """The k best passages for the query's words, or all that have one of them; [] if there is none.
 
-        `per_document` is the most passages of one document: 1 gives k documents, each by its best passage. None sets no
-        limit. Equal scores come in the order of reading. Raises InputError for k or per_document below 1.
+        Equal scores come in the order of reading. Raises InputError for k below 1.
         """
-        for name, value in (("k", k), ("per_document", per_document)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{name} is {value!r}: it has to be 1 or more")
+        if not isinstance(k, int) or k < 1:
+            raise InputError(f"k is {k!r}: it has to be 1 or more")
         with self._reading() as db:
-            asked = k if per_document is None else 4 * k
-            while True:
-                hits = self._hits(db, query, asked) if db else []
-                found = _limited(self._passages(db, hits), per_document) if db else []
-                if len(found) >= k or len(hits) < asked:
-                    return [passage for _, passage in found[:k]]
-                asked *= 4
+            return _passages(db, self._hits(db, query, k)) if db else []
 
-    def rows(self, after: int = 0, limit: int = 256) -> tuple[str, list[tuple[int, str]]]:
-        """The state, and (row, title and text) of the next passages in order: for another way to search them.
+    def rows(self, after: int = 0, limit: int = -1) -> tuple[str, list[tuple[int, int, Passage]]]:
+        """The state, and (row, document's number, passage) of the next passages in the order of reading.
 
         The state is another after each change, and "" where there is no index yet.
         """
         with self._reading() as db:
             if not db:
                 return "", []
-            found = db.execute(
-                "SELECT rowid, title || char(10) || text FROM passages WHERE rowid > ? ORDER BY rowid LIMIT ?",
-                [after, limit],
-            )
-            return _state_name(db), found.fetchall()
+            found = db.execute(f"{_PASSAGES} WHERE p.rowid > ? ORDER BY p.rowid LIMIT ?", [after, limit])
+            return _state_name(db), [(row, number, _passage(facts)) for row, number, *facts in found]
 
     def passages_at(self, hits: Hits, state: str) -> list[Passage] | None:
         """The passages of rows that another search found in a state, with its scores; None in any other state."""
         with self._reading() as db:
             if (_state_name(db) if db else "") != state:
                 return None
-            return [passage for _, passage in self._passages(db, hits)] if db else []
+            return _passages(db, hits) if db else []
 
     def __len__(self) -> int:
         """How many passages there are."""
@@ -166,18 +159,6 @@ class Index:
         engine = self._tantivy[1] or self._fts5
         return engine.search(query, limit) if engine else []
 
-    def _passages(self, db: sqlite3.Connection, hits: Hits) -> list[tuple[int, Passage]]:
-        """(document, passage) for each hit."""
-        found = []
-        for row, score in hits:
-            number, title, text, source, licence, address = db.execute(
-                "SELECT d.id, p.title, p.text, d.source, d.licence, d.address"
-                " FROM passages p JOIN documents d ON d.id = p.document WHERE p.rowid = ?",
-                [row],
-            ).fetchone()
-            found.append((number, Passage(text, title, source, licence, score, address=address)))
-        return found
-
     def _build_tantivy(self, db: sqlite3.Connection) -> None:
         """Bring the folder to the file's state where the index is large."""
         clear_leftovers(self.folder.parent)
@@ -191,13 +172,11 @@ def _state_name(db: sqlite3.Connection) -> str:
     return "{} {}".format(*db.execute("SELECT identity, changes FROM state").fetchone())
 
 
-def _limited(found: list[tuple[int, Passage]], per_document: int | None) -> list[tuple[int, Passage]]:
-    if per_document is None:
-        return found
-    seen: dict[int, int] = {}
-    kept = []
-    for number, passage in found:
-        seen[number] = seen.get(number, 0) + 1
-        if seen[number] <= per_document:
-            kept.append((number, passage))
-    return kept
+def _passages(db: sqlite3.Connection, hits: Hits) -> list[Passage]:
+    found = ((db.execute(f"{_PASSAGES} WHERE p.rowid = ?", [row]).fetchone(), score) for row, score in hits)
+    return [_passage(facts, score) for (_, _, *facts), score in found]
+
+
+def _passage(facts: Sequence[str], score: float = 0.0) -> Passage:
+    text, title, source, licence, address = facts
+    return Passage(text, title, source, licence, score, address=address)

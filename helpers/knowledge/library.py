@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import PROJECT_ROOT
-from helpers.files import project_path, read_json, write_json
-from helpers.knowledge.documents import Document, Passage, Section
+from helpers.files import project_path, read_json, write_json, write_jsonl
+from helpers.knowledge.documents import Passage
 from helpers.knowledge.importing import Added
 from helpers.knowledge.index import Index
 from helpers.knowledge.synonyms import Synonyms, widen
 from helpers.questions import ChoiceQuestion
 from helpers.run_dir import Run
 
+CONTEXTS = "contexts.jsonl"  # in the run's retrieval/
 HANDBOOK = PROJECT_ROOT / "helpers/data" / "handbook.jsonl"
 
 
@@ -34,21 +35,20 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     """The run's library, made or brought up to date: files that have not changed are not read again.
 
     The contexts of `questions` (PubMedQA's abstracts) are documents of it too, under what the question names as
-    `relevant`, so that there is something to find; without the question's own words. An index of other sources than
-    those set is made anew.
+    `relevant`, so that there is something to find; without the question's own words. They are rows of a file, so that
+    those of questions that are asked no more, or not yet in 03, leave the index by themselves. An index of other
+    sources than those set is made anew.
     """
     path, settings = run / "retrieval/index.sqlite", run.config.retrieval
-    contexts = [
-        Document(q.answered_by, [Section(("Abstract",), q.context.split("\n"))]) for q in questions if q.context
-    ]
-    made_of = {"sources": settings.sources, "contexts": sorted(document.source for document in contexts)}
-    record = run / "retrieval/sources.json"
-    if record.is_file() and read_json(record) != made_of:
+    record, contexts = run / "retrieval/sources.json", run / "retrieval" / CONTEXTS
+    if record.is_file() and read_json(record) != settings.sources:
         remove_index(path)
     path.parent.mkdir(exist_ok=True)
-    write_json(record, made_of)
+    write_json(record, settings.sources)
+    rows = {q.answered_by: q.context.replace("\n", "\n\n") for q in questions if q.context}
+    write_jsonl(contexts, [{"id": name, "title": "Abstract", "text": text} for name, text in rows.items()])
     index = Index(path)
-    added = index.add([*map(source_path, settings.sources), *contexts])
+    added = index.add([*map(source_path, settings.sources), contexts])
     table = run / "retrieval/synonyms.sqlite"
     synonyms = Synonyms.from_sources(map(project_path, settings.synonyms), table) if settings.synonyms else None
     return Library(index, added, synonyms)

@@ -1,15 +1,17 @@
 """Text out of markup: XML read safely and in bounded memory, inline tags and formulas as text, stray characters out."""
 
+import gzip
 import html
 import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from xml.parsers import expat
 
-from helpers.knowledge.documents import Section
+from helpers.knowledge.documents import Section, UnreadableError
 
 CHUNK = 1 << 16  # bytes
 MAX_DEPTH = 200  # levels; the real corpora have at most 25
@@ -18,10 +20,6 @@ PREDEFINED = {"amp", "lt", "gt", "quot", "apos"}  # entities that every XML pars
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
 )
-
-
-class MarkupError(ValueError):
-    """What is wrong with a file, in one line that follows the file's name."""
 
 
 class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
@@ -45,29 +43,36 @@ def sections(found: Iterable[tuple[tuple[str, ...], list[str]]]) -> list[Section
     return [section for section in tidy if section.paragraphs]
 
 
+def unpacked(path: Path) -> IO[bytes]:
+    """The bytes of a plain or gzipped file; what it is, its first bytes decide, whatever its name."""
+    with open(path, "rb") as handle:
+        packed = handle.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else open(path, "rb")
+
+
 def local(element: Element) -> str:
     """A tag without its namespace."""
     return element.tag.rpartition("}")[2]
 
 
 def parse(content: bytes) -> Element:
-    """The root of a small XML file; HTML's named entities are known. MarkupError for anything unsafe or broken."""
+    """The root of a small XML file; HTML's named entities are known. UnreadableError for anything unsafe or broken."""
     for root in stream(io.BytesIO(_numeric_entities(content)), lambda element, depth: depth == 0, forget=False):
         return root
-    raise MarkupError("is empty")
+    raise UnreadableError("is empty")
 
 
 def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
     """Each finished element for which `wanted(element, depth)` holds; the root's depth is 0.
 
-    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises MarkupError,
-    with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above MAX_RECORD bytes.
+    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises
+    UnreadableError, with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above
+    MAX_RECORD bytes.
     """
-    parser, prolog, pending = XMLPullParser(("start", "end")), _prolog_guard(), 0
-    root, depth = None, 0
+    root_name(handle)
+    parser, pending, root, depth = XMLPullParser(("start", "end")), 0, None, 0
     try:
         while chunk := handle.read(CHUNK):
-            prolog = _guard(prolog, chunk)
             parser.feed(chunk)
             pending += len(chunk)
             for event, element in parser.read_events():
@@ -75,7 +80,7 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
                     root = element if root is None else root
                     depth += 1
                     if depth > MAX_DEPTH:
-                        raise MarkupError(f"has more than {MAX_DEPTH} levels of tags")
+                        raise UnreadableError(f"has more than {MAX_DEPTH} levels of tags")
                     continue
                 depth -= 1
                 if wanted(element, depth):
@@ -84,52 +89,36 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
                     root.clear()
                     pending = 0
             if pending > MAX_RECORD:
-                raise MarkupError(f"has a record of more than {MAX_RECORD >> 20} MiB")
+                raise UnreadableError(f"has a record of more than {MAX_RECORD >> 20} MiB")
         parser.close()
     except ParseError as error:
-        raise MarkupError(f"is broken XML ({error})") from None
+        raise UnreadableError(f"is broken XML ({error})") from None
     except (LookupError, ValueError) as error:  # an encoding that does not exist, or that expat does not take
-        raise error if isinstance(error, MarkupError) else MarkupError(f"is broken XML ({error})") from None
+        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
 
 
 def root_name(handle: IO[bytes]) -> str:
-    """The tag of the root, `{namespace}name`, from the first bytes of XML; MarkupError if there is none."""
-    parser = XMLPullParser(("start",))
-    try:
-        for _ in range(16):
-            parser.feed(chunk := handle.read(CHUNK))
-            for _, element in parser.read_events():
-                return element.tag
-            if not chunk:
-                break
-    except (ParseError, LookupError, ValueError) as error:
-        raise MarkupError(f"is broken XML ({error})") from None
-    raise MarkupError("is XML without a root")
+    """The tag of the root, `{namespace}name`; reads what stands before it, and goes back to the beginning.
 
-
-def _prolog_guard() -> expat.XMLParserType:
-    """Reads what stands before the root, to refuse entity declarations; after it there can be none."""
-    guard = expat.ParserCreate()
+    Raises UnreadableError for broken XML, and for declarations of entities, which can only stand there.
+    """
+    parser = expat.ParserCreate(namespace_separator="}")
 
     def refuse(*_: object) -> None:
-        raise MarkupError("declares XML entities, which are not expanded: remove its DOCTYPE")
+        raise UnreadableError("declares XML entities, which are not expanded: remove its DOCTYPE")
 
-    def stop(*_: object) -> None:
-        raise _RootReached
+    def reached(name: str, _: object) -> None:
+        raise _RootReached("{" * ("}" in name) + name)
 
-    guard.EntityDeclHandler, guard.StartElementHandler = refuse, stop
-    return guard
-
-
-def _guard(guard: expat.XMLParserType | None, chunk: bytes) -> expat.XMLParserType | None:
+    parser.EntityDeclHandler, parser.StartElementHandler = refuse, reached
     try:
-        if guard:
-            guard.Parse(chunk)
-    except (_RootReached, expat.ExpatError, LookupError, ValueError) as ended:
-        if isinstance(ended, MarkupError):
-            raise
-        return None  # a broken prolog is reported by the parser itself
-    return guard
+        parser.ParseFile(handle)
+    except _RootReached as root:
+        handle.seek(0)
+        return str(root)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
+        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
+    raise UnreadableError("is XML without a root")
 
 
 def _numeric_entities(content: bytes) -> bytes:

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from helpers.knowledge.documents import Document, Rejection
-from helpers.knowledge.markup import MarkupError, clean, inline_text, parse, sections
+from helpers.knowledge.documents import Document, Rejection, UnknownKindError
+from helpers.knowledge.markup import clean, inline_text, parse, sections
 
 LICENCE = "CC BY 4.0"
 KEYS = {"id", "source", "url", "focus", "question", "answer"}
 MAX_ROW = 16 << 20  # bytes
 BULLET = re.compile(r"(?:^|(?<=\s))-\s+")
-
-
-class UnknownRowsError(ValueError):
-    """The rows of a .jsonl file are neither MedQuAD's nor texts; the words follow the file's name."""
 
 
 def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
@@ -27,7 +23,7 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
     MedQuAD's row has its `id` as source; an id that another row of the file had before is followed by its collection
     (`0000001-1@GARD`), as MedQuAD numbers each collection anew, and by a count. Other rows need `text`, and may have
     `id`, `title`, `licence` and `address`; their source is `name#id`, or `name#line`.
-    Raises UnknownRowsError, which names the keys, if the first row is of another kind.
+    Raises UnknownKindError, which names the keys, if the first row is of another kind.
     """
     seen: Counter[str] = Counter()
     first = True
@@ -37,7 +33,7 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
             yield row
             continue
         if first and not (row.keys() >= KEYS or "text" in row):
-            raise UnknownRowsError(f"has rows with the keys {', '.join(map(str, row))}: neither MedQuAD's nor a 'text'")
+            raise UnknownKindError(f"has rows with the keys {', '.join(map(str, row))}: neither MedQuAD's nor a 'text'")
         first = False
         if row.keys() >= KEYS:
             yield _pair(where, {key: _string(row[key]) for key in KEYS}, seen)
@@ -51,12 +47,9 @@ def read_medquad_xml(path: Path, content: bytes) -> Iterator[Document | Rejectio
     """The pairs of one of MedQuAD's files; a pair's source is `FILE-PID@COLLECTION`. Empty answers are rejected.
 
     (NLM holds back the answers of three collections, A.D.A.M. and two more, for their publishers' copyright.)
+    Raises UnreadableError.
     """
-    try:
-        root = parse(content)
-    except MarkupError as error:
-        yield Rejection(str(path), str(error))
-        return
+    root = parse(content)
     about = {"source": root.get("source") or "", "url": root.get("url") or "", "focus": _inner(root, "Focus")}
     seen: Counter[str] = Counter()
     for number, pair in enumerate(root.iter("QAPair"), 1):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.documents import Document, Rejection, UnknownKindError, UnreadableError
 from helpers.knowledge.html_text import Outline, Parts, read_html, without_comments
 from helpers.knowledge.licences import licence_in, licence_name
 from helpers.knowledge.markup import clean, sections
-from helpers.knowledge.pdf import PdfError, read_pdf
+from helpers.knowledge.pdf import read_pdf
 
 MAX_BYTES = 64 << 20
 FRONT = {"title": "title", "licence": "licence", "license": "licence", "address": "address", "url": "address"}
@@ -24,42 +24,29 @@ MARKS = {  # UTF-32's first: its mark begins with UTF-16's
 }
 
 
-class _UnreadableError(ValueError):
-    """Why a file cannot be read, in words that follow its name."""
-
-
 def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
-    """One .txt, .md, .html or .pdf as one document, with its headings; any other suffix is a Rejection that names it.
+    """One .txt, .md, .html or .pdf as one document, with its headings.
 
     `source` is the path below `root`, with slashes. The licence is the first line of a LICENSE in the file's folder or
     one above it up to `root`; Markdown may give its own between `---` lines, with `title` and `address`.
+    Raises UnreadableError, UnknownKindError for any other suffix.
     """
     reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        yield Rejection(str(path), unknown_kind(path))
-        return
-    try:
-        content = _content(path)
-        if reader is _pdf:
-            about, parts, lost = _pdf(path, content)
-        else:
-            (about, parts), lost = reader(path, _decode(content, reader is _html)), []
-    except _UnreadableError as error:
-        yield Rejection(str(path), str(error))
-        return
+    if reader is None and path.is_file():
+        suffix = f"suffix {clean(path.suffix)!r}" if path.suffix else "no suffix"
+        known = f".jsonl, .xml, .xml.gz, {', '.join(READERS)}"
+        raise UnknownKindError(f"is of an unknown kind ({suffix}); read are {known}")
+    content = _content(path)
+    if reader is _pdf:
+        about, parts, lost = _pdf(path, content)
+    else:
+        (about, parts), lost = reader(path, _decode(content, reader is _html)), []
     yield from lost
     found = sections(parts)
     if not found:
-        yield Rejection(str(path), "has no text")
-        return
+        raise UnreadableError("has no text")
     licence = licence_name(about.get("licence", "")) or licence_above(path, root)
     yield Document(source_of(path, root), found, licence, clean(about.get("address", "")))
-
-
-def unknown_kind(path: Path) -> str:
-    """What is wrong with a file whose suffix is none that is read."""
-    suffix = f"suffix {clean(path.suffix)!r}" if path.suffix else "no suffix"
-    return f"is of an unknown kind ({suffix}); read are .jsonl, .xml, .xml.gz, {', '.join(READERS)}"
 
 
 def source_of(path: Path, root: Path) -> str:
@@ -81,12 +68,12 @@ def licence_above(path: Path, root: Path) -> str:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise _UnreadableError("is not a file" if path.exists() else "is a broken link")
+        raise UnreadableError("is not a file" if path.exists() else "is a broken link")
     if path.stat().st_size > MAX_BYTES:
-        raise _UnreadableError(f"is larger than {MAX_BYTES >> 20} MiB: cut it into parts")
+        raise UnreadableError(f"is larger than {MAX_BYTES >> 20} MiB: cut it into parts")
     content = path.read_bytes()
     if not content.strip():
-        raise _UnreadableError("is empty")
+        raise UnreadableError("is empty")
     return content
 
 
@@ -100,9 +87,9 @@ def _decode(content: bytes, is_html: bool) -> str:
         except (ValueError, LookupError):
             continue
         if "\0" in text:
-            raise _UnreadableError("is not text (it has zero bytes)")
+            raise UnreadableError("is not text (it has zero bytes)")
         return text.replace("\r\n", "\n").replace("\r", "\n")
-    raise _UnreadableError("is neither UTF-8, UTF-16 with a byte order mark nor Windows-1252")
+    raise UnreadableError("is neither UTF-8, UTF-16 with a byte order mark nor Windows-1252")
 
 
 def _text(path: Path, text: str) -> tuple[dict[str, str], Parts]:
@@ -175,14 +162,11 @@ def _html(path: Path, text: str) -> tuple[dict[str, str], Parts]:
     try:
         return {}, read_html(text, path.stem)
     except (AssertionError, ValueError) as error:  # html.parser gives up on some broken declarations
-        raise _UnreadableError(f"is broken HTML ({clean(str(error))[:100]})") from None
+        raise UnreadableError(f"is broken HTML ({clean(str(error))[:100]})") from None
 
 
 def _pdf(path: Path, content: bytes) -> tuple[dict[str, str], Parts, list[Rejection]]:
-    try:
-        title, pages, lost = read_pdf(content)
-    except PdfError as error:
-        raise _UnreadableError(str(error)) from None
+    title, pages, lost = read_pdf(content)
     rejections = [Rejection(f"{path}: page {number}", why) for number, why in lost]
     return {}, [((title or path.stem, *headings), _paragraphs(text)) for headings, text in pages], rejections
 

@@ -3,23 +3,20 @@
 import io
 import logging
 import re
+import unicodedata
 from typing import Any
 
+from helpers.knowledge.documents import UnreadableError
 from helpers.knowledge.markup import clean
 
 MAX_PAGES = 5000
-LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
 Pages = list[tuple[tuple[str, ...], str]]
-
-
-class PdfError(ValueError):
-    """Why a PDF cannot be read, in words that follow its name."""
 
 
 def read_pdf(content: bytes) -> tuple[str, Pages, list[tuple[int, str]]]:
     """Title ("" if it has none), ((outline titles..., 'page 3'), text) for each page, and (page, why) of lost pages.
 
-    Raises PdfError for a file that is broken, encrypted, without text, or of more than MAX_PAGES pages.
+    Raises UnreadableError for a file that is broken, encrypted, without text, or of more than MAX_PAGES pages.
     """
     import pypdf  # slow to import
 
@@ -27,16 +24,16 @@ def read_pdf(content: bytes) -> tuple[str, Pages, list[tuple[int, str]]]:
     try:
         reader = pypdf.PdfReader(io.BytesIO(content), strict=False)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise PdfError("is encrypted: save it without a password")
+            raise UnreadableError("is encrypted: save it without a password")
         count = len(reader.pages)
-    except PdfError:
+    except UnreadableError:
         raise
     except pypdf.errors.DependencyError:
-        raise PdfError("is encrypted: save it without a password") from None
+        raise UnreadableError("is encrypted: save it without a password") from None
     except Exception as error:  # of a broken file pypdf raises whatever it trips over
-        raise PdfError(f"is a broken PDF ({_brief(error)})") from None
+        raise UnreadableError(f"is a broken PDF ({_brief(error)})") from None
     if count > MAX_PAGES:
-        raise PdfError(f"has {count} pages, more than {MAX_PAGES}: cut it into parts")
+        raise UnreadableError(f"has {count} pages, more than {MAX_PAGES}: cut it into parts")
     outline, pages, lost = _outline(reader), [], []
     for number in range(count):
         try:
@@ -46,7 +43,7 @@ def read_pdf(content: bytes) -> tuple[str, Pages, list[tuple[int, str]]]:
             continue
         pages.append(((*_headings(outline, number), f"page {number + 1}"), text))
     if not any(text.strip() for _, text in pages):
-        raise PdfError(
+        raise UnreadableError(
             "is a broken PDF: no page can be read" if lost else "has no text (scanned pages?): run OCR on it"
         )
     return _title(reader), pages, lost
@@ -65,7 +62,7 @@ def _title(reader: Any) -> str:
 
 def _tidy(text: str) -> str:
     """Ligatures as letters; a word that is hyphenated at the end of its line in one piece."""
-    text = re.sub("[ﬀ-ﬆ]", lambda match: LIGATURES[match[0]], text)
+    text = re.sub("[ﬀ-ﬆ]", lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", text)
 
 

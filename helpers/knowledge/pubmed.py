@@ -7,11 +7,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 from xml.etree.ElementTree import Element
 
-from helpers.knowledge.documents import Deletion, Document, Rejection
-from helpers.knowledge.markup import CHUNK, MarkupError, clean, inline_text, local, sections, stream
+from helpers.knowledge.documents import Deletion, Document, Rejection, UnreadableError
+from helpers.knowledge.markup import CHUNK, clean, inline_text, local, sections, stream, unpacked
 
 LICENCE = "NLM citation record; abstracts may be their publishers'"
 NUMBER = re.compile(r"pubmed(\d{2})n(\d{4,})\.xml", re.IGNORECASE)
@@ -37,18 +36,11 @@ def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
         return
     version = file_version(path)
     try:
-        with open_xml(path) as handle:
+        with unpacked(path) as handle:
             for element in stream(handle, _is_record):
                 yield from _record(element, version, path)
-    except (MarkupError, zlib.error, EOFError) as error:
+    except (UnreadableError, zlib.error, EOFError) as error:
         yield Rejection(str(path), f"{error}; the records before that are kept")
-
-
-def open_xml(path: Path) -> IO[bytes]:
-    """The XML of a plain or gzipped file, by its first bytes."""
-    with open(path, "rb") as handle:
-        zipped = handle.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if zipped else open(path, "rb")
 
 
 def _damage(path: Path) -> str:
@@ -59,7 +51,7 @@ def _damage(path: Path) -> str:
             found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if found != expected:
             return f"does not have the MD5 of {path.name}.md5: download it again"
-    with suppress(FileNotFoundError), open_xml(path) as handle:
+    with suppress(FileNotFoundError), unpacked(path) as handle:
         try:
             while not expected and isinstance(handle, gzip.GzipFile) and handle.read(CHUNK * 16):
                 pass

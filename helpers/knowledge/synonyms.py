@@ -65,16 +65,14 @@ class Synonyms:
             raise InputError(f"{path} is not a table of synonyms ({error}): build it again") from None
 
     @classmethod
-    def from_sources(
-        cls, paths: Iterable[Path], table: Path, levels: Collection[str] = ("0",), scopes: Collection[str] = ("EXACT",)
-    ) -> "Synonyms":
+    def from_sources(cls, paths: Iterable[Path], table: Path, levels: Collection[str] = ("0",)) -> "Synonyms":
         """Build the table of all sources, atomically; if it was built of the same contents it stays untouched.
 
-        A source is MRCONSO.RRF or its folder, MeSH's .xml or .tsv, an .obo file, or MedQuAD's .jsonl; `levels` and
-        `scopes` as in `terms.read_terms`. Raises InputError for a source that cannot be read or holds no name.
+        A source is MRCONSO.RRF or its folder, MeSH's .xml or .tsv, an .obo file, or MedQuAD's .jsonl; `levels` as in
+        `terms.read_terms`. Raises InputError for a source that cannot be read or holds no name.
         """
         sources = [source_files(Path(path)) for path in paths]
-        made_of = [FORMAT, *(fingerprint(*files) for files in sources), sorted(levels), sorted(scopes)]
+        made_of = [FORMAT, *(fingerprint(*files) for files in sources), sorted(levels)]
         with suppress(InputError):
             old = cls(table)
             if old.facts.get("made_of") == made_of:
@@ -85,7 +83,7 @@ class Synonyms:
             table.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
             with closing(sqlite3.connect(temporary)) as connection:
-                _fill(connection, sources, made_of, levels, scopes)
+                _fill(connection, sources, made_of, levels)
             temporary.replace(table)
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"cannot write {table}: {error}") from None
@@ -123,15 +121,11 @@ class Synonyms:
 
     def _rows(self, column: str, other: str, values: set[str]) -> dict[str, list[tuple[str, str, int]]]:
         """(`other`, term, preferred) of every row by its value in `column`, which is key or concept."""
-        wanted = sorted(values)
         found: dict[str, list[tuple[str, str, int]]] = {}
-        for start in range(0, len(wanted), 900):  # SQLite's limit on parameters was 999
-            some = wanted[start : start + 900]
-            which = f"WHERE {column} IN ({','.join('?' * len(some))})"
-            for value, *row in self._table.execute(
-                f"SELECT {column}, {other}, term, preferred FROM terms {which}", some
-            ):
-                found.setdefault(value, []).append((row[0], row[1], row[2]))
+        which = f"WHERE {column} IN (SELECT value FROM json_each(?))"
+        asked = f"SELECT {column}, {other}, term, preferred FROM terms {which}"
+        for value, *row in self._table.execute(asked, [json.dumps(list(values))]):
+            found.setdefault(value, []).append(tuple(row))
         return found
 
 
@@ -216,14 +210,13 @@ def _fill(
     sources: list[list[Path]],
     made_of: list[object],
     levels: Collection[str],
-    scopes: Collection[str],
 ) -> None:
     rejected: Counter[str] = Counter()
     first: dict[str, str] = {}
     facts = {"made_of": made_of, "long": 0}
 
     def rows(files: list[Path]) -> Iterator[tuple[str, str, str, str, bool]]:
-        for found in read_terms(files, levels, scopes):
+        for found in read_terms(files, levels):
             if isinstance(found, Rejection):
                 rejected[found.why] += 1
                 first.setdefault(found.why, found.where)

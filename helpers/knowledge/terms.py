@@ -1,29 +1,24 @@
 """Names of medical concepts, read from UMLS (MRCONSO.RRF), MeSH, an ontology in OBO format, or MedQuAD's rows."""
 
-import gzip
 import json
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO
-from xml.etree.ElementTree import ParseError
-
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import iterparse
+from typing import Any
+from xml.etree.ElementTree import Element
 
 from helpers import InputError
-from helpers.knowledge.documents import Rejection
+from helpers.knowledge.documents import Rejection, UnreadableError
+from helpers.knowledge.markup import clean, stream, unpacked
 
 MAX_LINE = 1 << 20  # bytes; a name in MRCONSO has at most 3,000 characters, a row of MedQuAD under 40 kB
 CUI = re.compile(r"C\d{7}")
-OBO_SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" (EXACT|BROAD|NARROW|RELATED)\b ?(\w*)')
+OBO_SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" EXACT\b ?(\w*)')  # BROAD, NARROW, RELATED are no synonyms
 # HPO's inheritance, modifiers (sharp, episodic), course, blood groups, history and frequency are not phenotypes.
 NOT_PHENOTYPES = {"HP:0000005", "HP:0012823", "HP:0031797", "HP:0032223", "HP:0032443", "HP:0040279"}
 
@@ -40,12 +35,12 @@ class Term:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A concept of a source that gives CUIs: (name, scope), the preferred one first."""
+    """A concept of a source that gives CUIs, with its names, the preferred one first."""
 
     own: str
     origin: str
     cuis: list[str]
-    names: list[tuple[str, str]]
+    names: list[str]
     parents: list[str]
 
 
@@ -76,11 +71,11 @@ def source_files(path: Path) -> list[Path]:
     return found
 
 
-def read_terms(files: list[Path], levels: Collection[str], scopes: Collection[str]) -> Iterator[Term | Rejection]:
+def read_terms(files: list[Path], levels: Collection[str]) -> Iterator[Term | Rejection]:
     """The names in one source's files (see `source_files`), by the ending; a bad record is a Rejection.
 
     `levels`: UMLS's restriction levels (SRL). 0 needs the UMLS licence alone; for others its section 12 adds
-    restrictions by category, and its Appendix 1 gives each vocabulary's. `scopes`: of an ontology's synonyms.
+    restrictions by category, and its Appendix 1 gives each vocabulary's.
     Raises InputError for a file that cannot be read, or whose name does not tell what it is.
     """
     name = files[0].name.lower().removesuffix(".gz")
@@ -88,8 +83,8 @@ def read_terms(files: list[Path], levels: Collection[str], scopes: Collection[st
         ".rrf": lambda: _each(files, partial(_atom, levels=levels)),
         ".xml": lambda: _mesh_terms(files[0]),
         ".tsv": lambda: _each(files, partial(_heading, columns=[])),
-        ".obo": lambda: _met(_each(files, partial(_stanza, lines=[]), end="[end]"), scopes),
-        ".jsonl": lambda: _met(_each(files, _row), {"EXACT"}),
+        ".obo": lambda: _met(_each(files, partial(_stanza, lines=[]), end="[end]")),
+        ".jsonl": lambda: _met(_each(files, _row)),
     }
     reader = readers.get(".rrf" if name.startswith("mrconso.rrf") else Path(name).suffix)
     if not reader:
@@ -113,19 +108,15 @@ def _atom(line: str, levels: Collection[str]) -> Iterator[Term]:
 
 def _mesh_terms(path: Path) -> Iterator[Term | Rejection]:
     """Headings and entry terms of NLM's descriptor XML, one record in memory."""
-    root = None
     try:
-        with _opened(path) as handle:
-            for event, node in iterparse(handle, events=("start", "end")):
-                root = node if root is None else root
-                if event == "end" and node.tag == "DescriptorRecord":
-                    yield from _descriptor(node, path.name)
-                    root.clear()
-    except (ParseError, DefusedXmlException, LookupError, ValueError) as error:  # the last two: its encoding
+        with unpacked(path) as handle:
+            for record in stream(handle, lambda element, depth: depth == 1 and element.tag == "DescriptorRecord"):
+                yield from _descriptor(record, path.name)
+    except UnreadableError as error:
         yield Rejection(f"{path.name}: {error}", "XML that cannot be read from there on")
 
 
-def _descriptor(record: Any, name: str) -> Iterator[Term | Rejection]:
+def _descriptor(record: Element, name: str) -> Iterator[Term | Rejection]:
     own, heading = (clean(record.findtext(tag, "")) for tag in ("DescriptorUI", "DescriptorName/String"))
     if not own or not heading:
         yield Rejection(f"{name}: {own or heading or 'a record'}", "no DescriptorUI or no name")
@@ -165,10 +156,10 @@ def _stanza(line: str, lines: list[tuple[str, str]]) -> Iterator[_Entry]:
     if not own or not name:
         raise ValueError("a term without id or name")
     found = [match for key, value in kept if key == "synonym" and (match := OBO_SYNONYM.match(value))]
-    synonyms = [(re.sub(r"\\(.)", r"\1", m[1]), m[2]) for m in found if m[3] != "obsolete_synonym"]
+    synonyms = [re.sub(r"\\(.)", r"\1", m[1]) for m in found if m[2] != "obsolete_synonym"]
     cuis = [m[1] for key, value in kept if key == "xref" and (m := re.match(r"UMLS(?:_CUI)?:(\S+)", value))]
     parents = [value.split()[0] for key, value in kept if key == "is_a" and value]
-    yield _Entry(own, own.partition(":")[0].replace("HP", "HPO"), cuis, [(name, "EXACT"), *synonyms], parents)
+    yield _Entry(own, own.partition(":")[0].replace("HP", "HPO"), cuis, [name, *synonyms], parents)
 
 
 def _row(line: str) -> Iterator[_Entry]:
@@ -182,11 +173,10 @@ def _row(line: str) -> Iterator[_Entry]:
     lists = isinstance(cuis, list) and isinstance(synonyms, list)
     if not clean(focus) or not lists or not all(isinstance(value, str) for value in (*cuis, *synonyms)):
         raise ValueError("no focus, or synonyms and cui that are not lists of text")
-    names = [(name, "EXACT") for name in (focus, *synonyms)]
-    yield _Entry(f"MEDQUAD:{clean(focus).casefold()}", "MEDQUAD", cuis, names, [])
+    yield _Entry(f"MEDQUAD:{clean(focus).casefold()}", "MEDQUAD", cuis, [focus, *synonyms], [])
 
 
-def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iterator[Term | Rejection]:
+def _met(entries: Iterable[_Entry | Rejection]) -> Iterator[Term | Rejection]:
     """Terms under their CUI if it is the concept's only one and no other concept's, else under the source's own id.
 
     MedQuAD's were found by a program (C0039082, "Syndrome", stands with 265 foci), and 127 of HPO's stand with
@@ -205,26 +195,9 @@ def _met(entries: Iterable[_Entry | Rejection], scopes: Collection[str]) -> Iter
         others.update(entry.own for entry in kept if not others.isdisjoint(entry.parents))
     for entry in kept:
         cui = entry.cuis[0] if len(set(entry.cuis)) == 1 and owners[entry.cuis[0]] == 1 else ""
-        for number, (name, scope) in enumerate(entry.names if entry.own not in others else []):
-            if scope in scopes and (text := clean(name)):
+        for number, name in enumerate(entry.names if entry.own not in others else []):
+            if text := clean(name):
                 yield Term(cui if CUI.fullmatch(cui) else entry.own, text, number == 0, entry.origin)
-
-
-def clean(text: str) -> str:
-    """One line of text without control characters, invisible ones and lone surrogates."""
-    if not text.isprintable():
-        hidden = {c: "" if unicodedata.category(c) == "Cf" else " " for c in text if not c.isprintable()}
-        text = text.translate(str.maketrans(hidden))
-    return " ".join(text.split())
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked if it is gzip by its first bytes, whatever its name."""
-    with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        yield gzip.GzipFile(fileobj=raw) if packed else raw
 
 
 def _each(files: list[Path], parse: Callable[[str], Iterator[Any]], end: str = "") -> Iterator[Any]:
@@ -244,7 +217,7 @@ def _lines(files: list[Path], end: str) -> Iterator[tuple[str, bytes]]:
     """(file:line, bytes) through all parts. UMLS's parts may end within a line; a line that is too long is cut."""
     number, line = 1, b""
     for path in files:
-        with _opened(path) as handle:
+        with unpacked(path) as handle:
             for piece in iter(partial(handle.readline, MAX_LINE + 1), b""):
                 line = line[: MAX_LINE + 1] + piece
                 if piece.endswith(b"\n"):

@@ -8,14 +8,19 @@ from helpers import InputError
 from helpers.config import Config
 from helpers.machine import Machine, describe_machine
 from helpers.models.loading import compute_dtype, from_source, load_base, lora_targets
+from helpers.processes import weights_spread
 from helpers.run_dir import Run
 
 
 def choose_backend(config: Config, machine: Machine) -> str:
-    """ "unsloth" with a GPU and Unsloth installed, else "transformers"; InputError if Unsloth is required."""
-    wanted, possible = config.training.backend, bool(machine.gpu and util.find_spec("unsloth"))
+    """ "unsloth" with a GPU and Unsloth installed, else "transformers"; InputError if Unsloth is required.
+
+    Unsloth's kernels need all of a layer's weights in one place: FSDP trains with transformers.
+    """
+    wanted = config.training.backend
+    possible = bool(machine.gpu and util.find_spec("unsloth")) and not weights_spread()
     if wanted == "unsloth" and not possible:
-        missing = "is not installed" if machine.gpu else "needs a GPU"
+        missing = "needs a GPU" if not machine.gpu else "knows no FSDP" if weights_spread() else "is not installed"
         raise InputError(f"training.backend = 'unsloth': Unsloth {missing}; auto or transformers trains without it")
     return "unsloth" if possible and wanted != "transformers" else "transformers"
 

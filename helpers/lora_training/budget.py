@@ -34,10 +34,13 @@ def matmul_rate() -> float:
     return 2 * size**3 / median(seconds[1:])
 
 
-def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: float) -> dict[str, float]:
+def training_budget(
+    config: Config, rows: Sequence[Encoded], units: int, rate: float, texts: Sequence[Encoded] = (), text_units: int = 0
+) -> dict[str, float]:
     """Steps, tokens, minutes and GiB that training on `rows` should take, at `rate` operations a second.
 
-    `units` is the number of rows or, where they are packed, of packs. A token costs 2 operations a weight forward
+    `units` is the number of rows or, where they are packed, of packs; `texts`, those of `data.corpus`, and `text_units`
+    come before them, once. A token costs 2 operations a weight forward
     and 2 backward, since the frozen weights get no gradient of their own, and 2 more where activations are recomputed
     (Kaplan et al. 2020, section 2.1, without the weight gradients). A GPU's arithmetic hides the minimum time of a
     layer, except where it waits for activations to be recomputed. Memory is weights, adapters with their gradients
@@ -47,11 +50,14 @@ def training_budget(config: Config, rows: Sequence[Encoded], units: int, rate: f
     training, shape = config.training, model_shape(config.model)
     dtype = compute_dtype(config)
     width = 4 if dtype == "float32" else 2
-    steps = planned_steps(config, units, world_size())
+    devices = world_size()
+    steps = planned_steps(config, units, devices, text_units)
     batches = steps * training.gradient_accumulation
-    tokens = sum(len(row["input_ids"]) for row in rows) / units * training.batch_size * batches
+    row_tokens, text_tokens = (sum(len(each["input_ids"]) for each in part) for part in (rows, texts))
+    places = training.batch_size * batches - text_units / devices  # of rows, on each device
+    tokens = text_tokens / devices + row_tokens / units * places
     recomputed = training.gradient_checkpointing
-    longest = config.model.max_length if training.packing else max(len(row["input_ids"]) for row in rows)
+    longest = config.model.max_length if training.packing else max(len(each["input_ids"]) for each in [*rows, *texts])
     activations = width * (6 * shape["hidden"] + 2 * shape["keys"] + 2 * shape["intermediate"])
     kept = width * shape["hidden"] * shape["layers"] + activations if recomputed else activations * shape["layers"]
     linear = shape["linear"] * (0.53 if config.model.load_in_4bit else width)  # NF4 with its doubly quantised scales

@@ -33,14 +33,18 @@ def settings_in_words(config: Config) -> dict[str, tuple[str, str]]:
     return {key: (str(value), IN_WORDS[key]) for key, value in config.flat().items() if key in IN_WORDS}
 
 
-def steps_remark(config: Config, steps: int, units: int) -> str:
-    """Steps against epochs, for so many rows, or packs of rows."""
+def steps_remark(config: Config, steps: int, units: int, text_units: int = 0) -> str:
+    """Steps against epochs, for so many rows, or packs of rows, after `text_units` of a corpus."""
     training = config.training
     what = "packs" if training.packing else "rows"
     together = training.batch_size * training.gradient_accumulation * world_size()
-    epoch, drawn = math.ceil(units / together), steps * together
+    epoch, drawn = math.ceil(units / together), steps * together - text_units
     first = f"Here: a step sees {together} {what}, so {units:,} {what} make {epoch:,} steps an epoch."
-    if steps < epoch:
+    if text_units:
+        before = math.ceil(text_units / together)
+        first += f" {text_units:,} {what} of the corpus come first, once, in {before:,} steps of their own."
+        steps -= before
+    if drawn < units:
         return f"{first} The {steps:,} planned steps end before that: {units - drawn:,} {what} are never seen."
     often = "once" if steps == epoch else f"about {steps / epoch:.1f} times"
     return f"{first} The {steps:,} planned steps see each of them {often}."

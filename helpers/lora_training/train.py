@@ -3,20 +3,19 @@
 import gc
 import importlib.util
 import math
-import time
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from accelerate import PartialState
 from datasets import concatenate_datasets
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer
 
 from helpers import InputError
-from helpers.files import atomic_dir, read_jsonl, write_json, write_jsonl
+from helpers.files import atomic_dir, read_jsonl, write_json
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
+    ByEpoch,
     CorpusFirst,
     Encoded,
     as_dataset,
@@ -26,17 +25,18 @@ from helpers.lora_training.batches import (
     planned_steps,
     smaller_batch,
 )
-from helpers.lora_training.checkpoints import finished, follow_schedule, last_checkpoint, mark_complete, take_over
-from helpers.losses import completion_loss, completion_nll
-from helpers.machine import describe_machine, is_main_process, memory_gib, peak_memory_gib, world_size
+from helpers.lora_training.checkpoints import finished, last_checkpoint, take_over
+from helpers.lora_training.journal import LogRows, TrainingLogCallback
+from helpers.lora_training.stopping import StopCallback
+from helpers.losses import causal_model, completion_loss
+from helpers.machine import describe_machine, is_main_process, peak_memory_gib, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
-from helpers.progress import Progress
+from helpers.processes import weights_spread
 from helpers.report.results import write_model_card
 from helpers.run_dir import Run, alone
 from helpers.sources.hub import nameless_base, public_name
 from helpers.tracking import log_table, tracked
 
-LogRows = list[dict[str, Any]]
 # The embedding layers are not trained; by default PEFT asks the hub whether they might have been resized.
 ADAPTER_ONLY = {"save_embedding_layers": False}
 
@@ -46,7 +46,7 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
     from trl import SFTConfig
 
     training, machine, dtype = run.config.training, describe_machine(), compute_dtype(run.config)
-    automatic = "adamw_8bit" if machine.gpu else "adamw_torch"
+    automatic = "adamw_8bit" if machine.gpu and not weights_spread() else "adamw_torch"  # the first knows no parts
     arguments = SFTConfig(
         output_dir=str(run / "checkpoints"),
         max_steps=steps,
@@ -94,7 +94,8 @@ def trainer_class(unsloth: bool) -> type:
     from trl import SFTTrainer
 
     gpu = describe_machine().gpu
-    fused = not unsloth and importlib.util.find_spec("triton") and gpu
+    # The kernel reads the head's weights, of which each process may hold a part alone.
+    fused = not unsloth and importlib.util.find_spec("triton") and gpu and not weights_spread()
     # Several processes need the forward pass of the wrapper that adds up their gradients.
     alone_on_cpu = not unsloth and gpu is None and world_size() == 1
 
@@ -103,9 +104,12 @@ def trainer_class(unsloth: bool) -> type:
         corpus = 0  # items of the dataset that are text, trained before the rows
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if not self.corpus:
-                return super()._get_train_sampler(train_dataset)
             args = self.args
+            if not self.corpus:
+                sampler = super()._get_train_sampler(train_dataset)
+                if args.train_sampling_strategy == "random":
+                    return sampler
+                return ByEpoch(sampler, args.seed, lambda: self.state.epoch)
             step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
             return CorpusFirst(self.corpus, len(self.train_dataset), args.max_steps * step_rows, args.seed)
 
@@ -118,91 +122,13 @@ def trainer_class(unsloth: bool) -> type:
             if fused:
                 return super().compute_loss(model, inputs, **kwargs)
             if alone_on_cpu:
-                return completion_loss(model, inputs, kwargs.get("num_items_in_batch"))
+                return completion_loss(causal_model(model), inputs, kwargs.get("num_items_in_batch"))
+            if weights_spread():  # the wrapper would round the loss to bfloat16, of which the log shows three digits
+                loss = completion_loss(model, inputs, kwargs.get("num_items_in_batch"))
+                return loss * self.accelerator.num_processes  # of which the gradients are the mean
             return Trainer.compute_loss(self, model, inputs, **kwargs)
 
     return ReasoningTrainer
-
-
-class TrainingLogCallback(TrainerCallback):
-    """Writes training/log.jsonl after each step, measures the validation loss, and marks checkpoints as complete."""
-
-    def __init__(
-        self,
-        run: Run,
-        validation: Sequence[Encoded],
-        pad: int,
-        watch: Callable[[LogRows], None] | None,
-        texts: Sequence[Encoded] = (),
-    ) -> None:
-        self.run, self.rows, self.pad, self.watch = run, validation, pad, watch
-        self.texts = texts[: run.config.evaluation.max_validation]  # of the corpus, unseen in training
-        self.validation = validation[: run.config.evaluation.max_validation]
-        self.log: LogRows = []
-        self.progress = Progress(0, "steps")
-        self.lap_started, self.lap_tokens = time.monotonic(), 0
-
-    def resume(self, step: int) -> None:
-        """Keep an interrupted run's log up to `step`; later steps are trained again."""
-        self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
-        self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # also if the setting has changed
-        if self.watch:
-            self.watch(self.log)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **loaded: Any) -> None:
-        follow_schedule(loaded["optimizer"], loaded["lr_scheduler"])
-        if not self.log:
-            self._validate(model, 0)
-        self.lap_started, self.lap_tokens = time.monotonic(), int(state.num_input_tokens_seen)
-        self.progress = Progress(state.max_steps, "steps", done=state.global_step).__enter__()
-
-    def lap(self, tokens: int) -> dict[str, float]:
-        """Tokens a second since the last step, given all real tokens so far, and memory in GiB."""
-        now = time.monotonic()
-        rate = (tokens - self.lap_tokens) / (now - self.lap_started)
-        self.lap_started, self.lap_tokens = now, tokens
-        return {"tokens_per_second": rate, "memory_gib": memory_gib()}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if "loss" in logs:
-            kept = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
-            row = {name: float(logs[name]) for name in kept if name in logs}
-            self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        loss = [row["loss"] for row in self.log if "loss" in row][-1:]
-        self.progress.update(note=f"loss {loss[0]:.2f}" if loss else "")
-        parts = self.run.config.training.validations
-        if state.global_step in {round(state.max_steps * i / parts) for i in range(1, parts + 1)}:
-            self._validate(model, state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # each process saves its own random state
-        if is_main_process():
-            mark_complete(self.run, self.run / f"checkpoints/checkpoint-{state.global_step}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.progress.__exit__(None, None, None)
-
-    def validations(self) -> LogRows:
-        """The log's validation measurements in order."""
-        return [row for row in self.log if "validation_nll" in row]
-
-    def _validate(self, model: Any, step: int) -> None:
-        started = time.monotonic()
-        rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
-        found = {"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]}
-        if self.texts:
-            found["corpus_nll"] = fmean(completion_nll(model, self.texts, self.pad, f"unseen texts at step {step}"))
-        self.lap_started += time.monotonic() - started  # validation does not count as training time
-        self._add(found)
-
-    def _add(self, row: dict[str, Any]) -> None:
-        self.log.append(row)
-        if is_main_process():
-            write_jsonl(self.run / "training/log.jsonl", self.log)
-        if self.watch:
-            self.watch(self.log)
 
 
 @alone
@@ -276,19 +202,20 @@ def _train_once(
     steps = planned_steps(run.config, len(dataset) - corpus, world_size(), corpus)
     if checkpoint:
         journal.resume(done)
+    stop = StopCallback(run)
     trainer = trainer_class(unsloth)(
         model=model,
         args=sft_config(run, steps, report_to, batch, accumulation),
         train_dataset=dataset,
         data_collator=collator(run.config, tokenizer.pad_token_id, unsloth),
         processing_class=tokenizer,
-        callbacks=[journal],
+        callbacks=[journal, stop],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.journal, trainer.corpus = journal, corpus
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if is_main_process():
-        save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
     metrics = _metrics(run, journal, trainer, done, len(rows))
     if is_main_process():
         write_json(run / "training/metrics.json", metrics)
@@ -296,14 +223,25 @@ def _train_once(
 
 
 def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
-    """Write adapter/ atomically: weights, tokenizer and a first model card."""
+    """Write adapter/: weights, tokenizer and a first model card. All processes call it, and one writes."""
+    weights = whole_adapter(model)
+    if not is_main_process():
+        return
     model.peft_config["default"].base_model_name_or_path = public_name(run.config)
     if warning := nameless_base(run.config):
         print(warning)
     with atomic_dir(run / "adapter") as folder:
-        model.save_pretrained(folder, **ADAPTER_ONLY)
+        model.save_pretrained(folder, state_dict=weights, **ADAPTER_ONLY)
         save_tokenizer(tokenizer, run.config.model, folder)
         write_model_card(run, folder / "README.md")
+
+
+def whole_adapter(model: Any) -> dict[str, Any]:
+    """The trained weights by name, gathered where they are spread over the processes."""
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {
+        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in trained.items()
+    }
 
 
 def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, rows: int) -> dict[str, Any]:

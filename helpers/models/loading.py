@@ -16,6 +16,7 @@ from helpers.files import project_path, read_json, write_json, write_text
 from helpers.machine import describe_machine
 from helpers.models.packaged import embedded_folder, tiny_folder
 from helpers.models.portable import portable_tokenizer_config
+from helpers.processes import weights_spread
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import check_template, end_of_turn
 from helpers.sources.hub import ask_first, explain, is_hub_id
@@ -250,14 +251,18 @@ def model_shape(settings: ModelSettings) -> dict[str, int]:
 
 
 def load_base(config: Config) -> Any:
-    """The base model, in `compute_dtype`; in 4-bit NF4 where the settings say so."""
+    """The base model, in `compute_dtype`; in 4-bit NF4 where the settings say so.
+
+    With FSDP 16-bit weights are read by one process, and not onto its GPU; 4-bit ones are packed into a type that FSDP
+    can divide.
+    """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     machine = describe_machine()
     dtype = getattr(torch, compute_dtype(config))
     extra: dict[str, Any] = {"dtype": dtype}
-    if machine.gpu:
+    if machine.gpu and (config.model.load_in_4bit or not weights_spread()):
         extra["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     if config.model.load_in_4bit:
         extra["quantization_config"] = BitsAndBytesConfig(
@@ -265,6 +270,7 @@ def load_base(config: Config) -> Any:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            **({"bnb_4bit_quant_storage": dtype} if weights_spread() else {}),
         )
     model = from_source(AutoModelForCausalLM.from_pretrained, config.model, **extra)
     return model.eval()

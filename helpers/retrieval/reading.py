@@ -18,7 +18,7 @@ from helpers.answers import (
 )
 from helpers.files import read_jsonl, write_json, write_jsonl
 from helpers.knowledge.documents import Passage
-from helpers.knowledge.library import Library, holds, open_library
+from helpers.knowledge.library import CONTEXTS, Library, holds, open_library
 from helpers.models.loading import load_tokenizer, load_with_adapter
 from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import fit_passages, with_passages
@@ -92,7 +92,7 @@ def found_for(
     if condition == "thought":
         return library.index.search(f"{library.widened(question.question)} {thought}", k)
     if question.context:
-        return [Passage(question.context, "Abstract", question.answered_by, "")]
+        return [Passage(question.context, "Abstract", f"{CONTEXTS}#{question.answered_by}", "")]
     near = library.index.search(question.question, 200) if question.answered_by else []
     return [passage for passage in near if holds(passage, question.answered_by)][:k]
 

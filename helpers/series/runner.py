@@ -18,7 +18,7 @@ import nbformat
 import psutil
 from jupyter_client.manager import AsyncKernelManager
 
-from helpers import PROJECT_ROOT, InputError, StageError
+from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
 from helpers.files import publish, read_json, write_json, write_text
 from helpers.lora_training.backends import choose_backend
 from helpers.machine import describe_machine
@@ -27,7 +27,11 @@ from helpers.report.results import CONTENT_POLICY, STAGES, write_index
 from helpers.run_dir import RESULT_FOLDERS, Run, alone_in, set_aside
 from helpers.secrets import export_secrets
 from helpers.series.stages import LEAVES, changes, stage_inputs, trained_by_other_code
+from helpers.session import STARTED, back_up
 
+STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
+BACKUP_SECONDS = 300
+START_SECONDS = 300
 SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 # What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
@@ -108,6 +112,7 @@ def run_series(
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
         choose_backend(run.config, describe_machine())  # InputError before any work if Unsloth cannot run
     export_secrets()  # Colab gives secrets to the process of its page, not to the kernels started here
+    os.environ.setdefault(STARTED, str(time.monotonic()))
     with alone_in(run):
         return _run_series(run, stages, force, tell)
 
@@ -137,7 +142,7 @@ def _run_series(
         started = time.monotonic()
         earlier = set(run.path.glob("earlier/*"))
         try:
-            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)), _backing_up(run, stage):
                 execute(run, stage)
         finally:
             for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
@@ -147,6 +152,7 @@ def _run_series(
         records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
         write_json(run / "stages.json", records)
         write_index(run)
+        back_up(run.path, run.config.session.backup)
         tell(stage, "finished", f"{seconds:.0f} s")
         times.append((stage, seconds))
     write_index(run)
@@ -172,24 +178,30 @@ def execute(run: Run, stage: str) -> None:
                 cwd=PROJECT_ROOT,
                 kernel_name="python3",
                 kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"stderr": stderr}),
-                start_timeout=300,
+                start_timeout=START_SECONDS,
                 progress_bar=False,
                 log_output=False,
             )
         except PapermillExecutionError as error:
-            reason, input_error = error.evalue.partition("\n")[0], error.ename == "InputError"
+            reason, status = error.evalue.partition("\n")[0], STATUS.get(error.ename, 1)
             if NO_ROOM.search(f"{error.ename}: {error.evalue}"):
                 raise InputError(_no_room(run, stage)) from None
             raise StageError(
-                reason if input_error else f"{stage} failed: {error.ename}: {reason}",
+                reason if status != 1 else f"{stage} failed: {error.ename}: {reason}",
                 f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
-                input_error,
+                status,
             ) from None
         except DeadKernelError:
             stderr.seek(0)
             raise StageError(
                 f"{stage} failed: its kernel died, most often because memory ran out",
                 stderr.read().decode(errors="replace"),
+            ) from None
+        except RuntimeError as error:  # jupyter_client's, and it waits by a clock that can be put forward
+            if "didn't respond in" not in str(error):
+                raise
+            raise StageError(
+                f"{stage} failed: its kernel did not start in {START_SECONDS} seconds, or the clock jumped: try again"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -230,6 +242,30 @@ def write_page(notebook: Path) -> None:
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
     write_text(notebook.with_suffix(".html"), body.replace("<head>", f"<head>{policy}", 1))
+
+
+@contextmanager
+def _backing_up(run: Run, stage: str) -> Iterator[None]:
+    """In the block, copy the run folder to `session.backup` every five minutes, and once more at the end.
+
+    04 copies its checkpoints itself, as they are written.
+    """
+    done, backup = threading.Event(), run.config.session.backup
+
+    def copy() -> None:
+        while not done.wait(BACKUP_SECONDS):
+            back_up(run.path, backup)
+
+    copier = threading.Thread(target=copy, daemon=True)
+    if backup and stage != "04_lora_training":
+        copier.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if copier.is_alive():
+            copier.join()
+        back_up(run.path, backup)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ SETTINGS = {
     "06_export": ("seed", "model", "generation", "export"),
     "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),
 }
+# What 03 reads beside that where rows get passages; a run without them does not depend on its library.
+FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.k")
 # Paths inside the run folder.
 READS = {
     "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
@@ -52,8 +54,10 @@ Inputs = dict[str, dict[str, Any]]
 
 def stage_inputs(run: Run, stage: str) -> Inputs:
     """Everything that a stage's results depend on: its settings' values, and fingerprints of its files and code."""
-    read = SETTINGS[stage]
-    settings = {key: value for key, value in run.config.flat().items() if key in read or key.split(".")[0] in read}
+    read, flat = SETTINGS[stage], run.config.flat()
+    if stage == "03_dataset_prep" and flat["data.passages"]:
+        read += FOR_PASSAGES
+    settings = {key: value for key, value in flat.items() if key in read or key.split(".")[0] in read}
     files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
     sources = [settings["data.source"]] if "data.source" in settings else []
     sources += settings.get("evaluation.questions", [])

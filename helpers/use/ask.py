@@ -16,6 +16,7 @@ from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.prompts.families import END_THINK
 from helpers.run_dir import Run
 from helpers.sources.tables import read_table, row_id
+from helpers.use.citations import listed
 from helpers.use.client import Ended, Endpoint, Piece, check_question
 
 Row = dict[str, Any]
@@ -80,7 +81,8 @@ def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[
     def rows(questions: list[str]) -> Iterator[Row]:
         for question in questions:
             *_, end = endpoint.stream(question, settings)
-            yield _row(end.text, end.finished, end.tokens)
+            sources = {} if end.sources is None else listed(end.sources, end.text)
+            yield _row(end.text, end.finished, end.tokens) | sources
 
     made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
     return {endpoint.model: Answerer(made_by, pieces, rows)}

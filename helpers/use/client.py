@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from helpers import InputError
 from helpers.config import GenerationSettings
+from helpers.knowledge.documents import Passage
+from helpers.knowledge.markup import clean
 from helpers.prompts.families import END_THINK, THINK
 
 MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
@@ -36,7 +38,8 @@ class Ended:
     """The end of a stream. `finished`: not by the limit; `seconds` since the request, `tokens` generated.
 
     `text` is the whole reply, and `split_reasoning` of it replaces the kinds of the pieces: a stream cannot know which
-    `</think>` is the last, nor whether one will come.
+    `</think>` is the last, nor whether one will come. `sources` are the passages that a server found for the question
+    (`serve --sources`); None where it sent no list of them.
     """
 
     text: str
@@ -44,6 +47,7 @@ class Ended:
     tokens: int
     seconds: float
     first_token_seconds: float
+    sources: list[Passage] | None = None
 
 
 def check_question(text: str) -> str:
@@ -101,10 +105,11 @@ class Endpoint:
             "stream_options": {"include_usage": True},
         }
         started, first, tokens, reason = time.monotonic(), None, 0, None
-        thinking, answer, splitter = "", "", _Splitter()
+        thinking, answer, splitter, sources = "", "", _Splitter(), None
         with self._readable_errors(), self._create(request) as chunks:
             for chunk in chunks:
                 tokens = chunk.usage.completion_tokens if chunk.usage else tokens
+                sources = (chunk.model_extra or {}).get("sources", sources)
                 for choice in chunk.choices:
                     extra, content = choice.delta.model_extra or {}, choice.delta.content
                     thought = extra.get("reasoning_content") or extra.get("reasoning")
@@ -118,8 +123,8 @@ class Endpoint:
                         yield from [Piece("answer", content)] if thinking else splitter.add(content)
                     reason = choice.finish_reason or reason
         yield from splitter.add("", last=True)
-        seconds = time.monotonic() - started
-        yield Ended(joined(thinking, answer), reason == "stop", tokens, seconds, seconds if first is None else first)
+        seconds, reply = time.monotonic() - started, joined(thinking, answer)
+        yield Ended(reply, reason == "stop", tokens, seconds, seconds if first is None else first, _passages(sources))
 
     def _create(self, request: dict[str, Any]) -> Any:
         """The stream of chunks. A parameter that the server rejects is renamed or dropped, and the request repeated."""
@@ -180,6 +185,15 @@ def joined(thinking: str, answer: str) -> str:
     """A reply as one text: `</think>` is added where the server split there, and before an answer without any tag."""
     tagged = THINK in answer or END_THINK in answer
     return f"{thinking}{END_THINK}\n\n{answer}" if answer and (thinking or not tagged) else thinking or answer
+
+
+def _passages(sent: Any) -> list[Passage] | None:
+    """The passages in a reply's `sources`, each in its place whatever it holds; None for what is no list."""
+    names = ("text", "title", "source", "licence", "address")
+    rows = [each if isinstance(each, dict) else {} for each in sent] if isinstance(sent, list) else None
+    return (
+        rows if rows is None else [Passage(**{name: clean(str(row.get(name) or "")) for name in names}) for row in rows]
+    )
 
 
 class _Splitter:

@@ -11,8 +11,9 @@ from typing import Any
 
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
+from helpers.use.citations import unknown_citations
 from helpers.use.client import MAX_QUESTION, joined
-from helpers.use.sources import open_book, unknown_citations
+from helpers.use.sources import open_book
 
 
 def parsed(body: bytes) -> dict[str, Any]:

@@ -136,6 +136,21 @@ def test_files_of_one_name_in_two_folders_are_two_documents(tmp_path):
     assert sorted(each["split"] for each in rows) == ["train", "unseen"]
 
 
+CITATION = (
+    "<PubmedArticle><MedlineCitation><PMID>{0}</PMID><DateRevised><Year>{1}</Year></DateRevised>"
+    "<Article><ArticleTitle>Title {0} of {1}.</ArticleTitle></Article></MedlineCitation></PubmedArticle>"
+)
+
+
+def test_of_versions_the_newest_stays_and_what_is_withdrawn_goes(tmp_path):
+    """As in an index, also where a file has no number that would date its deletions."""
+    citations = "".join(CITATION.format(*each) for each in [(1, 2020), (2, 2021), (2, 2019), (3, 2020)])
+    withdrawn = "<DeleteCitation><PMID>1</PMID></DeleteCitation>"
+    (tmp_path / "some.xml").write_text(f"<PubmedArticleSet>{citations}{withdrawn}</PubmedArticleSet>")
+    rows = corpus_rows([str(tmp_path / "some.xml")], seed=1)
+    assert [each["text"] for each in rows] == ["Title 2 of 2021.", "Title 3 of 2020."]
+
+
 @pytest.mark.parametrize("content", ["", '{"id": 1, "text": ""}\n'])
 def test_a_corpus_without_a_document_is_one_line(tmp_path, content):
     (tmp_path / "empty.jsonl").write_text(content)

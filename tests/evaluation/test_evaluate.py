@@ -1,5 +1,8 @@
 """Stage 05's steps: what both sides are asked, what is stored, and how an evaluation that was stopped continues."""
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -8,7 +11,7 @@ import torch
 from evaluated_rows import choice
 from peft import LoraConfig, get_peft_model
 
-from helpers import InputError, answers, decoding
+from helpers import PROJECT_ROOT, InputError, answers, decoding
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, predict, predict_between
@@ -254,10 +257,47 @@ def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
         evaluate(Run(tmp_path, Config.resolve("smoke")))
 
 
-def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path, sample_rows, monkeypatch):
-    """As after kill -9: what was kept is what had been flushed, and the last line may be torn."""
+def trained(folder, rows):
+    """A run folder as 04 leaves it, with a random adapter."""
     few = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
     changes = few | {"generation.temperature": 0.9, "generation.max_new_tokens": 8, "tracking.wandb": "disabled"}
+    run = open_run("smoke", folder, changes)
+    write_jsonl(run / "data/validation.jsonl", rows[:2])
+    torch.manual_seed(0)
+    how = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(load_base(run.config), how).save_pretrained(run / "adapter")
+    return run
+
+
+def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(tmp_path, sample_rows, monkeypatch):
+    alone, together = (trained(tmp_path / name, sample_rows) for name in ("alone", "together"))
+    evaluate(alone)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "evaluate.py"]
+    done = subprocess.run(
+        [*launch, "--run-dir", str(together.path)],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("loss of unseen rows") == 1
+    kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
+    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned", "strength-0.5")}
+
+    monkeypatch.setattr("helpers.generation.decode", None)
+    evaluate(together)
+    for side in ("base", "tuned", "strength"):
+        one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (alone, together))
+        for a, b in zip(one, two, strict=True):
+            assert a.keys() == b.keys()
+            for key in a:  # losses and probabilities but for rounding, the rest to the letter
+                rounded = key.startswith("nll") or (key == "letters" and a[key])
+                assert b[key] == (pytest.approx(a[key], rel=1e-4) if rounded else a[key])
+
+
+def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path, sample_rows, monkeypatch):
+    """As after kill -9: what was kept is what had been flushed, and the last line may be torn."""
     decode, counts, limit = decoding.decode, [], 1000
 
     def counted(model, tokenizer, prompts, settings, seed, order, done, *more):
@@ -273,15 +313,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path
 
     monkeypatch.setattr("helpers.generation.decode", counted)
 
-    def folder(name):
-        run = open_run("smoke", tmp_path / name, changes)
-        write_jsonl(run / "data/validation.jsonl", sample_rows[:2])
-        torch.manual_seed(0)
-        how = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        get_peft_model(load_base(run.config), how).save_pretrained(run / "adapter")
-        return run
-
-    whole, stopped = folder("whole"), folder("stopped")
+    whole, stopped = (trained(tmp_path / name, sample_rows) for name in ("whole", "stopped"))
     evaluation.evaluate(whole)
     assert counts == [5, 5, 1]
     limit = 11 + 5 + 3

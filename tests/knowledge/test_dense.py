@@ -85,14 +85,14 @@ def test_another_embedder_of_the_same_name_is_another(index, embedder, tmp_path)
 
 def test_what_is_broken_off_leaves_the_old_vectors_or_none(index, embedder, tmp_path, monkeypatch):
     dense = Dense(index, str(embedder))
-    embed = dense.embedder.embed
+    embed = dense.embed
 
     def embed_while_the_index_changes(texts):
         if len(texts) > 1:
             index.add(doc("8", "heart"))
         return embed(texts)
 
-    monkeypatch.setattr(dense.embedder, "embed", embed_while_the_index_changes)
+    monkeypatch.setattr(dense, "embed", embed_while_the_index_changes)
     with pytest.raises(InputError, match="changed while its vectors were made: try again"):
         dense.build()
     assert not list(tmp_path.glob("*dense*")) + list(tmp_path.glob(".*dense*"))

@@ -116,12 +116,11 @@ def test_hostile_text_is_stored_and_found_as_text(tmp_path, monkeypatch, large):
         index.search("w" * 1_000_000 + " " + "many words " * 50_000, 3)
 
 
-def test_k_and_the_most_passages_of_one_document(tmp_path):
+def test_k_is_the_number_of_passages(tmp_path):
     index = Index(tmp_path / "i")
     index.add([doc("many", *(f"heart {n}" for n in range(60))), doc("one", "heart and other words"), doc("no", "x")])
-    assert {p.source for p in index.search("heart", 10)} == {"many"}
-    assert [p.source for p in index.search("heart", 10, per_document=1)] == ["many", "one"]
-    assert [p.source for p in index.search("heart", 3, per_document=2)] == ["many", "many", "one"]
+    assert [p.source for p in index.search("heart", 10)] == ["many"] * 10
+    assert [p.source for p in index.search("heart", 99)] == ["many"] * 60 + ["one"]
     for k in (0, -1, 1.5):
         with pytest.raises(InputError):
             index.search("heart", k)
@@ -457,7 +456,7 @@ def test_pubmedqa_questions_find_their_abstracts(tmp_path):
     rows = read_jsonl(SHARED / "data" / "pubmedqa_pqal_train_500.jsonl")
     index = Index(tmp_path / "i")
     index.add(Document(str(row["id"]), [Section((), [str(row["context"])])]) for row in rows)
-    ranks = [[p.source for p in index.search(row["question"], 5, per_document=1)] for row in rows]
+    ranks = [[p.source for p in index.search(row["question"], 5)] for row in rows]
     hits = [str(row["id"]) in found for row, found in zip(rows, ranks, strict=True)]
     first = [found[:1] == [str(row["id"])] for row, found in zip(rows, ranks, strict=True)]
     assert sum(first) / len(rows) > 0.93

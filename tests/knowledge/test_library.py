@@ -60,8 +60,17 @@ def test_an_index_of_other_sources_is_made_anew(opened, write):
     library = opened(str(liver))
     assert library.index.documents == 1
     assert library.index.search("beats", 1) == []
-    assert opened(str(liver), questions=[question(1, "The spleen.")]).index.documents == 2
-    assert opened(str(liver)).index.documents == 1  # the abstracts of questions that are asked no more are gone
+
+
+def test_other_questions_change_their_abstracts_alone(opened, write, monkeypatch):
+    """03 opens the library without them, and 07 with them."""
+    liver = str(write("liver.md", "# Liver\n\nIt is brown.\n"))
+    opened(liver)
+    asked = [question(1, "The spleen."), question(2, "The lung.")]
+    for some, added, deleted in ((asked, 2, 0), (asked[1:], 0, 1), ((), 0, 1)):
+        library = opened(liver, questions=some)
+        assert (library.added.documents, library.added.deleted) == (added, deleted)
+        assert library.index.documents == 1 + len(some)
 
 
 def test_a_questions_context_is_found_without_its_words(opened, write):
@@ -69,8 +78,9 @@ def test_a_questions_context_is_found_without_its_words(opened, write):
     library = opened(str(write("notes.md", "# Heart\n\nIt beats.\n")), questions=asked)
     assert library.index.documents == 3
     [found] = library.index.search("brown", 5)
-    assert (found.source, found.title, found.text) == ("123", "Abstract", "The liver is brown.\nIt is large.")
-    assert [each.source for each in library.index.search("spleen", 5)] == ["q2"]
+    assert (found.title, found.text) == ("Abstract", "The liver is brown.\nIt is large.")
+    assert holds(found, "123")
+    assert [holds(each, "q2") for each in library.index.search("spleen", 5)] == [True]
     assert library.index.search("zebra", 5) == []
 
 

@@ -1,8 +1,10 @@
 import time
+from contextlib import suppress
 
 import pytest
 
 from helpers.knowledge import cnxml, own_files
+from helpers.knowledge.documents import UnreadableError
 from helpers.knowledge.markup import clean
 
 
@@ -26,7 +28,8 @@ MANY = 20_000
 )
 def test_a_module_takes_a_time_in_proportion_to_its_length(content):
     start = time.process_time()
-    list(cnxml.read_module(cnxml.Path("/nowhere/m/index.cnxml"), content.encode()))
+    with suppress(UnreadableError):
+        list(cnxml.read_module(cnxml.Path("/nowhere/m/index.cnxml"), content.encode()))
     assert time.process_time() - start < 2
 
 
@@ -39,5 +42,6 @@ def test_a_module_takes_a_time_in_proportion_to_its_length(content):
 )
 def test_an_own_file_takes_a_time_in_proportion_to_its_length(write, name, line):
     path, start = write(name, line * MANY), time.process_time()
-    list(own_files.read_own_file(path, path))
+    with suppress(UnreadableError):
+        list(own_files.read_own_file(path, path))
     assert time.process_time() - start < 2

@@ -561,6 +561,17 @@ def test_the_budget_is_near_what_was_measured(overrides, length, rate, tokens_pe
     assert plan["tokens"] == pytest.approx(4000 * length, rel=0.01)
 
 
+def test_the_plan_counts_the_corpus_once_and_what_it_takes():
+    settings = {"training.batch_size": 2, "training.gradient_accumulation": 3, "training.packing": False}
+    config = Config.resolve("smoke", {**settings, "training.max_steps": -1, "training.epochs": 2})
+    rows, texts = ([{"input_ids": [1] * length}] * n for length, n in ((10, 60), (100, 30)))
+    alone, both = (budget.training_budget(config, rows, 60, 1e11, *more) for more in ((), (texts, 30)))
+    assert (alone["steps"], both["steps"]) == (20, 25)
+    assert (alone["tokens"], both["tokens"]) == (1200, 1200 + 3000)
+    assert both["minutes"] == pytest.approx(alone["minutes"] * 4200 / 1200)
+    assert both["memory_gib"] > alone["memory_gib"]
+
+
 def test_the_machines_rate_is_measured():
     assert 1e9 < budget.matmul_rate() < 1e16
 

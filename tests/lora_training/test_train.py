@@ -3,8 +3,10 @@
 import copy
 import json
 import shutil
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,13 +21,13 @@ from trainings import Killed, losses
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
-from helpers import InputError, decoding, generation
+from helpers import InputError, StoppedError, decoding, generation
 from helpers.answers import adapter_switched
 from helpers.config import Config, GenerationSettings, ModelSettings
 from helpers.decoding import can_decode
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import generate, stream
-from helpers.lora_training import checkpoints
+from helpers.lora_training import checkpoints, stopping
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.batches import load_split, planned_steps
 from helpers.lora_training.checkpoints import last_checkpoint, take_over
@@ -36,9 +38,10 @@ from helpers.models import loading as models
 from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
-from helpers.run_dir import Run, open_run
+from helpers.run_dir import ADAPTER, Run, open_run
 from helpers.sampling import make_sampler
 from helpers.series.stages import SETTINGS
+from helpers.session import STARTED, back_up, tell_training_to_stop
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
@@ -219,9 +222,9 @@ def test_a_training_leaves_its_adapter_its_metrics_and_its_log(trained):
 
 
 def test_training_reads_the_settings_that_the_table_says(trained):
-    """But for a name that it puts into the adapter, and the cards and `push` take anew."""
+    """But for a name that it puts into the adapter, which cards and `push` take anew, and for when a session ends."""
     listed = SETTINGS["04_lora_training"]
-    read = trained.read - {"profile", "export.base_model"}
+    read = {key for key in trained.read if not key.startswith("session.")} - {"profile", "export.base_model"}
     assert {key for key in read if key not in listed and key.split(".")[0] not in listed} == set()
     assert trained.read >= {"seed", "lora.r", "training.learning_rate", "evaluation.max_validation", "model.max_length"}
 
@@ -285,6 +288,85 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_row
     assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
     for name, weight in adapter_weights(trained.run).items():
         torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_come_in_the_same_order_after_two_resumes_in_later_epochs(short_rows, tmp_path):
+    """The second is from a checkpoint of a training that was itself resumed."""
+    few = {"training__max_steps": 9, "training__checkpoints": 9, "training__validations": 1}
+    undisturbed, run = (make_run(tmp_path / name, short_rows, **few) for name in ("undisturbed", "run"))
+    train(undisturbed)
+    for last in (5, 7):  # four steps an epoch
+
+        def kill(log, last=last):
+            if last in losses(log):
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(run, watch=kill)
+    train(run)
+    before, after = (read_jsonl(folder / "training/log.jsonl") for folder in (undisturbed, run))
+    assert [row.get("tokens") for row in after] == [row.get("tokens") for row in before]
+    assert losses(after) == losses(before)
+    assert (run / ADAPTER[0]).read_bytes() == (undisturbed / ADAPTER[0]).read_bytes()
+
+
+def go_on(run, trained):
+    """Train on after a stop: the end must be that of the undisturbed training, bit for bit."""
+    metrics = train(run)
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, STEPS - 1)
+    log = read_jsonl(run / "training/log.jsonl")
+    assert (losses(log), validations(log)) == (losses(trained.log), validations(trained.log))
+    assert (run / ADAPTER[0]).read_bytes() == (trained.run / ADAPTER[0]).read_bytes()
+
+
+def test_a_training_ends_by_itself_before_the_session_does(trained, short_rows, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", short_rows, session__minutes=10)
+    clock, steps = SimpleNamespace(now=time.monotonic()), iter(range(STEPS + 1))
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setenv(STARTED, str(clock.now - 60))  # a minute for the stages before
+
+    def minutes_pass(log):
+        clock.now += 150 if "loss" in log[-1] and next(steps) < STEPS else 0
+
+    with pytest.raises(StoppedError, match=r"^session.minutes = 10 are nearly over: training is saved after step 3 of"):
+        train(run, watch=minutes_pass)  # 8.5 minutes after three steps, and the next takes 2.5
+    assert last_checkpoint(run)[1] == STEPS - 1
+    assert not (run / "adapter").exists()
+    monkeypatch.undo()
+    go_on(open_run("auto", run.path, {"session.minutes": None}), trained)
+
+
+def test_a_training_that_is_told_to_go_saves_first(trained, short_rows, tmp_path):
+    run = make_run(tmp_path / "run", short_rows)
+    told = []
+
+    def take_the_machine(log):
+        if STEPS - 2 in losses(log) and not told:  # the third step is under way
+            told.append(tell_training_to_stop(run.path))
+
+    with pytest.raises(StoppedError, match=r"^SIGTERM: training is saved after step 3 of 4"):
+        train(run, watch=take_the_machine)
+    assert told == [True]
+    assert not tell_training_to_stop(run.path)  # nobody trains there now
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    go_on(run, trained)
+
+
+def test_another_machine_goes_on_from_the_copy(trained, short_rows, tmp_path):
+    copy = tmp_path / "drive/run"
+    run = make_run(tmp_path / "one/run", short_rows, session__backup=str(copy))
+    back_up(run.path, str(copy))  # as the series does after 03
+    with pytest.raises(Killed):
+        train(run, watch=lambda log: (_ for _ in ()).throw(Killed) if STEPS in losses(log) else None)
+    shutil.rmtree(tmp_path / "one")
+    assert [path.name for path in (copy / "checkpoints").iterdir()] == ["checkpoint-2"]
+
+    other = open_run("auto", tmp_path / "two/run", {"session.backup": str(copy)})
+    assert train(other)["resumed_from"] == 2
+    assert losses(read_jsonl(other / "training/log.jsonl")) == losses(trained.log)
+    assert (other / ADAPTER[0]).read_bytes() == (trained.run / ADAPTER[0]).read_bytes()
+    # The last checkpoints but no more, each whole.
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_a_checkpoint_that_was_not_finished_is_no_checkpoint(trained, interrupted):

@@ -40,6 +40,15 @@ def test_steps_are_set_against_epochs():
     assert steps_remark(config, 34, 100).endswith("about 2.0 times.")
 
 
+def test_a_corpus_takes_steps_of_its_own():
+    config = Config.resolve("laptop", {"training.batch_size": 2, "training.gradient_accumulation": 3})
+    said = steps_remark(config, 7, 100, 13)
+    assert "13 rows of the corpus come first, once, in 3 steps of their own. The 4 planned steps end" in said
+    assert said.endswith("71 rows are never seen.")  # the corpus leaves five places of its third step
+    assert steps_remark(config, 19, 100, 13).endswith("The 16 planned steps see each of them about 0.9 times.")
+    assert steps_remark(config, 20, 100, 13).endswith("see each of them once.")
+
+
 def test_a_step_and_a_plan():
     assert "lowered the loss on its own row by 0.5000" in step_remark(3.0, 2.5)
     assert "raised the loss by 0.5000" in step_remark(2.5, 3.0)

@@ -134,7 +134,7 @@ def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
     rows = {key: (row["sources"], row["found"]) for key, row in there.rows().items()}
     assert rows["closed", "q0"] == ([], None)
     assert rows["open", "q0"] == rows["oracle", "q0"] == (["corpus.jsonl#heart"], True)
-    assert rows["open", "abstract"] == rows["oracle", "abstract"] == (["123"], True)
+    assert rows["open", "abstract"] == rows["oracle", "abstract"] == (["contexts.jsonl#123"], True)
     assert rows["open", "unknown"] == (["corpus.jsonl#spleen"], None)
     assert rows["oracle", "unknown"] == ([], None)
     assert rows["thought", "unknown"][1] is None
@@ -217,7 +217,7 @@ def test_the_oracle_gives_passages_of_the_right_document_only_the_likeliest_firs
 
 
 def test_the_oracle_of_a_question_with_its_context_is_that(library):
-    for named, source in (("123", "123"), (None, "q0")):
+    for named, source in (("123", "contexts.jsonl#123"), (None, "contexts.jsonl#q0")):
         question = choice_question(0, "heart?", context="An abstract.", relevant=named)
         [found] = found_for(library, question, "oracle", 3)
         assert (found.text, found.source) == ("An abstract.", source)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -13,12 +14,13 @@ import pytest
 
 from helpers import PROJECT_ROOT, InputError, StageError
 from helpers.run_dir import open_run
+from helpers.secrets import SECRETS
 from helpers.series import runner
 from helpers.series.runner import execute, run_series, socket_folder
 
 SHOWN = """
 import json, locale, os, pathlib, sys
-names = ["WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "WANDB_API_KEY"]
+names = ["WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "WANDB_API_KEY", "NCBI_API_KEY"]
 import helpers.machine
 facts = {name: os.environ.get(name) for name in names}
 facts |= {"encoding": locale.getpreferredencoding(), "project": os.getcwd()}
@@ -97,12 +99,20 @@ def test_colabs_secrets_reach_the_stages_that_00_starts(run, tmp_path, monkeypat
     import google
 
     monkeypatch.setattr(google, "__path__", [str(tmp_path / "colab/google"), *google.__path__])
-    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+    for name in SECRETS:
         monkeypatch.setenv(name, "")  # put back afterwards
         monkeypatch.delenv(name)
     run_series(run, ["01_setup"])
     facts = json.loads(Path(os.environ["SHOWN"]).read_text())
-    assert (facts["HF_TOKEN"], facts["WANDB_API_KEY"]) == ("the HF_TOKEN", "the WANDB_API_KEY")
+    assert {name: facts[name] for name in SECRETS} == {name: f"the {name}" for name in SECRETS}
+
+
+def test_a_kernel_that_does_not_answer_is_one_line(run, monkeypatch):
+    """Also where the clock jumps a day ahead as it starts."""
+    clock, jump = time.time, iter([0])
+    monkeypatch.setattr("jupyter_client.client.time.time", lambda: clock() + next(jump, 86_400))
+    with pytest.raises(StageError, match=r"^01_setup failed: its kernel did not start in 300 seconds, or the clock"):
+        execute(run, "01_setup")
 
 
 # Sockets ----------------------------------------------------------------------------------------------------------

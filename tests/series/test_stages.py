@@ -4,15 +4,17 @@ import json
 import shutil
 
 import pytest
+from conftest import settings_read
 
 from helpers import PROJECT_ROOT
 from helpers.config import Config
+from helpers.dataset_prep.prepare import prepare
 from helpers.files import write_text
 from helpers.modules import LEFT_OUT, SHOWS, code_of
 from helpers.report.results import STAGES
-from helpers.run_dir import Run
+from helpers.run_dir import Run, open_run
 from helpers.series import stages
-from helpers.series.stages import SETTINGS, changes, notebook_code, stage_inputs, trained_by_other_code
+from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
 
 NAMES = list(STAGES)
 ALL = "01 02 03 04 05 06 07"
@@ -29,26 +31,27 @@ RUNS = {
     "export/remarks.py": "", "files.py": ALL, "generation.py": "02 05 06 07", "gpus.yaml": ALL,
     "handbook.jsonl": "03 07", "index.html.j2": "", "knowledge/__init__.py": "03 07", "knowledge/cnxml.py": "03 07",
     "knowledge/cnxml_tables.py": "03 07", "knowledge/corpora.py": "03 07", "knowledge/dense.py": "",
-    "knowledge/documents.py": "03 07", "knowledge/embedder.py": "", "knowledge/engines.py": "03 07",
-    "knowledge/entrez.py": "", "knowledge/html_text.py": "03 07", "knowledge/importing.py": "03 07",
-    "knowledge/index.py": "03 07", "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07",
-    "knowledge/markup.py": "03 07", "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
-    "knowledge/pdf.py": "03 07", "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07",
-    "knowledge/synonyms.py": "03 07", "knowledge/terms.py": "03 07", "lora_training/__init__.py": "",
-    "lora_training/backends.py": "04", "lora_training/batches.py": "04", "lora_training/budget.py": "",
-    "lora_training/checkpoints.py": "04", "lora_training/remarks.py": "", "lora_training/train.py": "04",
-    "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06", "models/__init__.py": "",
-    "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL, "models/portable.py": ALL,
-    "modules.py": "", "owner.py": "", "profiles.yaml": "", "progress.py": "", "prompts/__init__.py": "",
-    "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
-    "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
-    "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
-    "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
-    "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL, "sample.jsonl": "03",
-    "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07", "scoring.py": "05 07", "secrets.py": "",
-    "series/__init__.py": "", "series/remarks.py": "", "series/runner.py": "", "series/stages.py": "", "setup.py": "",
-    "source_check.py": "", "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03",
-    "sources/tables.py": ALL, "statistics.py": "05 06 07", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "",
+    "knowledge/documents.py": "03 07", "knowledge/engines.py": "03 07", "knowledge/entrez.py": "",
+    "knowledge/html_text.py": "03 07", "knowledge/importing.py": "03 07", "knowledge/index.py": "03 07",
+    "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
+    "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07", "knowledge/pdf.py": "03 07",
+    "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
+    "knowledge/terms.py": "03 07", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
+    "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
+    "lora_training/journal.py": "04", "lora_training/remarks.py": "", "lora_training/stopping.py": "",
+    "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
+    "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL,
+    "models/portable.py": ALL, "modules.py": "", "owner.py": "", "processes.py": ALL, "profiles.yaml": "",
+    "progress.py": "", "prompts/__init__.py": "", "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL,
+    "prompts/families.py": ALL, "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07",
+    "r1_style_template.jinja": ALL, "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "",
+    "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "",
+    "retrieval/finding.py": "07", "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL,
+    "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
+    "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "", "series/remarks.py": "",
+    "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
+    "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/tables.py": ALL,
+    "statistics.py": "05 06 07", "tracking.py": "", "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "",
     "use/client.py": "", "use/listening.py": "", "use/proxy.py": "", "use/publish.py": "", "use/server.py": "",
     "use/sourced_chat.py": "", "use/sources.py": "", "vllm_reasoning_parser.py": "",
 }  # fmt: skip
@@ -146,7 +149,7 @@ READERS = {
     "seed": "02 03 04 05 06 07", "model": "01 02 03 04 05 06 07", "data": "03", "lora": "04", "training": "04",
     "generation": "02 05 06 07", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05 07",
     "evaluation.max_questions": "03 05 07", "evaluation.strengths": "05", "evaluation.strength_questions": "05",
-    "export": "06", "retrieval": "07", "data.corpus": "03 04", "tracking": "01 04 05", "profile": "",
+    "export": "06", "retrieval": "07", "data.corpus": "03 04", "tracking": "01 04 05", "profile": "", "session": "",
 }  # fmt: skip
 
 
@@ -163,17 +166,22 @@ def test_a_changed_setting_runs_the_stages_that_read_it(tmp_path, monkeypatch, k
     assert changed == READERS.get(key, READERS.get(key.split(".")[0]))
 
 
-def listed(stage):
-    keys = Config.resolve("smoke").flat()
-    return {key for key in keys if key in SETTINGS[stage] or key.split(".")[0] in SETTINGS[stage]}
-
-
 def test_the_table_of_settings_is_what_the_stages_read(tiny_run):
     """04 is looked at in test_training, where there is a training."""
     for stage, read in tiny_run.read.items():
-        assert read - listed(stage) - {"profile"} == set(), stage
+        assert read - stage_inputs(tiny_run.run, stage)["settings"].keys() - {"profile"} == set(), stage
     assert tiny_run.read["03_dataset_prep"] >= {"data.near_duplicate", "evaluation.questions", "seed"}
     assert tiny_run.read["05_evaluation"] >= {"evaluation.strengths", "generation.temperature", "model.max_length"}
+
+
+def test_the_settings_that_03_reads_for_passages_count_where_it_reads_them(tmp_path, r1_tokenizer):
+    run = open_run("smoke", tmp_path / "run", {"data.passages": 0.5, "data.sample_size": 20})
+    with settings_read() as read:
+        prepare(run, r1_tokenizer)
+    inputs = stage_inputs(run, "03_dataset_prep")
+    assert read - inputs["settings"].keys() == set()
+    assert {key for key in read if key.startswith("retrieval.")} == {*FOR_PASSAGES}
+    assert "handbook" in inputs["files"]
 
 
 class Values:

@@ -6,63 +6,17 @@ from libraries import document, library_of
 
 from helpers import InputError
 from helpers.files import read_jsonl
-from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import LEAD, with_passages
 from helpers.run_dir import open_run
 from helpers.use.ask import Answerer
 from helpers.use.client import MAX_QUESTION, Ended
-from helpers.use.sources import find_index, open_book, source_lines, unknown_citations, with_sources
-
-THREE = [
-    Passage("The heart beats.", "Heart > Beat", "m1", "CC BY 4.0", address="https://there/m1"),
-    Passage("The liver.", "Liver", "m2", ""),
-    Passage("The spleen.", "", "m3", "CC0"),
-]
+from helpers.use.sources import find_index, looked_up_once, open_book, with_sources
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     return library_of(tmp_path_factory.mktemp("sources") / "index.sqlite").index
-
-
-# ---------------------------------------------------------------------------------------------------------- citations
-
-
-@pytest.mark.parametrize(
-    ("answer", "unknown"),
-    [
-        ("It beats [1], and it is brown [2][3].", []),
-        ("As in [7].", [7]),
-        ("As in [1, 9].", [9]),
-        ("As in [ 9 ] and [4;8].", [4, 8]),
-        ("As in [0], [12,5] and [5].", [0, 5, 12]),
-        ("In [2019] and [a], of [1.5] and 7.", []),
-        ("", []),
-    ],
-)
-def test_citations_that_no_passage_has(answer, unknown):
-    assert unknown_citations(f"Thought.</think>{answer}", THREE) == unknown
-
-
-def test_a_thought_may_cite_anything():
-    assert unknown_citations("Is it [7]?</think>No, [1].", THREE) == []
-    assert unknown_citations("Is it [7]? It never ends", THREE) == []
-    assert unknown_citations("Is it [7]?</think>Yes, [7].", []) == [7]
-
-
-def test_a_source_line_has_number_title_source_licence_and_link():
-    assert source_lines(THREE, "Thought.</think>[1].") == [
-        "[1] Heart > Beat (m1, CC BY 4.0, https://there/m1)",
-        "[2] Liver (m2, licence not stated)",
-        "[3] untitled (m3, CC0)",
-    ]
-
-
-def test_a_citation_that_is_in_none_is_said_after_the_sources():
-    lines = source_lines(THREE, "Thought.</think>[4], [1, 9].")
-    assert lines[3:] == ["[4], [9]: cited in the answer, but no passage has this number"]
-    assert source_lines([], "A.</think>B.") == ["no passage was found for this question"]
 
 
 # ------------------------------------------------------------------------------------------------------ the open book
@@ -98,8 +52,8 @@ def echoing(checked):
 
 
 def test_an_answerer_with_sources_looks_each_question_up(index):
-    checked = []
-    answerer = with_sources(echoing(checked), index, 1)
+    checked, before = [], len(index.asked)
+    answerer = with_sources(echoing(checked), looked_up_once(index, 1), "1 passages of 8 documents")
     heart, none = answerer.rows(["The heart?", "zebra"])
     assert heart["sources"] == [{"source": "heart", "title": heart["sources"][0]["title"], "address": ""}]
     assert heart["reply"].startswith(LEAD)
@@ -107,6 +61,7 @@ def test_an_answerer_with_sources_looks_each_question_up(index):
     assert (none["sources"], none["reply"]) == ([], "zebra</think>[1] and [9]")
     [end] = answerer.stream("The heart?")
     answerer.check("The heart?")
+    assert index.asked[before:] == ["The heart?", "zebra"]  # once each
     assert end.text == checked[0] == open_book(index, "The heart?", 1)[0]
     assert answerer.made_by == "m, with 1 passages of 8 documents"
 

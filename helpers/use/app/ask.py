@@ -14,8 +14,9 @@ from helpers.run_dir import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
+from helpers.use.citations import source_line, unknown_citations
 from helpers.use.client import MAX_QUESTION, check_question
-from helpers.use.sources import find_index, open_book, source_line, unknown_citations
+from helpers.use.sources import find_index, open_book
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1

@@ -1,0 +1,122 @@
+"""The copy of a run folder that outlives its machine."""
+
+import os
+import shutil
+
+import pytest
+
+from helpers import InputError
+from helpers.files import read_json, write_json, write_text
+from helpers.run_dir import open_run
+from helpers.session import back_up, restore, tell_training_to_stop, training_in
+
+
+@pytest.fixture
+def run(tmp_path):
+    return open_run("smoke", tmp_path / "here/run", {"session.backup": str(tmp_path / "drive")})
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def checkpoint(run, step, whole=True):
+    folder = run / f"checkpoints/checkpoint-{step}"
+    write_text(folder / "adapter_model.safetensors", f"weights of {step}")
+    if whole:
+        write_text(folder / "complete", "{}")
+
+
+def test_the_copy_has_what_would_be_lost_and_not_what_is_made_again_or_is_half(run, tmp_path):
+    checkpoint(run, 2)
+    checkpoint(run, 4, whole=False)
+    for name in ("data/train.jsonl", "export/report.json", "evaluation/.replies.base.jsonl", "earlier/x/run.yaml"):
+        write_text(run / name, name)
+    for name in ("export/model-q8_0.gguf", "export/merged/model.safetensors", ".progress.json", "data/.half.tmp"):
+        write_text(run / name, "large or half")
+    back_up(run.path, run.config.session.backup)
+    assert sorted(tree(tmp_path / "drive")) == [
+        "backup.json",
+        "checkpoints/checkpoint-2/adapter_model.safetensors",
+        "checkpoints/checkpoint-2/complete",
+        "data/train.jsonl",
+        "evaluation/.replies.base.jsonl",
+        "export/report.json",
+        "run.yaml",
+    ]
+
+
+def test_what_the_run_set_aside_leaves_the_copy_too(run, tmp_path):
+    checkpoint(run, 2)
+    write_text(run / "adapter/adapter_config.json", "{}")
+    back_up(run.path, str(tmp_path / "drive"))
+    checkpoint(run, 6)
+    shutil.rmtree(run / "checkpoints/checkpoint-2")
+    shutil.rmtree(run / "adapter")
+    back_up(run.path, str(tmp_path / "drive"))
+    assert [path.name for path in (tmp_path / "drive/checkpoints").iterdir()] == ["checkpoint-6"]
+    assert not (tmp_path / "drive/adapter").exists()
+
+
+def test_a_file_of_the_same_length_is_copied_if_it_has_changed(run, tmp_path):
+    write_text(run / "stages.json", "one")
+    back_up(run.path, str(tmp_path / "drive"))
+    write_text(run / "stages.json", "two")
+    os.utime(run / "stages.json", (1, 1))  # by a clock that was turned back
+    back_up(run.path, str(tmp_path / "drive"))
+    assert (tmp_path / "drive/stages.json").read_text() == "two"
+
+
+def test_another_machine_has_all_of_it_and_goes_on_counting(run, tmp_path):
+    checkpoint(run, 2)
+    back_up(run.path, str(tmp_path / "drive"))
+    other = open_run("auto", tmp_path / "there/run", {"session.backup": str(tmp_path / "drive")})
+    assert tree(other.path) == {name: text for name, text in tree(run.path).items() if name != "run.yaml"} | {
+        "run.yaml": (other / "run.yaml").read_bytes()
+    }
+    checkpoint(other, 4)
+    back_up(other.path, str(tmp_path / "drive"))
+    # The first machine comes back, with the older state.
+    assert restore(run.path, str(tmp_path / "drive"))
+    assert (run / "checkpoints/checkpoint-4/complete").is_file()
+    assert not restore(run.path, str(tmp_path / "drive"))
+
+
+def test_an_older_copy_takes_nothing_back(run, tmp_path):
+    back_up(run.path, str(tmp_path / "drive"))
+    write_text(run / "data/train.jsonl", "newer")
+    assert not restore(run.path, str(tmp_path / "drive"))
+    assert (run / "data/train.jsonl").read_text() == "newer"
+
+
+def test_the_copy_of_another_run_is_refused(run, tmp_path):
+    write_text(tmp_path / "drive/run.yaml", "created: 2001-01-01T00:00:00+00:00\n")
+    with pytest.raises(InputError, match="holds another run than"):
+        restore(run.path, str(tmp_path / "drive"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path):
+    write_text(tmp_path / "file", "")
+    with pytest.raises(InputError, match=r"^session\.backup = .*file/x: "):
+        open_run("smoke", tmp_path / "run", {"session.backup": str(tmp_path / "file/x")})
+    assert not (tmp_path / "run").exists()
+
+
+def test_drive_is_only_where_colab_is(tmp_path):
+    with pytest.raises(InputError, match="only Colab has"):
+        open_run("smoke", tmp_path / "run", {"session.backup": "/content/drive/MyDrive/x"})
+
+
+def test_a_copy_that_fails_stops_nothing(run, tmp_path, capsys):
+    write_text(tmp_path / "file", "")
+    back_up(run.path, str(tmp_path / "file/x"))
+    assert capsys.readouterr().out.count("the work goes on") == 1
+    assert not (run / "backup.json").exists()
+
+
+def test_no_other_process_is_told_to_stop_than_the_one_that_trains(tmp_path):
+    assert not tell_training_to_stop(tmp_path)
+    with training_in(tmp_path):
+        named = read_json(tmp_path / ".training.json")
+    write_json(tmp_path / ".training.json", named | {"created": named["created"] - 1})  # a killed one's number, reused
+    assert not tell_training_to_stop(tmp_path)
