@@ -1,5 +1,6 @@
 """Stage 04 without its notebook, for several GPUs: `accelerate launch train.py --run-dir runs/full`."""
 
+import os
 import sys
 
 import typer
@@ -10,22 +11,24 @@ from helpers import InputError, StoppedError
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
     from helpers.lora_training.backends import start_backend
-    from helpers.machine import is_main_process
-    from helpers.owner import stops_in_one_line
+    from helpers.machine import describe_machine, is_main_process
     from helpers.run_dir import open_run
+    from helpers.session import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
     try:
         with stops_in_one_line(line if is_main_process() else ""):
+            if describe_machine().gpu is None:  # else it is "cpu:0", for which transformers cannot load a checkpoint
+                os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
             run = open_run(profile, run_dir)
             start_backend(run)  # before the import below, which imports transformers
             from helpers.lora_training.train import train
 
             metrics = train(run)
-    except StoppedError as stopped:
+    except StoppedError as error:
         if is_main_process():
-            print(stopped, file=sys.stderr)
-        raise typer.Exit(stopped.status) from None
+            print(error, file=sys.stderr)
+        raise typer.Exit(error.status) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

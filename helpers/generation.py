@@ -95,14 +95,11 @@ def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
     They are all in the one file afterwards, without those for other inputs and what a kill or a power cut spoilt.
     """
     first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    lines = _lines(path)
+    lines = _lines(path) if path.is_file() else []
+    replies = _whole(lines[1:]) if lines[:1] == [first] else {}
     parts = list(path.parent.glob(f"{glob.escape(path.name)}.*"))
-    replies: dict[int, list[int]] = {}
-    if lines[:1] == [first]:  # the processes added to what this file holds
-        for rows in (lines[1:], *map(_lines, parts)):
-            with suppress(ValueError, TypeError):
-                for i, tokens in map(json.loads, rows):
-                    replies[i] = tokens
+    for part in parts if lines[:1] == [first] else ():  # the processes added to what this file holds
+        replies |= _whole(_lines(part))
     wait_for_all()  # have read them
     if is_main_process():
         write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
@@ -113,8 +110,17 @@ def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; [] if there is none."""
-    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+
+def _whole(lines: Sequence[str]) -> dict[int, list[int]]:
+    """Replies up to the first line that is none."""
+    replies = {}
+    with suppress(ValueError, TypeError):
+        for line in lines:
+            i, tokens = json.loads(line)
+            replies[i] = tokens
+    return replies
 
 
 def generate_in_batches(

@@ -1,7 +1,6 @@
-"""A process at work in a run folder: the only one, also on a network drive, and stopped in one line."""
+"""A process at work in a run folder: the only one, also on a network drive."""
 
 import json
-import logging
 import os
 import platform
 import secrets
@@ -18,14 +17,12 @@ from typing import Any
 
 import psutil
 
-from helpers import STOPPED, InputError, StageError
+from helpers import InputError
 from helpers.files import locked
-from helpers.session import tell_training_to_stop
 
 OWNER = ".owner.json"  # deleting it lets another process take the folder, and stops the one that had it
-HELD = "AI_DOCTOR_HELD"  # token and folder, for the processes that the owner starts: kernels, a launcher's workers
+HELD = "AI_DOCTOR_HELD"  # lines of token and folder, for the processes that the owner starts, as kernels
 BEAT_SECONDS = 15.0
-SAVING_SECONDS = 25
 PATIENCE_BEATS = 8  # a network drive may show a beat minutes late
 
 
@@ -38,11 +35,11 @@ def owned(folder: Path, label: str) -> Iterator[bool]:
     is replaced: one of this machine if its process is gone, another if its number has not grown while watched for
     PATIENCE_BEATS; no clock of another machine is read.
     """
-    path, before = folder / OWNER, os.environ.get(HELD)
-    token, _, where = (before or "").partition(" ")
-    if where == str(folder) and _read(path).get("token", token) == token:
-        yield False
-        return
+    path, before = folder / OWNER, os.environ.get(HELD, "")
+    for token, _, where in (line.partition(" ") for line in before.split("\n")):
+        if where == str(folder) and _read(path).get("token", token) == token:
+            yield False
+            return
     me = {"token": secrets.token_hex(8), "host": platform.node(), "machine": _machine(), "pid": os.getpid()}
     me |= {"since": datetime.now(UTC).isoformat(timespec="seconds"), "beat": f"{0:09}"}
     ended = threading.Event()
@@ -54,12 +51,11 @@ def owned(folder: Path, label: str) -> Iterator[bool]:
         _claim(path, me, lock, label)
         beat = threading.Thread(target=_beat, args=(path, me, ended, label), daemon=True)
         beat.start()
-        os.environ[HELD] = f"{me['token']} {folder}"
+        os.environ[HELD] = f"{before}\n{me['token']} {folder}".strip()
         try:
             yield True
         finally:
-            os.environ.pop(HELD)
-            os.environ.update({HELD: before} if before else {})
+            os.environ[HELD] = before
             ended.set()
             beat.join()
             with suppress(OSError):
@@ -135,46 +131,3 @@ def _machine() -> str:
 def _in_use(label: str, owner: dict[str, Any]) -> str:
     who = "process {pid} on {host}, since {since}".format_map({"since": "?", "host": "?"} | owner) if owner else ""
     return f"another process is using {label}" + (f": {who}" if who else "") + "; wait, or choose another folder"
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as from a cluster that takes the machine back."""
-
-
-@contextmanager
-def stops_in_one_line(line: str, folder: Path | None = None) -> Iterator[None]:
-    """In the block, Ctrl+C and SIGTERM end the process with `line`, if it has text, and status 130 or 143.
-
-    After SIGTERM a training in the run folder `folder` has SAVING_SECONDS to save; clusters mostly send SIGKILL 30
-    seconds later.
-    """
-    told = False
-
-    def stop(number: int, _: Any) -> None:
-        nonlocal told
-        if number == signal.SIGTERM and not told and folder and tell_training_to_stop(folder):
-            told = True
-            signal.alarm(SAVING_SECONDS)
-            return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher sends one after Ctrl+C, and another when it waits
-        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
-        raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell runs it in the background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    except StageError as error:
-        if not told or error.status != STOPPED:
-            raise
-        print(error, file=sys.stderr, flush=True)
-        raise SystemExit(143) from None
-    except KeyboardInterrupt as stopped:
-        if line:
-            print(line, file=sys.stderr, flush=True)
-        raise SystemExit(143 if isinstance(stopped, _TerminatedError) else 130) from None
-    finally:
-        signal.alarm(0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

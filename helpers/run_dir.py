@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, wraps
@@ -165,7 +165,11 @@ def alone_in(run: Run) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    with owned(run.path, run.label) as first:
+    with ExitStack() as stack:
+        first, backup = stack.enter_context(owned(run.path, run.label)), run.config.session.backup
+        if backup:  # where the run folder of another machine may go, too
+            with suppress(OSError):  # as a copy that fails stops nothing
+                stack.enter_context(owned(project_path(backup), backup))
         for folder in (run.path, *run.path.glob("[!.]*/")) if first else ():
             clear_leftovers(folder, alone=True)
         yield

@@ -1,6 +1,6 @@
 """What outlives a session: a copy of the run folder elsewhere, and a training that is told to stop in time."""
 
-import os
+import logging
 import shutil
 import signal
 import sys
@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import yaml
 
-from helpers import InputError
-from helpers.files import project_path, read_json, write_json
+from helpers import STOPPED, InputError, StageError
+from helpers.files import project_path, publish, read_json, write_json
 
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = (
@@ -34,6 +34,7 @@ COUNTER = "backup.json"  # how often this state was copied: a clock that no mach
 COMPLETE = "complete"  # a checkpoint's marker, see lora_training/checkpoints.py
 DRIVE = Path("/content/drive")
 STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
+SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM
 TRAINING = ".training.json"  # in the run folder: the process that trains, and saves when it is sent SIGTERM
 
 
@@ -126,7 +127,7 @@ def _mirror(source: Path, target: Path) -> None:
     elif not _alike(source, target):
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.copy2(source, temporary)
-        os.replace(temporary, target)
+        publish(temporary, target)
 
 
 def _kept(path: Path) -> bool:
@@ -168,3 +169,45 @@ def tell_training_to_stop(path: Path) -> bool:
             process.send_signal(signal.SIGTERM)
             return True
     return False
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as from a cluster that takes the machine back."""
+
+
+@contextmanager
+def stops_in_one_line(line: str, path: Path | None = None) -> Iterator[None]:
+    """In the block, Ctrl+C and SIGTERM end the process with `line`, if it has text, and status 130 or 143.
+
+    After SIGTERM a training in the run folder `path`, by another process, has SAVING_SECONDS to save.
+    """
+    told = False
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal told
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher sends one after Ctrl+C, and another when it waits
+        if number == signal.SIGTERM and path and tell_training_to_stop(path):
+            told = True
+            signal.alarm(SAVING_SECONDS)
+            return
+        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
+        raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell runs it in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except StageError as error:
+        if not told or error.status != STOPPED:
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(143) from None
+    except KeyboardInterrupt as stopped:
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        raise SystemExit(143 if isinstance(stopped, _TerminatedError) else 130) from None
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -27,12 +27,12 @@ from helpers.run_dir import Run, alone_in
 OTHER = """
 import fcntl, os, sys, time
 from pathlib import Path
-from helpers import InputError, owner
+from helpers import InputError, owner, session
 def refuse(*_): raise OSError(95, "Operation not supported")
 if sys.argv[2] == "no locks": fcntl.flock = refuse
 owner.BEAT_SECONDS = 0.1
 try:
-    with owner.stops_in_one_line("stopped"), owner.owned(Path(sys.argv[1]), "runs/x"):
+    with session.stops_in_one_line("stopped"), owner.owned(Path(sys.argv[1]), "runs/x"):
         print("in", flush=True)
         time.sleep(float(sys.argv[3]))
 except InputError as error:
@@ -204,7 +204,7 @@ def test_a_kernel_works_in_the_folder_of_its_series_and_an_orphan_does_not(tmp_p
         assert (tmp_path / OWNER).is_file()
         assert said(other("locks", **{HELD: f"other {tmp_path}"})).startswith("another process is using")
         assert said(other("locks", **{HELD: f"{held.split()[0]} /elsewhere"})).startswith("another process is using")
-    assert HELD not in os.environ
+    assert not os.environ[HELD]
 
 
 STAGES = [predict_baseline, prepare, train, evaluate, merge, convert, read_and_answer]

@@ -1,7 +1,7 @@
 """From rows on disk to batches: encoded, packed or padded, and the number of steps."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,28 @@ def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) 
     rows = read_jsonl(run.require("data/corpus.jsonl", "03_dataset_prep"))
     texts = [f"{row['title']}\n{row['text']}" for row in rows if row["split"] == split][:limit]
     return [each for text in texts if (each := encode_text(tokenizer, text, run.config.model.max_length))]
+
+
+class ByEpoch(Sampler[int]):
+    """The order of a sampler that shuffles, by the seed and the epoch alone: the same after a resume, on each process.
+
+    transformers' groups of like length are shuffled by the global random state as an epoch begins, which a checkpoint
+    in the middle of a later epoch no longer has. `epoch` is asked then: accelerate does not pass it on to a sampler
+    behind its wrappers for several processes and for a resume.
+    """
+
+    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], float | None]) -> None:
+        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if epoch := int(
+            self.epoch() or 0
+        ):  # a resume in the first one begins as it began, with transformers' own order
+            self.sampler.generator = torch.Generator().manual_seed(self.seed + epoch)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class CorpusFirst(Sampler[int]):

@@ -15,6 +15,7 @@ from helpers import InputError
 from helpers.files import atomic_dir, read_jsonl, write_json
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
+    ByEpoch,
     CorpusFirst,
     Encoded,
     as_dataset,
@@ -103,9 +104,12 @@ def trainer_class(unsloth: bool) -> type:
         corpus = 0  # items of the dataset that are text, trained before the rows
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if not self.corpus:
-                return super()._get_train_sampler(train_dataset)
             args = self.args
+            if not self.corpus:
+                sampler = super()._get_train_sampler(train_dataset)
+                if args.train_sampling_strategy == "random":
+                    return sampler
+                return ByEpoch(sampler, args.seed, lambda: self.state.epoch)
             step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
             return CorpusFirst(self.corpus, len(self.train_dataset), args.max_steps * step_rows, args.seed)
 

@@ -31,6 +31,7 @@ from helpers.session import STARTED, back_up
 
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300
+START_SECONDS = 300
 SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 # What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
@@ -179,7 +180,7 @@ def execute(run: Run, stage: str) -> None:
                 cwd=PROJECT_ROOT,
                 kernel_name="python3",
                 kernel_manager_class=type("KernelManager", (PrivateKernelManager,), {"stderr": stderr}),
-                start_timeout=300,
+                start_timeout=START_SECONDS,
                 progress_bar=False,
                 log_output=False,
             )
@@ -201,6 +202,12 @@ def execute(run: Run, stage: str) -> None:
             raise StageError(
                 f"{stage} failed: its kernel died, most often because memory ran out",
                 stderr.read().decode(errors="replace"),
+            ) from None
+        except RuntimeError as error:  # jupyter_client's, and it waits by a clock that can be put forward
+            if "didn't respond in" not in str(error):
+                raise
+            raise StageError(
+                f"{stage} failed: its kernel did not start in {START_SECONDS} seconds, or the clock jumped: try again"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -290,6 +290,26 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_row
         torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
 
 
+def test_rows_come_in_the_same_order_after_two_resumes_in_later_epochs(short_rows, tmp_path):
+    """The second is from a checkpoint of a training that was itself resumed."""
+    few = {"training__max_steps": 9, "training__checkpoints": 9, "training__validations": 1}
+    undisturbed, run = (make_run(tmp_path / name, short_rows, **few) for name in ("undisturbed", "run"))
+    train(undisturbed)
+    for last in (5, 7):  # four steps an epoch
+
+        def kill(log, last=last):
+            if last in losses(log):
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(run, watch=kill)
+    train(run)
+    before, after = (read_jsonl(folder / "training/log.jsonl") for folder in (undisturbed, run))
+    assert [row.get("tokens") for row in after] == [row.get("tokens") for row in before]
+    assert losses(after) == losses(before)
+    assert (run / ADAPTER[0]).read_bytes() == (undisturbed / ADAPTER[0]).read_bytes()
+
+
 def go_on(run, trained):
     """Train on after a stop: the end must be that of the undisturbed training, bit for bit."""
     metrics = train(run)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import nbformat
@@ -104,6 +105,14 @@ def test_colabs_secrets_reach_the_stages_that_00_starts(run, tmp_path, monkeypat
     run_series(run, ["01_setup"])
     facts = json.loads(Path(os.environ["SHOWN"]).read_text())
     assert {name: facts[name] for name in SECRETS} == {name: f"the {name}" for name in SECRETS}
+
+
+def test_a_kernel_that_does_not_answer_is_one_line(run, monkeypatch):
+    """Also where the clock jumps a day ahead as it starts."""
+    clock, jump = time.time, iter([0])
+    monkeypatch.setattr("jupyter_client.client.time.time", lambda: clock() + next(jump, 86_400))
+    with pytest.raises(StageError, match=r"^01_setup failed: its kernel did not start in 300 seconds, or the clock"):
+        execute(run, "01_setup")
 
 
 # Sockets ----------------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ KILLS = int(os.environ.get("AI_DOCTOR_KILLS", 28))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WHOM = ("tree", "parent", "group")
 SETTINGS = {
-    "training.max_steps": 40,  # so that about half the kills in 04 come after a checkpoint
-    "training.checkpoints": 10,
+    "training.max_steps": 24,  # 2.7 epochs
+    "training.checkpoints": 12,
     "generation.max_new_tokens": 24,
     "export.gguf": "q8_0",  # f16 comes with it
 }
@@ -103,7 +103,7 @@ def results(folder: Path) -> dict[str, object]:
         if path.is_file() and not NO_RESULTS.search(name):
             text = path.read_bytes()
             if name == "adapter/adapter_config.json":
-                found[name] = sorted(text.splitlines())  # PEFT writes a set
+                found[name] = sorted(line.rstrip(b",") for line in text.splitlines())  # PEFT writes a set
             elif path.suffix == ".json" and "merged" not in name:
                 found[name] = timeless(json.loads(text))
             elif path.suffix == ".yaml":
@@ -137,7 +137,8 @@ def check_stop(command: Command, number: int, whom: str, status: int) -> None:
     if number == signal.SIGKILL:
         assert status == -number
         return
-    assert [line.partition(" /")[0] for line in command.errors] == ["stopped: the same command goes on with"]
+    [line] = command.errors
+    assert line.startswith("stopped: the same command goes on with ") or "training is saved after step" in line
     assert status == 128 + number
 
 
@@ -208,7 +209,8 @@ def test_a_training_with_two_processes_that_is_killed_ends_as_an_undisturbed_one
         name, gone = signal.Signals(number).name, time.monotonic() - killed
         print(f"{name} {whom} after {moment * length / 2:.1f} s: {status}, workers gone {gone:.1f} s later")
         assert alive == []
-        said = [line for line in command.errors if line.startswith("stopped: the same command goes on with ")]
+        stops = ("stopped: the same command goes on with ", "SIGTERM: training is saved after step ")
+        said = [line for line in command.errors if line.startswith(stops)]
         assert len(said) == (number != signal.SIGKILL), command.errors
     assert Command(folder, *LAUNCH).end() == 0
     assert kills
@@ -217,9 +219,12 @@ def test_a_training_with_two_processes_that_is_killed_ends_as_an_undisturbed_one
 
 
 JUMPS = """
-import datetime, random, time
+import random, sys, time
 now, now_ns, began, dice = time.time, time.time_ns, time.monotonic(), random.Random(0)
-jumps = [dice.choice((-86400, 86400)) for _ in range(10_000)]
+# The series' own goes back alone: where it goes forward as a kernel starts, jupyter_client takes that for 300 seconds
+# without an answer, which is one line (see test_kernels).
+days = (-86400, 86400) if any("ipykernel" in word for word in sys.orig_argv) else (-86400,)
+jumps = [dice.choice(days) for _ in range(10_000)]
 def shift(): return sum(jumps[: int((time.monotonic() - began) / 5)])
 time.time, time.time_ns = lambda: now() + shift(), lambda: now_ns() + shift() * 10**9
 """
