@@ -136,10 +136,11 @@ def similar_pairs(
     inside = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], sizes) < np.repeat(lengths, sizes)
     ends = np.concatenate([[0], np.cumsum(lengths)])
     prefixes = csr_matrix((sets.data[inside], sets.indices[inside], ends), shape=sets.shape)
+    holders = prefixes.tocsc()  # by shingle: only those that a block holds are looked at
     for start in range(0, len(texts), BLOCK):
         block = start + np.flatnonzero(alive[start : start + BLOCK])
-        earlier = np.flatnonzero(alive[: start + BLOCK])
-        met = earlier[(prefixes[block] @ prefixes[earlier].T).getnnz(axis=0) > 0]
+        met = np.unique(holders[:, np.unique(prefixes[block].indices)].indices)
+        met = met[(met < start + BLOCK) & alive[met]]
         common = (sets[block] @ sets[met].T).tocoo()
         first, second = met[common.col], block[common.row]
         alike = (first < second) & _reaches(threshold, common.data, sizes[first] + sizes[second])
@@ -154,6 +155,8 @@ def groups(texts: Sequence[str], threshold: float, shared: Collection[str] = ())
     """A label for each text, 0 and up: the same for two that a chain of `similar_pairs` links."""
     group, alive = np.arange(len(texts)), np.ones(len(texts), dtype=bool)
     for first, second in similar_pairs(texts, threshold, alive, shared):
+        if not len(first):
+            continue
         links = coo_matrix((np.ones(len(first)), (group[first], group[second])), shape=(len(texts), len(texts)))
         group = connected_components(links, directed=False)[1][group]
     return group
