@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, wraps
@@ -19,7 +19,7 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import clear_leftovers, make_folder, move, project_path, write_text
 from helpers.owner import owned
-from helpers.session import restore
+from helpers.session import backup_owned, restore
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -165,11 +165,7 @@ def alone_in(run: Run) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    with ExitStack() as stack:
-        first, backup = stack.enter_context(owned(run.path, run.label)), run.config.session.backup
-        if backup:  # where the run folder of another machine may go, too
-            with suppress(OSError):  # as a copy that fails stops nothing
-                stack.enter_context(owned(project_path(backup), backup))
+    with owned(run.path, run.label) as first, backup_owned(run.config):
         for folder in (run.path, *run.path.glob("[!.]*/")) if first else ():
             clear_leftovers(folder, alone=True)
         yield

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import psutil
 import yaml
 
 from helpers import STOPPED, InputError, StageError
+from helpers.config import Config
 from helpers.files import project_path, publish, read_json, write_json
+from helpers.owner import owned
 
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = (
@@ -56,6 +58,16 @@ def back_up(path: Path, backup: str | None) -> None:
         write_json(path / COUNTER, count)
     except OSError as error:
         print(f"not copied to {backup}: {error.strerror or error}; the work goes on")
+
+
+@contextmanager
+def backup_owned(config: Config) -> Iterator[None]:
+    """Hold `session.backup` in the block: a run folder of another machine may be copied there, too."""
+    with ExitStack() as stack:
+        if backup := config.session.backup:
+            with suppress(OSError):  # as a copy that fails stops nothing
+                stack.enter_context(owned(project_path(backup), backup))
+        yield
 
 
 def restore(path: Path, backup: str | None) -> bool:

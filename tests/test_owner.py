@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,3 +241,25 @@ def test_what_killed_processes_left_is_removed_by_the_first_alone(tmp_path, monk
     with alone_in(run):
         assert all((tmp_path / name).exists() for name in names)
         assert not (tmp_path / OWNER).exists()
+
+
+def test_two_machines_that_copy_to_one_folder_are_told_apart(tmp_path, other, monkeypatch):
+    """Each works in a folder of its own; the second is refused before it works."""
+    backup = tmp_path / "drive"
+    backup.mkdir()
+    run = Run(tmp_path / "run", Config.resolve("smoke", {"session.backup": str(backup)}))
+    run.path.mkdir()
+    with alone_in(run):
+        assert (backup / OWNER).is_file()
+        assert os.environ[HELD].count("\n") == 1
+        with alone_in(run):
+            pass
+    assert not (backup / OWNER).exists()
+    left_by(backup, machine="another")
+    monkeypatch.setattr(owner, "_watch", lambda *_: (_ for _ in ()).throw(InputError("another process is using it")))
+    with pytest.raises(InputError), alone_in(run):
+        pass
+    assert list(run.path.iterdir()) == []
+    shutil.rmtree(backup)
+    with alone_in(run):  # unmounted: the work goes on
+        assert (run / OWNER).is_file()
