@@ -123,7 +123,7 @@ def _machine() -> str:
     """What tells apart where process ids are compared: the host, its start, and the container."""
     facts = [platform.node()]
     with suppress(OSError):
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         facts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
     return " ".join(facts)
 

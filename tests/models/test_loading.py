@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
-from helpers.knowledge.embedder import Embedder
 from safetensors.torch import load_file
 
 from helpers import InputError
 from helpers.config import Config
 from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_jsonl
+from helpers.knowledge.dense import Dense
+from helpers.knowledge.index import Index
 from helpers.lora_training.checkpoints import last_checkpoint, mark_complete
 from helpers.lora_training.train import train
 from helpers.models.loading import check_model, load_base, load_tokenizer, load_with_adapter
@@ -60,6 +61,10 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "made").is_dir()
 
 
+def embedder(base):
+    return Dense(Index(base.parent / "index.sqlite"), str(base))
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
 def test_a_model_folder_with_pickles_alone_is_refused(base, sprung, name):
     (base / "model.safetensors").unlink()
@@ -67,15 +72,15 @@ def test_a_model_folder_with_pickles_alone_is_refused(base, sprung, name):
     config = Config.resolve("smoke", {"model.name": str(base)})
     for call in (check_model, load_base):
         assert one_line(call, config) == f"{base} has no weights in safetensors, and others (.bin, .pt) are not opened"
-    embedder = Embedder(str(base))
-    assert "no file named model.safetensors" in one_line(embedder.embed, ["fever"])
+    embed = embedder(base).embed
+    assert "no file named model.safetensors" in one_line(embed, ["fever"])
 
 
 def test_harmless_pickles_are_refused_too(base):
     torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
     (base / "model.safetensors").unlink()
     one_line(load_base, Config.resolve("smoke", {"model.name": str(base)}))
-    one_line(Embedder(str(base)).embed, ["fever"])
+    one_line(embedder(base).embed, ["fever"])
 
 
 def test_a_pickle_beside_the_weights_stays_shut(base, sprung):
@@ -102,7 +107,7 @@ def test_code_that_a_model_brings_is_not_run_nor_asked_about(base, sprung, kind,
     else:
         for call in (check_model, load_base):
             assert "needs code of its own (auto_map), which is not run" in one_line(call, config)
-        one_line(Embedder(str(base)).embed, ["fever"])
+        one_line(embedder(base).embed, ["fever"])
 
 
 def test_an_adapter_in_a_pickle_is_refused_wherever_it_is_used(tiny_run, tmp_path, sprung):

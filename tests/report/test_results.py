@@ -204,7 +204,7 @@ def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
 
 
 def file_of(folder, name):
-    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
     return folder / name
 
 
@@ -258,7 +258,7 @@ def test_a_model_cards_head_is_the_hubs(run, tmp_path):
 def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
     source = tmp_path / "secret folder/rows.jsonl"
-    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}])
+    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
     run = open_run("smoke", tmp_path / "run", {"data.source": str(source)})
     fill(run)
     write_model_card(run, run / "README.md")

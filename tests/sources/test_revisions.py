@@ -111,7 +111,7 @@ def test_rows_are_read_at_the_commit_in_the_record(tmp_path, monkeypatch):
     def hub_table(name, config, split, revision, instead):
         asked.append(revision)
         cells = {"Question": "q", "Complex_CoT": "c", "Response": "r"}
-        return HubTable([(1, cells)], COMMIT, config)
+        return HubTable([cells], COMMIT, config)
 
     monkeypatch.setattr(rows, "hub_table", hub_table)
     run = open_run("smoke", tmp_path, {"data.source": "hub", "data.revision": "v1"})

@@ -254,7 +254,7 @@ def test_nothing_else_in_the_folders_is_sent(run, hub):
 def test_paths_on_this_machine_are_not_sent(tmp_path, hub, tokenizer):
     secret = tmp_path / "secret"
     write_json(secret / "base-model/config.json", {})
-    write_text(secret / "rows.jsonl", json.dumps({"Question": "Q", "Complex_CoT": "C", "Response": "A"}) + "\n")
+    write_text(secret / "rows.jsonl", (json.dumps({"Question": "Q", "Complex_CoT": "C", "Response": "A"}) + "\n") * 2)
     settings = {"model.name": str(secret / "base-model"), "data.source": str(secret / "rows.jsonl")}
     run = make(tmp_path / "run", tokenizer, settings)
     measured(run)
