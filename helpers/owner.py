@@ -104,7 +104,9 @@ def _beat(path: Path, me: dict[str, Any], ended: threading.Event, label: str) ->
             now = _read(path)
             if now.get("token", me["token"]) != me["token"]:
                 print(f"{_in_use(label, now)}; this one stops", file=sys.stderr, flush=True)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also out of a wait
+                ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell has it in the background
+                number = signal.SIGTERM if ignored else signal.SIGINT
+                signal.pthread_kill(threading.main_thread().ident, number)  # also out of a wait
                 return
             with open(path, "r+", encoding="utf-8") as file:  # in place: a drive would keep each replaced file
                 json.dump(me | {"beat": f"{number:09}"}, file)

@@ -26,12 +26,13 @@ from helpers.retrieval.reading import read_and_answer
 from helpers.run_dir import Run, alone_in
 
 OTHER = """
-import fcntl, os, sys, time
+import fcntl, os, signal, sys, time
 from pathlib import Path
 from helpers import InputError, owner, session
 def refuse(*_): raise OSError(95, "Operation not supported")
 if sys.argv[2] == "no locks": fcntl.flock = refuse
 owner.BEAT_SECONDS = 0.1
+signal.signal(signal.SIGINT, signal.SIG_IGN if "BACKGROUND" in os.environ else signal.default_int_handler)
 try:
     with session.stops_in_one_line("stopped"), owner.owned(Path(sys.argv[1]), "runs/x"):
         print("in", flush=True)
@@ -176,12 +177,13 @@ def test_the_beat_grows_in_place_and_its_end_does_not_stop_the_work(tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_another_has_replaced_stops_and_leaves_the_others_file(tmp_path, other):
-    first = other("no locks")
+@pytest.mark.parametrize(("more", "status"), [({}, 130), ({"BACKGROUND": "1"}, 143)])
+def test_one_that_another_has_replaced_stops_and_leaves_the_others_file(tmp_path, other, more, status):
+    first = other("no locks", **more)
     assert said(first) == "in"
     left_by(tmp_path, pid=7)
     _, errors = first.communicate(timeout=10)
-    assert (first.returncode, errors.splitlines()[-1]) == (130, "stopped")
+    assert (first.returncode, errors.splitlines()[-1]) == (status, "stopped")
     assert re.match(r"another process is using runs/x: process 7 on there, since then; .*; this one stops", errors)
     assert json.loads((tmp_path / OWNER).read_text())["token"] == "other"
 
