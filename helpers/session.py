@@ -33,7 +33,7 @@ PARTS = (
     "stages.json",
 )
 COUNTER = "backup.json"  # how often this state was copied: a clock that no machine's own clock can turn back
-COMPLETE = "complete"  # a checkpoint's marker, see lora_training/checkpoints.py
+MARKER = "complete"  # written last into a checkpoint; one without it is incomplete
 DRIVE = Path("/content/drive")
 STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
 SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM
@@ -129,7 +129,7 @@ def _mirror(source: Path, target: Path) -> None:
     """Make `target` like `source`, a file, a folder or nothing; each file is copied whole, and only if it differs."""
     if source.is_dir():
         target.mkdir(exist_ok=True)
-        inside = sorted(filter(_kept, source.iterdir()), key=lambda path: (path.name == COMPLETE, path.name))
+        inside = sorted(filter(_kept, source.iterdir()), key=lambda path: (path.name == MARKER, path.name))
         for path in inside:
             _mirror(path, target / path.name)
         for path in set(target.iterdir()) - {target / path.name for path in inside}:
@@ -146,7 +146,7 @@ def _kept(path: Path) -> bool:
     if path.name.startswith("."):
         return path.name.startswith(".replies.")  # what 05 and 07 have asked so far
     if path.parent.name == "checkpoints":
-        return (path / COMPLETE).is_file()
+        return (path / MARKER).is_file()
     return not (path.parent.name == "export" and (path.name == "merged" or path.suffix == ".gguf"))
 
 

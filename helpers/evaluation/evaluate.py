@@ -136,17 +136,22 @@ def evaluate(run: Run) -> dict[str, Any]:
         metrics = _save(run, base, tuned, between)
         if is_main_process():
             write_tasks(run / "evaluation/tasks", asked, run.config.generation)
-            if commits := question_commits(run.config.evaluation.questions):
-                for name, commit in run.record.get("questions", {}).items():
-                    if commits.get(name, commit) != commit:
-                        print(
-                            f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ"
-                        )
-                note_in_record(run, questions=commits)
+            _note_commits(run)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})
         log_table(tracker, "replies_before_after", side_by_side(base, tuned))
     return metrics
+
+
+def _note_commits(run: Run) -> None:
+    """Record the hub's commits of the questions; a printed line for each benchmark that has moved since."""
+    commits = question_commits(run.config.evaluation.questions)
+    if not commits:
+        return
+    for name, commit in run.record.get("questions", {}).items():
+        if commits.get(name, commit) != commit:
+            print(f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ")
+    note_in_record(run, questions=commits)
 
 
 def _save(

@@ -8,19 +8,18 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from accelerate import PartialState
-
 from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
 from helpers.machine import is_main_process
+from helpers.processes import wait_for_all
 from helpers.run_dir import ADAPTER, RESULT_FOLDERS, Run, set_aside
+from helpers.session import MARKER
 
 Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}
 NOTE = "training/made_from.json"
 LENGTH = [key for key, rule in CHANGES.items() if rule == LARGER]
 
-MARKER = "complete"  # written last; a checkpoint without it is incomplete
 KEPT = 2  # checkpoints
 
 
@@ -63,7 +62,7 @@ def take_over(run: Run) -> None:
         if moved:
             print(moved)
         write_json(run / NOTE, now)
-    PartialState().wait_for_everyone()
+    wait_for_all()
 
 
 def last_checkpoint(run: Run) -> tuple[Path | None, int]:

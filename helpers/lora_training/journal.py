@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 
 from helpers.files import read_jsonl, write_jsonl
@@ -13,6 +12,7 @@ from helpers.lora_training.batches import Encoded
 from helpers.lora_training.checkpoints import follow_schedule, mark_complete
 from helpers.losses import completion_nll
 from helpers.machine import is_main_process, memory_gib
+from helpers.processes import wait_for_all
 from helpers.progress import Progress
 from helpers.run_dir import Run
 
@@ -72,7 +72,7 @@ class TrainingLogCallback(TrainerCallback):
             self._validate(model, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # each process saves its own random state
+        wait_for_all()  # each process saves its own random state
         if is_main_process():
             mark_complete(self.run, self.run / f"checkpoints/checkpoint-{state.global_step}")
 

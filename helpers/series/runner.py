@@ -143,18 +143,18 @@ def _run_series(
                 tell(stage, "moved", moved)
         started = time.monotonic()
         earlier = set(run.path.glob("earlier/*"))
-        try:
-            with _listening(run, lambda line, stage=stage: tell(stage, "running", line)), _backing_up(run, stage):
-                execute(run, stage)
-        finally:
-            for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
-                names = sorted(path.name for path in aside.iterdir() if path.is_dir())
-                tell(stage, "moved", f"set aside in earlier/{aside.name}: {', '.join(names)}")
-        seconds = time.monotonic() - started
-        records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
-        write_json(run / "stages.json", records)
-        write_index(run)
-        back_up(run.path, run.config.session.backup)
+        with _backing_up(run, stage):
+            try:
+                with _listening(run, lambda line, stage=stage: tell(stage, "running", line)):
+                    execute(run, stage)
+            finally:
+                for aside in sorted(set(run.path.glob("earlier/*")) - earlier):
+                    names = sorted(path.name for path in aside.iterdir() if path.is_dir())
+                    tell(stage, "moved", f"set aside in earlier/{aside.name}: {', '.join(names)}")
+            seconds = time.monotonic() - started
+            records[stage] = {"inputs": inputs, "seconds": round(seconds, 1)}
+            write_json(run / "stages.json", records)
+            write_index(run)
         tell(stage, "finished", f"{seconds:.0f} s")
         times.append((stage, seconds))
     write_index(run)

@@ -189,11 +189,11 @@ def joined(thinking: str, answer: str) -> str:
 
 def _passages(sent: Any) -> list[Passage] | None:
     """The passages in a reply's `sources`, each in its place whatever it holds; None for what is no list."""
+    if not isinstance(sent, list):
+        return None
     names = ("text", "title", "source", "licence", "address")
-    rows = [each if isinstance(each, dict) else {} for each in sent] if isinstance(sent, list) else None
-    return (
-        rows if rows is None else [Passage(**{name: clean(str(row.get(name) or "")) for name in names}) for row in rows]
-    )
+    rows = (each if isinstance(each, dict) else {} for each in sent)
+    return [Passage(**{name: clean(str(row.get(name) or "")) for name in names}) for row in rows]
 
 
 class _Splitter:

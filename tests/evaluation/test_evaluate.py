@@ -1,8 +1,5 @@
 """Stage 05's steps: what both sides are asked, what is stored, and how an evaluation that was stopped continues."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -10,8 +7,9 @@ import pytest
 import torch
 from evaluated_rows import choice
 from peft import LoraConfig, get_peft_model
+from trainings import by_two_processes
 
-from helpers import PROJECT_ROOT, InputError, answers, decoding
+from helpers import InputError, answers, decoding
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, predict, predict_between
@@ -272,16 +270,7 @@ def trained(folder, rows):
 def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(tmp_path, sample_rows, monkeypatch):
     alone, together = (trained(tmp_path / name, sample_rows) for name in ("alone", "together"))
     evaluate(alone)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "evaluate.py"]
-    done = subprocess.run(
-        [*launch, "--run-dir", str(together.path)],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("loss of unseen rows") == 1
+    assert by_two_processes("evaluate.py", together).count("loss of unseen rows") == 1
     kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
     assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned", "strength-0.5")}
 

@@ -11,6 +11,7 @@ from importlib import util
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainings import by_two_processes
 
 from benchmarks.training import LLAMA_8B, PUBLISHED
 from helpers import PROJECT_ROOT, InputError, files
@@ -479,16 +480,7 @@ def test_two_processes_train_together_and_one_of_them_writes(sample_rows, tmp_pa
     run = open_run("smoke", tmp_path / "run", {"training.max_steps": -1, "training.checkpoints": 2})
     write_jsonl(run / "data/train.jsonl", sample_rows[:8])
     write_jsonl(run / "data/validation.jsonl", sample_rows[8:10])
-    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    done = subprocess.run(
-        [*together, "--run-dir", str(run.path)],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("validation loss") == 1
+    assert by_two_processes("train.py", run).count("validation loss") == 1
     metrics = files.read_json(run / "training/metrics.json")
     assert (metrics["steps"], metrics["epochs"]) == (2, 1)  # eight rows, two processes of two each
     rows = load_split(run, "train", load_tokenizer(run.config.model))
