@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -48,8 +49,11 @@ class Importer:
     def source(self, source: str | Path) -> None:
         """A file or a folder. Raises InputError if it does not exist."""
         root = Path(source).expanduser()
-        for path in source_files(root):
+        files = source_files(root)
+        for path in files:
             self.file(path, root)
+        if root.is_dir():
+            self.forget_gone(root.resolve(), set(map(_where, files)))
 
     def file(self, path: Path, root: Path) -> None:
         """One file, from where an interrupted import of the same content stopped; not at all if it is there."""
@@ -81,7 +85,7 @@ class Importer:
 
     def known(self, path: Path, content: str) -> int:
         """How many documents a file gave that is in the index with this content, here or where it lay before."""
-        where = clean(str(path.resolve()))
+        where = _where(path)
         if self.db.execute("SELECT 1 FROM files WHERE path = ? AND content != ?", [where, content]).fetchone():
             return 0
         rows = self.db.execute(
@@ -97,7 +101,7 @@ class Importer:
 
     def begin(self, path: Path, content: str) -> tuple[int, int, int]:
         """The file's id, its edition, and how many of its items are in the index."""
-        where = clean(str(path.resolve()))
+        where = _where(path)
         row = self.db.execute("SELECT id, content, edition, done FROM files WHERE path = ?", [where]).fetchone()
         if row is None:
             cursor = self.db.execute("INSERT INTO files VALUES (NULL, ?, ?, 0, 0, 0, 0)", [where, content])
@@ -209,6 +213,17 @@ class Importer:
             self.db.execute("DELETE FROM documents WHERE id = ?", [number])
         self.added.deleted += len(rows)
 
+    def forget_gone(self, folder: Path, there: set[str]) -> None:
+        """Remove what files of the folder gave that are not `there` now.
+
+        Not what has a version: NLM's files may be removed once they are read, and only deletions withdraw records.
+        """
+        plain = "NOT EXISTS (SELECT 1 FROM documents WHERE file = files.id AND version != '')"
+        for file, where in self.db.execute(f"SELECT id, path FROM files WHERE {plain}").fetchall():
+            if where not in there and Path(where).is_relative_to(folder):
+                self.forget_older(file, sys.maxsize)
+                self.db.execute("DELETE FROM files WHERE id = ?", [file])
+
     def reject(self, rejection: Rejection) -> None:
         self.added.rejections += 1
         if len(self.added.rejected) < KEPT_REJECTIONS:
@@ -240,6 +255,10 @@ class Importer:
 def clean(text: str) -> str:
     """Without what is no text: control characters become spaces, and so do halves of surrogate pairs."""
     return NO_TEXT.sub(" ", text)
+
+
+def _where(path: Path) -> str:
+    return clean(str(path.resolve()))
 
 
 def _texts(document: Document) -> Iterator[tuple[str, str]]:

@@ -53,9 +53,10 @@ class Index:
         """Read files and folders, or documents, into the index; what is there already stays as it is.
 
         A file with the same name and content is read once. Where it has changed, what it no longer holds leaves the
-        index. Of versions of a document the greatest stays, in whichever order they come; a deletion outweighs its own
-        version and all before it. Each file is in or out as a whole (a larger one than importing.TRANSACTION items in
-        parts of that size), so a second call goes on where a killed process or a full disk ended the first.
+        index, and so does a file that has left its folder (NLM's do not: see Importer.forget_gone). Of versions of a
+        document the greatest stays, in whichever order they come; a deletion outweighs its own version and all before
+        it. Each file is in or out as a whole (a larger one than importing.TRANSACTION items in parts of that size), so
+        a second call goes on where a killed process or a full disk ended the first.
 
         Raises InputError if a source does not exist, another process is adding, or the disk is full.
         """

@@ -14,7 +14,7 @@ from helpers.knowledge.synonyms import Synonyms, widen
 from helpers.questions import ChoiceQuestion
 from helpers.run_dir import Run
 
-CONTEXTS = "contexts.jsonl"  # in the run's retrieval/
+CONTEXTS = "contexts.jsonl"  # in the run's retrieval/contexts/
 HANDBOOK = PROJECT_ROOT / "helpers/data" / "handbook.jsonl"
 
 
@@ -35,18 +35,22 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     """The run's library, made or brought up to date: files that have not changed are not read again.
 
     The contexts of `questions` (PubMedQA's abstracts) are documents of it too, under what the question names as
-    `relevant`, so that there is something to find; without the question's own words. They are rows of a file, so that
-    those of questions that are asked no more, or not yet in 03, leave the index by themselves. An index of other
-    sources than those set is made anew.
+    `relevant`, so that there is something to find; without the question's own words. They are rows of a file in a
+    folder, so that those of questions that are asked no more, or not yet in 03, leave the index by themselves. An index
+    of other sources than those set is made anew.
     """
     path, settings = run / "retrieval/index.sqlite", run.config.retrieval
-    record, contexts = run / "retrieval/sources.json", run / "retrieval" / CONTEXTS
+    record, contexts = run / "retrieval/sources.json", run / "retrieval/contexts"
     if record.is_file() and read_json(record) != settings.sources:
         remove_index(path)
     path.parent.mkdir(exist_ok=True)
     write_json(record, settings.sources)
     rows = {q.answered_by: q.context.replace("\n", "\n\n") for q in questions if q.context}
-    write_jsonl(contexts, [{"id": name, "title": "Abstract", "text": text} for name, text in rows.items()])
+    contexts.mkdir(exist_ok=True)
+    if rows:
+        write_jsonl(contexts / CONTEXTS, [{"id": name, "title": "Abstract", "text": rows[name]} for name in rows])
+    else:
+        (contexts / CONTEXTS).unlink(missing_ok=True)
     index = Index(path)
     added = index.add([*map(source_path, settings.sources), contexts])
     table = run / "retrieval/synonyms.sqlite"

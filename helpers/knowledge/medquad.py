@@ -27,7 +27,7 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
     Raises UnknownKindError, which names the keys, if the first row is of another kind.
     """
     seen: Counter[str] = Counter()
-    first = True
+    first, line = True, 0
     for line, row in _json_lines(path):
         where = f"{path}: line {line}"
         if isinstance(row, Rejection):
@@ -42,6 +42,8 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
             yield _generic(row, text, f"{name}#{clean(_string(row.get('id'))) or line}")
         else:
             yield Rejection(where, "has no text")
+    if not line:
+        yield Rejection(str(path), "is empty")
 
 
 def read_medquad_xml(path: Path, content: bytes) -> Iterator[Document | Rejection]:

@@ -54,6 +54,16 @@ def test_what_was_added_to_a_source_is_added_to_the_index(opened, write):
     assert (library.added.documents, library.index.documents) == (1, 2)
 
 
+def test_what_left_a_folder_leaves_the_index(opened, write):
+    gone, _, odd = (write(f"notes/{name}.md", f"# Part\n\nOf {k}.\n") for k, name in enumerate(("a", "b", "\x1bc")))
+    assert opened(str(gone.parent)).index.documents == 3
+    gone.unlink()
+    library = opened(str(gone.parent))
+    assert (library.added.deleted, library.index.documents, library.index.search("0", 1)) == (1, 2, [])
+    odd.unlink()
+    assert opened(str(gone.parent)).added.deleted == 1
+
+
 def test_an_index_of_other_sources_is_made_anew(opened, write):
     heart, liver = write("heart.md", "# Heart\n\nIt beats.\n"), write("liver.md", "# Liver\n\nIt is brown.\n")
     opened(str(heart))

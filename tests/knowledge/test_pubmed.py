@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from helpers.knowledge.corpora import read_documents, source_files
 from helpers.knowledge.documents import Deletion, Document, Rejection
+from helpers.knowledge.index import Index
 from helpers.knowledge.pubmed import LICENCE, read_pubmed
 
 HEAD = """<?xml version="1.0" encoding="UTF-8"?>
@@ -99,6 +100,15 @@ def test_a_folder_is_read_in_the_order_of_the_files(write):
     assert [d.sections[0].path[0] for d in read_documents(folder)] == [
         "pubmed20n1016", "pubmed26n1334", "pubmed26n10000"
     ]  # fmt: skip
+
+
+def test_records_outlast_their_file_and_wait_for_nlms_deletion(write, tmp_path):
+    first = write("nlm/pubmed26n0001.xml", records(article(1), article(2)))
+    index = Index(tmp_path / "index.sqlite")
+    index.add(first.parent)
+    first.unlink()
+    write("nlm/pubmed26n0002.xml", records("<DeleteCitation><PMID Version='1'>2</PMID></DeleteCitation>"))
+    assert (index.add(first.parent).deleted, index.documents) == (1, 1)
 
 
 def test_a_record_without_a_pmid_or_words_is_a_rejection_and_the_others_stay(write):
