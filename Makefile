@@ -29,6 +29,8 @@ PINNED = { cat $(LIST); printf '%s\n' '$(MODEL)' '$(CONVERTER)'; }
 # Tests see no key, no network and none of the caller's settings.
 ISOLATED := env -u WANDB_API_KEY -u WANDB_MODE -u AI_DOCTOR_PROFILE -u AI_DOCTOR_RUN_DIR HF_HUB_OFFLINE=1
 SMOKE_RUN := runs/test
+SMOKE := $(ISOLATED) AI_DOCTOR_PROFILE=smoke AI_DOCTOR_RUN_DIR=$(SMOKE_RUN)
+NBMAKE := $(PY) -m pytest -v --durations=0 --durations-min=1 --nbmake --nbmake-timeout=1500
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export TOKENIZERS_PARALLELISM := false
@@ -82,10 +84,13 @@ test: lint test-code test-notebooks ## lint, every test, and every notebook with
 test-code: $(STAMP) ## the tests alone
 	@$(ISOLATED) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadscope $(ARGS)
 
-test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test
-	@rm -rf $(SMOKE_RUN)
-	@$(ISOLATED) AI_DOCTOR_PROFILE=smoke AI_DOCTOR_RUN_DIR=$(SMOKE_RUN) \
-	  $(PY) -m pytest -v --durations=0 --durations-min=1 --nbmake --nbmake-timeout=1500 notebooks
+# 00 in a folder of its own beside the seven, since each takes about one core; what it said comes last.
+test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test and, for 00, runs/test-series
+	@rm -rf $(SMOKE_RUN) $(SMOKE_RUN)-series && mkdir -p build
+	@$(SMOKE)-series $(NBMAKE) notebooks/00_run_all.ipynb > build/series.log 2>&1 & \
+	  trap "kill $$!" INT TERM; \
+	  $(SMOKE) $(NBMAKE) notebooks/0[1-9]_*.ipynb; alone=$$?; \
+	  wait $$!; series=$$?; cat build/series.log; exit $$((alone + series))
 
 # `make lint RUFF=ruff` takes the ruff that is on the path, and no .venv.
 lint: $(if $(RUFF),,$(STAMP)) ## check style and formatting
@@ -120,4 +125,4 @@ sbom: $(if $(filter file,$(origin UV)),$(STAMP)) ## list every pinned package in
 	  --output-reproducible --short-PURLs --output-file build/sbom.json -
 
 clean: ## remove .venv and what can be made again; finished runs stay
-	@rm -rf $(VENV) $(SMOKE_RUN) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(SMOKE_RUN) $(SMOKE_RUN)-series build *.egg-info .pytest_cache .ruff_cache .hypothesis
