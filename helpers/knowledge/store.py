@@ -15,18 +15,16 @@ TOKENIZER = "porter unicode61 remove_diacritics 2"
 
 # A document's passages are the rows `first` to `first + count - 1`; `first` is NULL for one that is withdrawn, whose
 # row stays so that no older version brings it back. `space` is 0 for a source that is unique everywhere, else the file
-# that it is unique in. `edition` counts the contents that a file has had.
+# that it is unique in.
 SCHEMA = f"""
-CREATE TABLE state (identity TEXT, changes INTEGER, documents INTEGER, passages INTEGER, stale INTEGER);
-CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, edition INTEGER, done INTEGER,
-    finished INTEGER, documents INTEGER);
+CREATE TABLE state (identity TEXT, changes INTEGER, documents INTEGER, passages INTEGER);
+CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, finished INTEGER, documents INTEGER);
 CREATE INDEX files_by_content ON files (content);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, space INTEGER, source TEXT, version TEXT, content BLOB, licence TEXT,
-    address TEXT, first INTEGER, count INTEGER, file INTEGER, edition INTEGER, UNIQUE (source, space));
-CREATE INDEX documents_by_file ON documents (file);
+    address TEXT, first INTEGER, count INTEGER, UNIQUE (source, space));
+CREATE INDEX documents_by_space ON documents (space);
 CREATE VIRTUAL TABLE passages USING fts5 (title, text, document UNINDEXED, tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab (passages, row);
-CREATE TABLE frequencies (term TEXT PRIMARY KEY, passages INTEGER) WITHOUT ROWID;
 INSERT INTO passages (passages, rank) VALUES ('hashsize', 33554432);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {LAYOUT};
@@ -56,22 +54,11 @@ def errors_in_one_line(path: Path) -> Iterator[None]:
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that writes nothing, also on a medium where nothing can be written. InputError: not an index."""
+    """A connection that writes nothing but what ends a killed process's half done work. InputError: not an index."""
     with errors_in_one_line(path):
         if not path.is_file():
             raise InputError(f"the index {path}: {'it is not a file' if path.exists() else 'it does not exist'}")
-        for mode in ("mode=ro", "mode=rw"):  # the second also ends what a killed process left half done
-            try:
-                return _checked(_connect(path, mode), path)
-            except sqlite3.OperationalError as error:
-                if not (error.sqlite_errorname or "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                    raise
-                failed = error
-        # SQLite wants to write beside a file in WAL mode. Without a log there, the file is all that there is.
-        logs = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
-        if any(log.exists() and log.stat().st_size for log in logs):
-            raise failed
-        return _checked(_connect(path, "mode=ro&immutable=1"), path)
+        return _checked(_connect(path, "mode=rw"), path)  # read-only where the file cannot be written to
 
 
 @contextmanager
@@ -88,7 +75,7 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             if not path.stat().st_size:
                 db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-                db.execute("INSERT INTO state VALUES (?, 0, 0, 0, 0)", [secrets.token_hex(8)])
+                db.execute("INSERT INTO state VALUES (?, 0, 0, 0)", [secrets.token_hex(8)])
                 db.execute("COMMIT")
             _checked(db, path)
             with suppress(
