@@ -53,7 +53,7 @@ class Rejection:
         object.__setattr__(self, "why", printable(self.why))
 
 
-class UnreadableError(ValueError):
+class UnreadableError(Exception):
     """Why a file cannot be read, in one line that follows its name."""
 
 

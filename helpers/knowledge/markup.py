@@ -89,10 +89,8 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
             if pending > MAX_RECORD:
                 raise UnreadableError(f"has a record of more than {MAX_RECORD >> 20} MiB")
         parser.close()
-    except ParseError as error:
+    except (ParseError, LookupError, ValueError) as error:  # the last two: encodings that expat does not take
         raise UnreadableError(f"is broken XML ({error})") from None
-    except (LookupError, ValueError) as error:  # an encoding that does not exist, or that expat does not take
-        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
 
 
 def root_name(handle: IO[bytes]) -> str:
@@ -115,7 +113,7 @@ def root_name(handle: IO[bytes]) -> str:
         handle.seek(0)
         return str(root)
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
-        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
+        raise UnreadableError(f"is broken XML ({error})") from None
     raise UnreadableError("is XML without a root")
 
 

@@ -29,15 +29,6 @@ INSERT INTO passages (passages, rank) VALUES ('hashsize', 33554432);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {LAYOUT};
 """
-REASONS = {
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_NOTADB": "it is not an index",
-    "SQLITE_CORRUPT": "it is damaged: delete it and build it again",
-    "SQLITE_BUSY": "another process is adding to it: wait until that has ended",
-    "SQLITE_READONLY": "it cannot be written to",
-    "SQLITE_PERM": "it cannot be read",
-    "SQLITE_CANTOPEN": "it cannot be opened",
-}
 
 
 @contextmanager
@@ -46,9 +37,7 @@ def errors_in_one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", None) or ""
-        reason = next((text for known, text in REASONS.items() if name.startswith(known)), str(error))
-        raise InputError(f"the index {path}: {reason}") from None
+        raise InputError(f"the index {path}: {error}") from None
     except OSError as error:
         raise InputError(f"the index {path}: {error.strerror or error}") from None
 
@@ -78,9 +67,7 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
                 db.execute("INSERT INTO state VALUES (?, 0, 0, 0)", [secrets.token_hex(8)])
                 db.execute("COMMIT")
             _checked(db, path)
-            with suppress(
-                sqlite3.OperationalError
-            ):  # some network drives have none: readers wait for each commit there
+            with suppress(sqlite3.OperationalError):  # on some network drives readers wait for each commit
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA cache_size = -65536")  # 64 MiB
@@ -103,18 +90,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _checked(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    try:
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (layout,) = db.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION and path.stat().st_size:
-            raise InputError(f"the index {path}: it is not an index")
-        if application == APPLICATION and layout != LAYOUT:
-            raise InputError(
-                f"the index {path}: it has layout {layout}, this version reads {LAYOUT}: delete it and build it again"
-            )
-    except BaseException:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if (application, layout) != (APPLICATION, LAYOUT) and path.stat().st_size:
         db.close()
-        raise
+        why = "it is not an index"
+        if application == APPLICATION:
+            why = f"it has layout {layout}, this version reads {LAYOUT}: delete it and build it again"
+        raise InputError(f"the index {path}: {why}")
     return db
 
 
@@ -125,11 +108,9 @@ def _write_lock(path: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     try:
         with locked(folder):
-            yield
-            folder.rmdir()
+            try:
+                yield
+            finally:
+                folder.rmdir()
     except BlockingIOError:
         raise InputError(f"the index {path}: another process is adding to it: wait until that has ended") from None
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise

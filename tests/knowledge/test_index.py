@@ -81,7 +81,7 @@ def test_a_query_without_known_words_finds_nothing(both_engines, query):
     st.text(alphabet=st.sampled_from("\"'*:^()-+{}[]\\;,.\x00\ud800\u200f\u0301é %_~"), max_size=12),
     st.text(max_size=9),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_signs_around_a_word_mean_nothing(both_engines, signs, text):
     for index in both_engines:
         assert [p.source for p in index.search(f"{signs} heart {signs[::-1]}", 3)] == ["a"]
@@ -235,7 +235,7 @@ def test_a_file_that_is_not_an_index_is_left_as_it_is(tmp_path, content):
     else:
         path.write_bytes(content)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="not an index"):
+    with pytest.raises(InputError, match=r"not an index|not a database"):
         Index(path)
     assert path.read_bytes() == before
 
