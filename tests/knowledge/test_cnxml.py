@@ -204,7 +204,7 @@ def test_the_real_books_are_complete(corpora, name, modules, drafts):
     in_books = set(re.findall(r'document="(\w+)"', "".join(f.read_text() for f in folder.glob("collections/*.xml"))))
     in_none = [path for path in files if path.parent.name not in in_books]
     assert [type(entry) for path in in_none for entry in read_file(path, folder)] == [Rejection] * drafts
-    some = [path for path in files if path not in in_none][::5]
+    some = [path for path in files if path not in in_none][::10]
     documents = [entry for path in some for entry in read_file(path, folder)]
     assert [document.source for document in documents] == [path.parent.name for path in some]
     assert {document.licence for document in documents} == {"CC BY 4.0"}
@@ -225,7 +225,7 @@ def poisoned(path):
 def test_no_word_of_an_exercise_is_in_a_real_passage(corpora):
     exercised = [p for p in sorted(corpora.glob("openstax-*/modules/*/index.cnxml")) if b"<exercise" in p.read_bytes()]
     assert len(exercised) > 300
-    for path in exercised[::9]:
+    for path in exercised[::15]:
         (plain,), (other,) = cnxml.read_module(path, path.read_bytes()), cnxml.read_module(path, poisoned(path))
         assert other == plain
 
@@ -237,7 +237,7 @@ def test_no_review_question_is_in_the_passages_of_its_module(corpora):
     rows = (corpora.parent / "data/textbook_mcq_dev.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in rows]
     assert len(questions) == 660
-    asked = sorted({(q["book"], q["module"]) for q in questions})[::2]
+    asked = sorted({(q["book"], q["module"]) for q in questions})[::4]
     texts = {}
     for book, module in asked:
         (document,) = read_documents(corpora / f"openstax-{book}/modules/{module}/index.cnxml")

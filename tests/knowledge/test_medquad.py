@@ -77,10 +77,10 @@ def test_the_original_xml(write):
     assert rejection.where.endswith("pair 2")
 
 
-def test_no_real_answer_is_lost(corpora):
-    found = list(read_documents(corpora / "medquad.jsonl"))
-    with open(corpora / "medquad.jsonl", encoding="utf-8") as handle:
-        rows = [json.loads(line) for line in handle]
-    assert len({document.source for document in found}) == len(rows) == 16_407
-    for document, row in list(zip(found, rows, strict=True))[::7]:
+def test_no_real_answer_is_lost(corpora, write):
+    """A third of the rows: each collection numbers its own anew."""
+    rows = (corpora / "medquad.jsonl").read_text(encoding="utf-8").split("\n")[:-1:3]
+    found = list(read_documents(write("some.jsonl", "\n".join(rows))))
+    assert len({document.source for document in found}) == len(found) == len(rows) == 5_469
+    for document, row in list(zip(found, map(json.loads, rows), strict=True))[::3]:
         assert " ".join(p for s in document.sections for p in s.paragraphs).split() == row["answer"].split()
