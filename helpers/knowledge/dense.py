@@ -5,10 +5,10 @@ finding, before you rely on it. A vector is the mean of the last layer's over th
 sentence-transformers models take it; one that pools otherwise, or wants words before a text, is not served well.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from helpers.sources.hub import ask_first, explain, is_hub_id
 MOST_TOKENS = 512  # of a text; 200 words have some 300
 RRF_K = 60  # Cormack, Clarke, Büttcher: Reciprocal Rank Fusion outperforms Condorcet ..., SIGIR 2009
 DEPTH = 100  # places of each ranking, at least, that are fused
-T = TypeVar("T", bound=Hashable)
 
 
 class Dense:
@@ -88,15 +87,14 @@ class Dense:
 
 
 def fused(index: Index, dense: Dense, query: str, k: int = 10) -> list[Passage]:
-    """The k best passages of BM25's ranking and the embedder's together; `score` is the fused one."""
-    rankings = [[replace(each, score=0.0) for each in one.search(query, max(k, DEPTH))] for one in (index, dense)]
-    return [replace(each, score=score) for each, score in fuse(rankings)[:k]]
+    """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
 
-
-def fuse(rankings: Iterable[Iterable[T]]) -> list[tuple[T, float]]:
-    """Reciprocal rank fusion: each item with the sum of 1 / (RRF_K + rank), ranks from 1; equals as they came."""
-    scores: dict[T, float] = {}
-    for ranking in rankings:
-        for rank, item in enumerate(dict.fromkeys(ranking), 1):
-            scores[item] = scores.get(item, 0.0) + 1 / (RRF_K + rank)
-    return sorted(scores.items(), key=lambda each: -each[1])
+    `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
+    """
+    scores: dict[Passage, float] = {}
+    for one in (index, dense):
+        for rank, found in enumerate(one.search(query, max(k, DEPTH)), 1):
+            passage = replace(found, score=0.0)
+            scores[passage] = scores.get(passage, 0.0) + 1 / (RRF_K + rank)
+    best = sorted(scores, key=lambda passage: -scores[passage])[:k]
+    return [replace(passage, score=scores[passage]) for passage in best]

@@ -19,7 +19,7 @@ from helpers.knowledge.engines import Tantivy, open_tantivy, search_sqlite, stat
 from helpers.knowledge.importing import Added, Importer
 from helpers.knowledge.store import errors_in_one_line, open_to_read, open_to_write
 
-LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 14,590, and tantivy 3
+LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 8,749, and tantivy 3
 
 _PASSAGES = (
     "SELECT d.id, p.text, p.title, d.source, d.licence, d.address FROM passages p JOIN documents d ON d.id = p.document"

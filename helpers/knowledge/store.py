@@ -45,8 +45,6 @@ def errors_in_one_line(path: Path) -> Iterator[None]:
 def open_to_read(path: Path) -> sqlite3.Connection:
     """A connection that writes nothing but what ends a killed process's half done work. InputError: not an index."""
     with errors_in_one_line(path):
-        if not path.is_file():
-            raise InputError(f"the index {path}: {'it is not a file' if path.exists() else 'it does not exist'}")
         return _checked(_connect(path, "mode=rw"), path)  # read-only where the file cannot be written to
 
 
@@ -57,8 +55,6 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
     What the block did not commit is undone. Raises InputError if another process writes, or for another kind of file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        raise InputError(f"the index {path}: it is not a file")
     with errors_in_one_line(path), _write_lock(path):
         db = _connect(path, "mode=rwc")
         try:
@@ -83,6 +79,8 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"the index {path}: it is not a file")
     # The index's own lock lets one thread at a time in; transactions are begun by hand.
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False

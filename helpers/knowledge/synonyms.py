@@ -46,7 +46,7 @@ INDEXES = "CREATE INDEX by_key ON terms (key); CREATE INDEX by_concept ON terms 
 class Synonyms:
     """The table in the file `path`. Raises InputError for a file that is not such a table.
 
-    `rejected`: each reason for which records could not be read, with the first place, and their number.
+    `rejected`: how many records could not be read, by the reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -198,13 +198,11 @@ def _meant(written: str, rows: list[tuple[str, str]], shouted: bool) -> set[str]
 
 def _fill(connection: sqlite3.Connection, sources: list[Path], made_of: list[object]) -> None:
     rejected: Counter[str] = Counter()
-    first: dict[str, str] = {}
 
     def rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
         for found in read_terms(path):
             if isinstance(found, Rejection):
                 rejected[found.why] += 1
-                first.setdefault(found.why, found.where)
             elif (key := normalise(found.text)) and key.count(" ") < MAX_WORDS:
                 yield key, found.concept, found.text, found.origin, found.preferred
 
@@ -215,6 +213,5 @@ def _fill(connection: sqlite3.Connection, sources: list[Path], made_of: list[obj
         if connection.total_changes == before:
             raise InputError(f"{path} holds no name of a concept")
     connection.executescript(INDEXES)
-    shown = {f"{why} (first: {first[why]})": count for why, count in rejected.items()}
-    connection.execute("INSERT INTO about VALUES (?, ?)", [json.dumps(made_of), json.dumps(shown)])
+    connection.execute("INSERT INTO about VALUES (?, ?)", [json.dumps(made_of), json.dumps(rejected)])
     connection.commit()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
 from helpers import InputError
 from helpers.knowledge.documents import Rejection, UnreadableError
@@ -76,19 +75,15 @@ def _mesh(path: Path) -> Iterator[Term | Rejection]:
     """Headings and entry terms of NLM's descriptor XML, one record in memory."""
     with unpacked(path) as handle:
         for record in stream(handle, lambda element, depth: depth == 1 and element.tag == "DescriptorRecord"):
-            yield from _descriptor(record, path.name)
-
-
-def _descriptor(record: Element, name: str) -> Iterator[Term | Rejection]:
-    own, heading = (clean(record.findtext(tag, "")) for tag in ("DescriptorUI", "DescriptorName/String"))
-    if not own or not heading:
-        yield Rejection(f"{name}: {own or heading or 'a record'}", "no DescriptorUI or no name")
-        return
-    yield Term(f"MESH:{own}", heading, True, "MSH")
-    for term in record.iterfind("ConceptList/Concept/TermList/Term"):
-        text = clean(term.findtext("String", ""))
-        if term.get("IsPermutedTermYN") != "Y" and text not in ("", heading):  # "Infarction, Myocardial" is permuted
-            yield Term(f"MESH:{own}", text, False, "MSH")
+            own, heading = (clean(record.findtext(tag, "")) for tag in ("DescriptorUI", "DescriptorName/String"))
+            if not own or not heading:
+                yield Rejection(f"{path.name}: {own or heading or 'a record'}", "no DescriptorUI or no name")
+                continue
+            yield Term(f"MESH:{own}", heading, True, "MSH")
+            for term in record.iterfind("ConceptList/Concept/TermList/Term"):
+                text = clean(term.findtext("String", ""))
+                if term.get("IsPermutedTermYN") != "Y" and text not in ("", heading):  # "Infarction, Myocardial"
+                    yield Term(f"MESH:{own}", text, False, "MSH")
 
 
 def _obo(path: Path) -> Iterator[Term | Rejection]:

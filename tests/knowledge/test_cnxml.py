@@ -76,7 +76,7 @@ def test_sections_and_notes_are_headings_and_exercises_are_gone():
     found = text_of(
         """<para>Before.</para><section><title>Flow</title><para>Inner.</para>
         <note><title>Aging</title><para>Old.</para></note><para>After.</para>
-        <exercise><problem><para>Asked?</para></problem><solution><para>Told.</para></solution></exercise></section>
+        <exercise><label>Recall</label><problem><para>Asked?</para></problem><solution><para>Told.</para></solution></exercise></section>
         <section class="review-questions"><title>Test</title><para>Hidden</para></section>
         <section><title>Critical Thinking Questions</title><para>Hidden</para></section>
         <section><title>Critical Thinking in Nursing</title><para>Kept.</para></section>

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from helpers import InputError
-from helpers.knowledge.dense import Dense, fuse, fused
+from helpers.knowledge.dense import Dense, fused
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
 
@@ -80,15 +80,6 @@ def test_what_is_no_embedder_is_one_line(index, tmp_path, name):
     with pytest.raises(InputError, match="the embedder") as error:
         Dense(index, str(tmp_path / name) if name == "folder" else name).search("heart")
     assert "\n" not in str(error.value)
-
-
-def test_ranks_are_fused_as_in_the_paper():
-    assert dict(fuse([["a", "b", "c"], ["c", "a", "d"]])) == pytest.approx(
-        {"a": 1 / 61 + 1 / 62, "b": 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 63}
-    )
-    assert [item for item, _ in fuse([["a", "b", "c"], ["c", "a", "d"]])] == ["a", "c", "b", "d"]
-    assert [item for item, _ in fuse([["a", "b"], ["b", "a"]])] == ["a", "b"]
-    assert fuse([["a", "a", "b"], []]) == [("a", 1 / 61), ("b", 1 / 62)]
 
 
 def test_a_passage_that_both_find_is_one(index, embedder):
