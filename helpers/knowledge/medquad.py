@@ -70,7 +70,7 @@ def _pair(where: str, row: dict[str, str], seen: Counter[str]) -> Document | Rej
     found = sections([((row["focus"], row["question"]), row["answer"].split("\n"))])
     if not found:
         return Rejection(where, "has an empty answer")
-    name = clean(row["id"]) or f"{where.rpartition(' ')[2]}"
+    name = clean(row["id"]) or where.rpartition(" ")[2]
     if seen[name]:
         name = f"{name}@{clean(row['source'])}"
     seen[name] += 1

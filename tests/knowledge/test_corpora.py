@@ -71,14 +71,6 @@ def test_names_that_are_not_utf8_have_a_source_that_is(write):
     assert [document.source for document in read_documents(folder)] == ["a.txt", "\\udcff.txt"]
 
 
-def test_a_file_read_alone_is_the_file_read_with_the_others(write):
-    for name, content in {"a.txt": "One.", "b/c.md": "# Two\nx", "d.xml": PUBMED}.items():
-        write(f"f/{name}", content)
-    folder = write("f/LICENSE", "MIT").parent
-    alone = [entry for path in reversed(source_files(folder)) for entry in read_file(path, folder)]
-    assert sorted(alone, key=lambda e: e.source) == sorted(read_documents(folder), key=lambda e: e.source)
-
-
 def test_the_whole_real_folder_is_recognised(corpora):
     kinds = {"index.cnxml": 849, ".gz": 3, ".jsonl": 1}
     names = [path.name for path in source_files(corpora)]

@@ -89,15 +89,6 @@ def test_versions_sort_by_file_then_by_pmid_version_and_deletions_after_their_fi
     assert fetched.version == "2026-01-31.001" < versions[0]
 
 
-def test_a_folder_is_read_in_the_order_of_the_files(write):
-    for name in ("pubmed26n10000", "pubmed26n1334", "pubmed20n1016"):
-        folder = write(f"p/{name}.xml.gz", records(article(1, title=name))).parent
-    (folder / "pubmed26n1334.xml.gz.md5").write_text("")
-    assert [d.sections[0].path[0] for d in read_documents(folder)] == [
-        "pubmed20n1016", "pubmed26n1334", "pubmed26n10000"
-    ]  # fmt: skip
-
-
 def test_records_outlast_their_file_and_wait_for_nlms_deletion(write, tmp_path):
     first = write("nlm/pubmed26n0001.xml", records(article(1), article(2)))
     index = Index(tmp_path / "index.sqlite")
