@@ -57,7 +57,7 @@ def corpus_rows(sources: Sequence[str], seed: int) -> list[Row]:
     with TemporaryDirectory() as folder, Index(Path(folder) / "corpus.sqlite") as index:
         added = index.add(map(source_path, sources))  # of versions the newest, as where one searches
         _, found = index.rows()
-    documents = {number: passage.source for _, number, passage in found}
+    documents = {number: passage.source for number, passage in found}
     if not documents:
         why = f": {added.rejected[0].where}: {added.rejected[0].why}" if added.rejected else ""
         raise InputError(f"data.corpus = {list(sources)}: no document could be read{why}")
@@ -66,5 +66,5 @@ def corpus_rows(sources: Sequence[str], seed: int) -> list[Row]:
     return [
         {"source": each.source, "title": each.title, "text": each.text}
         | {"split": "unseen" if number in unseen else "train"}
-        for _, number, each in found
+        for number, each in found
     ]

@@ -1,6 +1,5 @@
 """OpenStax books: CNXML modules with their collections, as documents without the exercises."""
 
-import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +17,12 @@ Found = Iterator[tuple[tuple[str, ...], list[str]]]
 # Left out as elements: exercises; what names a module and is read elsewhere; pictures and players, which have no text
 # (alt="" describes what cannot be seen here); the layout of columns. The text of every other element is kept.
 LEFT_OUT = {"exercise", "problem", "solution", "commentary", "metadata", "media", "image", "iframe", "colspec"}
-# Left out by class: questions that are not marked as exercises, or that repeat one, as A&P's interactive notes do.
-QUESTIONS = {
+# Left out by class: questions that are not marked as exercises, or that repeat one, as A&P's interactive notes do;
+# objectives, which ask and do not tell; references, which name other works; contributors, who are no medicine.
+CLASSES = {
     *("multiple-choice", "free-response", "interactive-exercise", "fill-in-the-blank", "short-answer", "true-false"),
     *("critical-thinking", "matching", "review-questions", "check-your-understanding", "practice-problems"),
-    *("interactive", "answer-key"),
-}
-# Left out by class: objectives ask and do not tell; references name other works; contributors are no medicine.
-NO_CONTENT = {
-    *("learning-objectives", "chapter-objectives", "references", "suggested-reading"),
+    *("interactive", "answer-key", "learning-objectives", "chapter-objectives", "references", "suggested-reading"),
     *("contrib-auth", "sr-contrib-auth"),
 }
 QUESTION_TITLE = re.compile(
@@ -54,11 +50,12 @@ def bundle_of(path: Path) -> Path | None:
     return next((folder for folder in path.resolve().parents[:3] if (folder / "collections").is_dir()), None)
 
 
-def module_files(bundle: Path) -> list[Path]:
-    """The modules of a bundle in the order of its books, then those in no book by name."""
+def bundle_files(bundle: Path) -> list[Path]:
+    """A bundle's modules in the order of its books, those in no book by name, then collections that cannot be read."""
     there = {path.parent.name: path for path in sorted(bundle.glob("modules/*/index.cnxml"))}
-    ordered = [there.pop(name) for name in _places(bundle) if name in there]
-    return ordered + list(there.values())
+    places, broken = _books(bundle)
+    ordered = [there.pop(name) for name in places if name in there]
+    return ordered + list(there.values()) + broken
 
 
 def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
@@ -67,54 +64,46 @@ def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
     Raises UnreadableError.
     """
     root = parse(content)
-    name = clean(_text_of(root, "content-id")) or path.parent.name
+    name = _text_of(root, "content-id") or path.parent.name
     bundle = bundle_of(path)
-    places = _places(bundle) if bundle else {}
+    places = _books(bundle)[0] if bundle else {}
     place = places.get(name) or places.get(path.parent.name) or _Place(licence=licence_in(bundle) if bundle else "")
-    title = clean(_text_of(root, "title")) or name
-    found = [] if _asks(root, title) else sections(_module(root, (*place.path, title), bundle))
+    title = _text_of(root, "title") or name
+    found = [] if _asks(root, title) else sections(_module(root, (*place.path, title)))
     if places and not place.path and sum(len(p.split()) for s in found for p in s.paragraphs) < DRAFT_WORDS:
         yield Rejection(str(path), "is a draft: in no book of its bundle, and without text")
     else:
         yield Document(name, found, place.licence, place.address)
 
 
-def broken_collections(bundle: Path) -> list[Path]:
-    """The collections that cannot be read; their modules keep their own titles only."""
+def _books(bundle: Path) -> tuple[dict[str, _Place], list[Path]]:
+    """Where the books have each module, in reading order, and the collections that cannot be read."""
     files = sorted(bundle.glob("collections/*.xml"))
-    return [file for file, entry in zip(files, _collections(bundle), strict=True) if isinstance(entry, Rejection)]
-
-
-def _places(bundle: Path) -> dict[str, _Place]:
-    files = sorted(bundle.glob("collections/*.xml"))
-    return _cached_places(bundle, tuple((file.name, file.stat().st_mtime_ns) for file in files))
+    return _read_books(bundle, tuple((file, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=8)
-def _cached_places(bundle: Path, stamps: tuple[tuple[str, int], ...]) -> dict[str, _Place]:
+def _read_books(bundle: Path, stamps: tuple[tuple[Path, int], ...]) -> tuple[dict[str, _Place], list[Path]]:
     places: dict[str, _Place] = {}
-    for entry in _collections(bundle):
-        if not isinstance(entry, Rejection):
-            book, licence, address = _book(entry, bundle)
-            for name, path in _modules(entry, (book,)):
-                places.setdefault(name, _Place(path, licence, address))
-    return places
-
-
-def _collections(bundle: Path) -> Iterator[Element | Rejection]:
-    for file in sorted(bundle.glob("collections/*.xml")):
+    broken = []
+    for file, _ in stamps:
         try:
-            yield parse(file.read_bytes())
-        except (UnreadableError, OSError) as error:
-            yield Rejection(str(file), str(error))
+            collection = parse(file.read_bytes())
+        except (UnreadableError, OSError):
+            broken.append(file)
+            continue
+        book, licence, address = _book(collection, bundle)
+        for name, path in _modules(collection, (book,)):
+            places.setdefault(name, _Place(path, licence, address))
+    return places, broken
 
 
 def _book(collection: Element, bundle: Path) -> tuple[str, str, str]:
     metadata = next((e for e in collection if local(e) == "metadata"), collection)
     given = next((e.get("url") or e.text or "" for e in metadata if local(e) == "license"), "")
-    slug = clean(_text_of(metadata, "slug"))
+    slug = _text_of(metadata, "slug")
     address = f"https://openstax.org/details/books/{slug}" if slug else ""
-    return clean(_text_of(metadata, "title")), licence_name(given) or licence_in(bundle), address
+    return _text_of(metadata, "title"), licence_name(given) or licence_in(bundle), address
 
 
 def _modules(element: Element, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -122,34 +111,33 @@ def _modules(element: Element, path: tuple[str, ...]) -> Iterator[tuple[str, tup
     for child in element:
         if local(child) == "module":
             yield child.get("document") or "", path
-        elif local(child) == "subcollection":
-            yield from _modules(child, (*path, clean(_text_of(child, "title"))))
-        elif local(child) == "content":
-            yield from _modules(child, path)
+        else:
+            title = (_text_of(child, "title"),) if local(child) == "subcollection" else ()
+            yield from _modules(child, path + title)
 
 
 def _text_of(element: Element, name: str) -> str:
-    """The text of the first descendant of that name, "" if there is none."""
-    found = next((e for e in element.iter() if e is not element and local(e) == name), None)
-    return inline_text(found) if found is not None else ""
+    """The cleaned text of the first descendant of that name, "" if there is none."""
+    found = element.find(f".//{{*}}{name}")
+    return clean(inline_text(found)) if found is not None else ""
 
 
-def _asks(element: Element, title: str = "") -> bool:
-    """Whether an element holds questions or what is no content, by its name, class or title."""
+def _asks(element: Element, title: str = "", parent: Element | None = None) -> bool:
+    """Whether an element holds questions or what is no content, by its name, class or title.
+
+    So does a list in a note, if most of its items are questions: a case's or a video's, which nothing answers.
+    """
     classes = (element.get("class") or "").lower().split()
-    if local(element) in LEFT_OUT or any(name in QUESTIONS or name in NO_CONTENT for name in classes):
+    if local(element) in LEFT_OUT or not CLASSES.isdisjoint(classes) or QUESTION_TITLE.fullmatch(title):
         return True
-    return bool(title and QUESTION_TITLE.fullmatch(title))
-
-
-def _list_asks(element: Element) -> bool:
-    """Whether most items of a list in a note are questions: a case's or a video's, which nothing answers."""
+    if parent is None or local(parent) != "note" or local(element) != "list":
+        return False
     items = [clean(inline_text(item)) for item in element if local(item) == "item"]
     return 2 * sum(item.endswith("?") for item in items) > len(items)
 
 
-def _module(root: Element, path: tuple[str, ...], bundle: Path | None) -> Found:
-    _name_links(root, bundle)
+def _module(root: Element, path: tuple[str, ...]) -> Found:
+    _name_links(root)
     for part in root:
         if local(part) == "content":
             yield from _section(part, path)
@@ -163,11 +151,9 @@ def _section(element: Element, path: tuple[str, ...]) -> Found:
     paragraphs = _lines(element.text)
     for child in element:
         title = _title(child)
-        if not _asks(child, title):
+        if not _asks(child, title, element):
             if local(child) == "section" or (local(child) == "note" and title):
                 inner.append((child, title))
-            elif local(child) == "list" and local(element) == "note" and _list_asks(child):
-                pass
             elif local(child) not in ("title", "label") or local(element) == "content":
                 paragraphs += _blocks(child)
         paragraphs += _lines(child.tail)
@@ -205,9 +191,7 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
     lines.text = element.text
     for number, child in enumerate(element, 1):
         name = local(child)
-        if _asks(child, _title(child) if name in BLOCKS else "") or (
-            name == "list" and local(element) == "note" and _list_asks(child)
-        ):
+        if _asks(child, _title(child) if name in BLOCKS else "", element):
             lines.append(_gap(child))
         elif name in BLOCKS or name in ("title", "caption", "label"):
             flush()
@@ -237,23 +221,23 @@ def _definition(element: Element) -> str:
     return f"{parts.get('term', '')}: {parts.get('meaning', '')}"
 
 
-def _name_links(root: Element, bundle: Path | None) -> None:
-    """A link without words gets some: the kind of its target, or the title of the module or section that it means."""
+def _name_links(root: Element) -> None:
+    """A link without words gets some, if its target is in the module: the kind of that, or its title."""
     targets = {element.get("id"): element for element in root.iter() if element.get("id")}
-    words: dict[tuple[str | None, str | None], str] = {}
+    words: dict[str | None, str] = {}
     for link in root.iter():
         if local(link) == "link" and not clean(inline_text(link)):
-            key = link.get("target-id"), link.get("document")
-            if key not in words:
-                words[key] = _words_for(targets.get(key[0]), key[1], bundle)
-            link.text = LINK + words[key].replace(" ", LINK)
+            name = link.get("target-id")
+            if name not in words:
+                words[name] = _words_for(targets.get(name))
+            link.text = LINK + words[name].replace(" ", LINK)
 
 
-def _words_for(target: Element | None, module: str | None, bundle: Path | None) -> str:
+def _words_for(target: Element | None) -> str:
     if target is None:
-        return _title_in(bundle, module) if bundle and module else ""
+        return ""
     kind = local(target).removeprefix("sub").capitalize()
-    return kind if kind in ("Figure", "Table", "Equation") else clean(_text_of(target, "title"))
+    return kind if kind in ("Figure", "Table", "Equation") else _text_of(target, "title")
 
 
 def _without_empty_links(text: str) -> str:
@@ -263,14 +247,3 @@ def _without_empty_links(text: str) -> str:
     text = " ".join(text.split())
     text = re.sub(rf"\s*\((?=[^()]*{LINK})(?:[Ss]ee|in|and|or|also|[,;\s]|{LINK}\w*+)*+\)", "", text)
     return clean(text.replace(LINK, " "))
-
-
-@lru_cache(maxsize=4096)
-def _title_in(bundle: Path, module: str) -> str:
-    """The title of another module, by its first lines; "" if it is not there."""
-    path = bundle / "modules" / module / "index.cnxml"
-    if not re.fullmatch(r"\w+", module) or not path.is_file():
-        return ""
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        match = re.search(r"<(?:md:)?title>([^<]*)<", handle.read(4096))
-    return clean(html.unescape(match[1])) if match else ""

@@ -1,6 +1,6 @@
 """CALS tables, as CNXML has them, row by row as text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from xml.etree.ElementTree import Element
 
 from helpers.knowledge.markup import clean, inline_text, local
@@ -16,10 +16,10 @@ def table_rows(table: Element, read: Callable[[Element], str]) -> list[str]:
     line of its own. Without a head the cells are parted by semicolons.
     """
     lines = [inline_text(part) for part in table if local(part) in ("title", "caption")]
-    for group in (part for part in table if local(part) == "tgroup"):
-        names = {spec.get("colname"): place for place, spec in enumerate(_named(group, "colspec"))}
+    for group in table.iterfind("{*}tgroup"):
+        names = {spec.get("colname"): place for place, spec in enumerate(group.iterfind("{*}colspec"))}
         head: Grid = {}
-        for row in _grid(_rows(group, "thead"), names, read):
+        for row in _grid(group.iterfind("{*}thead/{*}row"), names, read):
             values = list(dict.fromkeys(row.values()))
             if len(row) > 1 and len(values) == 1:  # the table's name, over all columns
                 lines.append(values[0])
@@ -27,7 +27,7 @@ def table_rows(table: Element, read: Callable[[Element], str]) -> list[str]:
             for column, text in row.items():
                 head[column] = clean(f"{head.get(column, '')} {text}") if text != head.get(column) else text
         for part in ("tbody", "tfoot"):
-            lines += [_line(row, head) for row in _grid(_rows(group, part), names, read)]
+            lines += [_line(row, head) for row in _grid(group.iterfind(f"{{*}}{part}/{{*}}row"), names, read)]
     return lines
 
 
@@ -41,22 +41,14 @@ def _line(row: Grid, head: Grid) -> str:
     return "; ".join(f"{label}: {text}" if label else text for text, label in labelled.items())
 
 
-def _named(element: Element, name: str) -> list[Element]:
-    return [child for child in element if local(child) == name]
-
-
-def _rows(group: Element, part: str) -> list[Element]:
-    return [row for body in _named(group, part) for row in _named(body, "row")]
-
-
-def _grid(rows: list[Element], names: dict[str | None, int], read: Callable[[Element], str]) -> Iterator[Grid]:
+def _grid(rows: Iterable[Element], names: dict[str | None, int], read: Callable[[Element], str]) -> Iterator[Grid]:
     """Each row's text by column, cells repeated over the columns and rows that they span."""
     hanging: dict[int, tuple[str, int]] = {}  # by column: a cell from above, and for how many more rows
     for row in rows:
         grid = {column: text for column, (text, _) in hanging.items()}
         hanging = {column: (text, left - 1) for column, (text, left) in hanging.items() if left > 1}
         column = 0
-        for entry in _named(row, "entry"):
+        for entry in row.iterfind("{*}entry"):
             while column in grid:
                 column += 1
             column = names.get(entry.get("namest") or entry.get("colname"), column)

@@ -92,8 +92,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
         return
     seen.add(real)
     if (folder / "collections").is_dir() and (folder / "modules").is_dir():
-        yield from cnxml.module_files(folder)
-        yield from cnxml.broken_collections(folder)
+        yield from cnxml.bundle_files(folder)
         return
     files = [Path(entry.path) for entry in entries if not _is_passed_over(entry)]
     for path in sorted(files, key=lambda path: (pubmed.file_version(path), path.name)):
@@ -111,7 +110,6 @@ def _is_passed_over(entry: os.DirEntry) -> bool:
 
 def _nearest(path: Path) -> str:
     parent = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
-    names = [entry.name for entry in os.scandir(parent)]
     missing = path.absolute().relative_to(parent).parts[0]
-    near = difflib.get_close_matches(missing, names, n=1)
+    near = difflib.get_close_matches(missing, os.listdir(parent), n=1)
     return f"; did you mean {parent / near[0]}?" if near else ""

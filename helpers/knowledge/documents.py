@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from helpers import printable
 
@@ -52,7 +53,7 @@ class Rejection:
         object.__setattr__(self, "why", printable(self.why))
 
 
-class UnreadableError(ValueError):
+class UnreadableError(Exception):
     """Why a file cannot be read, in one line that follows its name."""
 
 
@@ -78,19 +79,23 @@ def passages(document: Document, max_words: int = MAX_WORDS) -> Iterator[Passage
     A longer paragraph is cut between sentences, and a longer sentence between words. No word is lost.
     """
     for section in document.sections:
-        title = " > ".join(dict.fromkeys(part for part in (_one_line(p) for p in section.path) if part))
-        kept: list[str] = []
-        words = 0
-        for paragraph in section.paragraphs:
-            for piece in _pieces(_one_line(paragraph), max_words):
-                size = len(piece.split())
-                if kept and words + size > max_words:
-                    yield Passage("\n".join(kept), title, document.source, document.licence, address=document.address)
-                    kept, words = [], 0
-                kept.append(piece)
-                words += size
-        if kept:
-            yield Passage("\n".join(kept), title, document.source, document.licence, address=document.address)
+        title = " > ".join(dict.fromkeys(filter(None, map(_one_line, section.path))))
+        for text in _merged(section.paragraphs, max_words):
+            yield Passage(text, title, document.source, document.licence, address=document.address)
+
+
+def _merged(paragraphs: list[str], max_words: int) -> Iterator[str]:
+    kept: list[str] = []
+    words = 0
+    for piece in chain.from_iterable(_pieces(_one_line(paragraph), max_words) for paragraph in paragraphs):
+        size = len(piece.split())
+        if kept and words + size > max_words:
+            yield "\n".join(kept)
+            kept, words = [], 0
+        kept.append(piece)
+        words += size
+    if kept:
+        yield "\n".join(kept)
 
 
 def _one_line(text: str) -> str:

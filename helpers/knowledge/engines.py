@@ -7,6 +7,7 @@ words and nothing else: no sign in it means anything.
 import re
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,66 +41,43 @@ def rarest(counts: dict[str, int], total: int) -> list[str]:
     return [term for term in ranked if counts[term] <= COMMON * total] or ranked
 
 
-class Fts5:
-    """Searches through the connection that has the index open."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
-        self.stems = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self.stems.executescript(
-            f"CREATE VIRTUAL TABLE words USING fts5 (word, tokenize = '{TOKENIZER}');"
-            "CREATE VIRTUAL TABLE terms USING fts5vocab (words, instance);"
-        )
-
-    def search(self, query: str, limit: int) -> Hits:
-        words = self.rarest_words(query)
-        if not words:
-            return []
-        wanted = " OR ".join(f'"{word}"' for word in words)
-        rows = self.db.execute(
-            "SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ? ORDER BY score, rowid LIMIT ?",
-            [wanted, limit],
-        )
-        return [(row, -score) for row, score in rows]
-
-    def rarest_words(self, query: str) -> list[str]:
-        """At most MOST_WORDS words of the query that the index has, the rarest first."""
-        total, stale = self.db.execute("SELECT passages, stale FROM state").fetchone()
-        term_of = self.terms(words_of(query))
-        found = self.db.execute(
-            f"SELECT term, passages FROM frequencies WHERE term IN ({','.join('?' * len(term_of))})", list(term_of)
-        )
-        counts = dict(found.fetchall())
-        if stale:  # an import is under way: a term that is not counted may be there all the same
-            counts = dict.fromkeys(term_of, 0) | counts
-        return [term_of[term] for term in rarest(counts, total)[:MOST_WORDS]]
-
-    def terms(self, words: list[str]) -> dict[str, str]:
-        """One word for each term that SQLite makes of the words: the terms themselves might be stemmed again."""
-        self.stems.execute("BEGIN")
-        self.stems.executemany("INSERT INTO words (rowid, word) VALUES (?, ?)", enumerate(words))
-        rows = self.stems.execute("SELECT term, doc FROM terms ORDER BY doc DESC").fetchall()
-        self.stems.execute("ROLLBACK")
-        return {term: words[number] for term, number in rows}
-
-    def close(self) -> None:
-        self.stems.close()
+def search_sqlite(db: sqlite3.Connection, query: str, limit: int) -> Hits:
+    """By FTS5 in the index's own file."""
+    words = _rarest_words(db, query)
+    if not words:
+        return []
+    wanted = " OR ".join(f'"{word}"' for word in words)
+    rows = db.execute(
+        "SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ? ORDER BY score, rowid LIMIT ?",
+        [wanted, limit],
+    )
+    return [(row, -score) for row, score in rows]
 
 
-def tantivy_module() -> Any | None:
-    """The library, or None where it is not installed."""
-    try:
-        import tantivy
-    except ImportError:
-        return None
-    return tantivy
+def _rarest_words(db: sqlite3.Connection, query: str) -> list[str]:
+    """At most MOST_WORDS words of the query that the index has, the rarest first."""
+    (total,) = db.execute("SELECT passages FROM state").fetchone()
+    term_of = _terms(words_of(query))
+    marks = ",".join("?" * len(term_of))
+    counts = dict(db.execute(f"SELECT term, doc FROM vocabulary WHERE term IN ({marks})", list(term_of)).fetchall())
+    return [term_of[term] for term in rarest(counts, total)[:MOST_WORDS]]
+
+
+def _terms(words: list[str]) -> dict[str, str]:
+    """One word for each term that SQLite makes of the words: the terms themselves might be stemmed again."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute(f"CREATE VIRTUAL TABLE words USING fts5 (word, tokenize = '{TOKENIZER}')")
+        db.execute("CREATE VIRTUAL TABLE terms USING fts5vocab (words, instance)")
+        db.executemany("INSERT INTO words (rowid, word) VALUES (?, ?)", enumerate(words))
+        return {term: words[number] for term, number in db.execute("SELECT term, doc FROM terms ORDER BY doc DESC")}
 
 
 class Tantivy:
     """A folder that holds one state of an index, and is never changed."""
 
     def __init__(self, folder: Path) -> None:
-        library = tantivy_module()
+        import tantivy as library
+
         self.library, self.index = library, library.Index.open(str(folder))
         self.searcher = self.index.searcher()
         self.analyzer = _analyzer(library)
@@ -127,7 +105,8 @@ class Tantivy:
     @classmethod
     def build(cls, folder: Path, state: str, rows: Iterable[tuple[int, str, str]]) -> None:
         """Write the folder anew from (row, title, text), atomically. Raises InputError if that fails."""
-        library = tantivy_module()
+        import tantivy as library
+
         builder = library.SchemaBuilder().add_integer_field("row", fast=True)
         builder = builder.add_text_field("text", tokenizer_name="english", index_option="freq")
         try:
@@ -147,12 +126,10 @@ class Tantivy:
 
 
 def open_tantivy(folder: Path, state: str) -> Tantivy | None:
-    """The folder, if it holds this state and the library is there to read it."""
-    if tantivy_module() is None or state_in(folder) != state:
-        return None
+    """The folder, if it holds this state and can be read."""
     try:
-        return Tantivy(folder)
-    except (OSError, ValueError):  # damaged, or of another version of the library: SQLite answers
+        return Tantivy(folder) if state_in(folder) == state else None
+    except (ImportError, OSError, ValueError):  # not installed, damaged, of another version: SQLite answers
         return None
 
 

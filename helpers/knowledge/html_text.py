@@ -8,36 +8,18 @@ from helpers.knowledge.markup import clean
 
 Parts = list[tuple[tuple[str, ...], list[str]]]  # paragraphs by the headings above them
 DROPPED = {
-    *("script", "style", "nav", "template", "noscript", "iframe", "svg", "head", "button", "select", "textarea"),
+    *("script", "style", "nav", "template", "noscript", "iframe", "svg", "button", "select", "textarea"),
     *("object", "audio", "video", "canvas"),
 }
-HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
-BLOCKS = HEADINGS | {
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+BLOCKS = {*HEADINGS} | {
     *("address", "article", "aside", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset"),
     *("figcaption", "figure", "footer", "form", "header", "li", "main", "ol", "p", "pre", "section", "summary"),
-    *("table", "tbody", "tfoot", "thead", "tr", "ul"),
+    *("table", "tbody", "tfoot", "thead", "title", "tr", "ul"),
 }
 VOID = {*("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")}
 CELLS = {"td", "th"}
 CELL = "\ue001"  # where a cell of a table begins
-
-
-class Outline:
-    """Collects paragraphs under the headings that are open."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.open = title, {}
-        self.found: Parts = []
-
-    def heading(self, level: int, text: str) -> None:
-        self.open = {above: title for above, title in self.open.items() if above < level} | {level: text}
-
-    def add(self, paragraphs: list[str]) -> None:
-        path = (self.title, *self.open.values())
-        if self.found and self.found[-1][0] == path:
-            self.found[-1][1].extend(paragraphs)
-        else:
-            self.found.append((path, list(paragraphs)))
 
 
 def read_html(text: str, name: str) -> Parts:
@@ -47,20 +29,15 @@ def read_html(text: str, name: str) -> Parts:
     """
     page = _Page()
     # Python's parser searches the rest of the page again for each comment or tag that does not end.
-    text = without_comments(text.replace(CELL, "")).replace("<!--", "&lt;!--")
+    # The second choice takes all that follows an unclosed one, so that it is searched once.
+    comment = re.compile(r"<!--(?:.*?-->|.*)", re.DOTALL)
+    text = comment.sub(lambda match: "" if match[0].endswith("-->") else match[0], text.replace(CELL, ""))
+    text = text.replace("<!--", "&lt;!--")
     end = text.rfind(">") + 1
     page.feed(text[:end] + text[end:].replace("<", "&lt;"))
     page.close()
     page.flush()
-    title = clean(page.title) or name
-    return [((title, *path[1:]), paragraphs) for path, paragraphs in page.outline.found]
-
-
-def without_comments(text: str) -> str:
-    """Without <!-- ... -->; what an unclosed comment begins stays."""
-    # The second choice takes all that follows an unclosed one, so that it is searched once.
-    comment = re.compile(r"<!--(?:.*?-->|.*)", re.DOTALL)
-    return comment.sub(lambda match: "" if match[0].endswith("-->") else match[0], text)
+    return [((page.title or name, *path), paragraphs) for path, paragraphs in page.found]
 
 
 class _Page(HTMLParser):
@@ -68,12 +45,11 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.stack: list[tuple[str, bool]] = []  # open tags, and whether they hide what is in them
         self.open: Counter[str] = Counter()
-        self.hidden = self.titles = 0
-        self.title, self.text, self.outline = "", [], Outline("")
+        self.hidden = 0
+        self.title, self.text, self.headings = "", [], {}
+        self.found: Parts = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        while self.stack and _closes(tag, self.stack[-1][0]):
-            self.pop()
         if tag in VOID:
             self.text.append(" " if tag == "br" else "")
             if tag == "hr":
@@ -87,7 +63,6 @@ class _Page(HTMLParser):
         self.stack.append((tag, hides))
         self.open[tag] += 1
         self.hidden += hides
-        self.titles += tag == "title"
 
     def handle_endtag(self, tag: str) -> None:
         while self.open[tag]:
@@ -103,29 +78,23 @@ class _Page(HTMLParser):
         return tag
 
     def handle_data(self, data: str) -> None:
-        if self.open["title"]:
-            self.title += data if self.titles == 1 else ""
-        elif not self.hidden:
+        if self.open["title"] or not self.hidden:
             self.text.append(data)
 
     def flush(self) -> None:
-        """End a paragraph, or a heading."""
+        """End a paragraph, a heading, or the page's title."""
         line = "; ".join(cell for cell in map(clean, "".join(self.text).split(CELL)) if cell)
         self.text = []
-        level = next((int(tag[1]) for tag in sorted(HEADINGS) if self.open[tag]), 0)
-        if line and level:
-            self.outline.heading(level, line)
+        level = next((number for number, tag in enumerate(HEADINGS) if self.open[tag]), None)
+        path = tuple(self.headings.values())
+        if line and self.open["title"]:
+            self.title = self.title or line
+        elif line and level is not None:
+            self.headings = {k: title for k, title in self.headings.items() if k < level} | {level: line}
+        elif line and self.found and self.found[-1][0] == path:
+            self.found[-1][1].append(line)
         elif line:
-            self.outline.add([line])
-
-
-def _closes(tag: str, last: str) -> bool:
-    """Whether a tag ends the one before it, whose end may be left out."""
-    if last == "head" or last == "p":
-        return tag in BLOCKS
-    if last in CELLS:
-        return tag in CELLS or tag == "tr"
-    return last == tag and tag in ("li", "tr", "dt", "dd", "option")
+            self.found.append((path, [line]))
 
 
 def _is_hidden(attributes: dict[str, str | None]) -> bool:

@@ -2,8 +2,7 @@
 
 import re
 import sqlite3
-import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -56,7 +55,7 @@ class Importer:
             self.forget_gone(root.resolve(), set(map(_where, files)))
 
     def file(self, path: Path, root: Path) -> None:
-        """One file, from where an interrupted import of the same content stopped; not at all if it is there."""
+        """One file; not at all if it is there."""
         try:
             content = _content(path)
         except OSError as error:
@@ -65,22 +64,21 @@ class Importer:
         if known := self.known(path, content):
             self.added.unchanged += known
             return
-        file, edition, done = self.begin(path, content)
-        rejections, found, number = self.added.rejections, 0, -1
-        for number, item in enumerate(read_file(path, root)):
-            found += isinstance(item, Document)
-            if number >= done or isinstance(item, Rejection):
-                self.item(item, file, edition)
-            else:
-                self.added.unchanged += isinstance(item, Document)
-            if self.waiting >= TRANSACTION:
-                self.db.execute("UPDATE files SET done = ? WHERE id = ?", [number + 1, file])
-                self.commit()
-        if edition and rejections == self.added.rejections:  # a file that can only be read in part proves nothing gone
-            self.forget_older(file, edition)
-        self.db.execute(
-            "UPDATE files SET done = ?, finished = 1, documents = ? WHERE id = ?", [number + 1, found, file]
+        row = self.db.execute(
+            "INSERT INTO files (path, content, finished) VALUES (?, ?, 0)"
+            " ON CONFLICT (path) DO UPDATE SET content = excluded.content, finished = 0 RETURNING id",
+            [_where(path), content],
         )
+        (file,) = row.fetchone()
+        rejections, found, sources = self.added.rejections, 0, set()
+        for item in read_file(path, root):
+            self.item(item, file)
+            if isinstance(item, Document):
+                found += 1
+                sources.update([clean(item.source)] if not item.version else [])
+        if rejections == self.added.rejections:  # a file that can only be read in part proves nothing gone
+            self.forget(file, sources)
+        self.db.execute("UPDATE files SET finished = 1, documents = ? WHERE id = ?", [found, file])
         self.commit()
 
     def known(self, path: Path, content: str) -> int:
@@ -99,43 +97,20 @@ class Importer:
             self.db.execute("UPDATE files SET path = ? WHERE id = ?", [where, file])
         return documents
 
-    def begin(self, path: Path, content: str) -> tuple[int, int, int]:
-        """The file's id, its edition, and how many of its items are in the index."""
-        where = _where(path)
-        row = self.db.execute("SELECT id, content, edition, done FROM files WHERE path = ?", [where]).fetchone()
-        if row is None:
-            cursor = self.db.execute("INSERT INTO files VALUES (NULL, ?, ?, 0, 0, 0, 0)", [where, content])
-            return cursor.lastrowid or 0, 0, 0
-        file, before, edition, done = row
-        if before == content:
-            return file, edition, done
-        self.db.execute(
-            "UPDATE files SET content = ?, edition = ?, done = 0, finished = 0 WHERE id = ?",
-            [content, edition + 1, file],
-        )
-        return file, edition + 1, 0
-
-    def loose(self, item: Document | Deletion | Rejection) -> None:
-        """One that comes without a file."""
-        self.item(item)
+    def item(self, item: Document | Deletion | Rejection, file: int = 0) -> None:
+        """One of a stream, which may come without a file."""
+        if isinstance(item, Rejection):
+            self.reject(item)
+        elif isinstance(item, Deletion):
+            self.delete(item, file)
+        else:
+            # A version is only given where the source's name is unique everywhere, as a PMID is and a row's id is not.
+            self.document(item, 0 if item.version else file)
+        self.waiting += 1
         if self.waiting >= TRANSACTION:
             self.commit()
 
-    def item(self, item: Document | Deletion | Rejection, file: int = 0, edition: int = 0) -> None:
-        """One of a stream. Raises TypeError for anything else."""
-        if isinstance(item, Rejection):
-            self.reject(item)
-            return
-        if not isinstance(item, Document | Deletion):
-            raise TypeError(f"{type(item).__name__} is neither a path nor a Document, Deletion or Rejection")
-        if isinstance(item, Deletion):
-            self.delete(item, file, edition)
-        else:
-            # A version is only given where the source's name is unique everywhere, as a PMID is and a row's id is not.
-            self.document(item, 0 if item.version else file, file, edition)
-        self.waiting += 1
-
-    def document(self, document: Document, space: int, file: int, edition: int) -> None:
+    def document(self, document: Document, space: int) -> None:
         content = _digest(document)
         row = self.db.execute(
             "SELECT id, version, content, first, count FROM documents WHERE space = ? AND source = ?",
@@ -144,26 +119,21 @@ class Importer:
         if row:
             number, version, before, first, count = row
             gone = first is None
-            if document.version < version or (gone and version and document.version == version):
-                self.added.unchanged += 1
-                return
-            if document.version == version and content == before and not gone:
-                self.db.execute(
-                    "UPDATE documents SET file = ?1, edition = ?2 WHERE id = ?3 AND (file, edition) != (?1, ?2)",
-                    [file, edition, number],
-                )
+            same = document.version == version and (version if gone else content == before)
+            if document.version < version or same:
                 self.added.unchanged += 1
                 return
             self.drop_passages(first, count)
             self.db.execute("DELETE FROM documents WHERE id = ?", [number])
-        self.insert(document, space, content, file, edition)
+        self.insert(document, space, content)
 
-    def insert(self, document: Document, space: int, content: bytes, file: int, edition: int) -> None:
+    def insert(self, document: Document, space: int, content: bytes) -> None:
         first, texts = self.next_row, list(_texts(document))
         values = [space, clean(document.source), clean(document.version), content, clean(document.licence)]
         cursor = self.db.execute(
-            "INSERT INTO documents VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [*values, clean(document.address), first, len(texts), file, edition],
+            "INSERT INTO documents (space, source, version, content, licence, address, first, count)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [*values, clean(document.address), first, len(texts)],
         )
         rows = [(first + k, *both, cursor.lastrowid) for k, both in enumerate(texts)]
         self.db.executemany("INSERT INTO passages (rowid, title, text, document) VALUES (?, ?, ?, ?)", rows)
@@ -172,7 +142,7 @@ class Importer:
         self.added.documents, self.added.passages = self.added.documents + 1, self.added.passages + len(rows)
         self.changed = True
 
-    def delete(self, deletion: Deletion, file: int, edition: int) -> None:
+    def delete(self, deletion: Deletion, file: int) -> None:
         """Withdraw what has that source and is no newer: all of it, or by a file's deletion not what other files named.
 
         A deletion without a version is as of what there is now.
@@ -193,8 +163,8 @@ class Importer:
                 )
         if deletion.version and not any(space == 0 for _, space, *_ in rows):
             self.db.execute(
-                "INSERT INTO documents VALUES (NULL, 0, ?, ?, NULL, '', '', NULL, 0, ?, ?)",
-                [clean(deletion.source), clean(deletion.version), file, edition],
+                "INSERT INTO documents (space, source, version, count) VALUES (0, ?, ?, 0)",
+                [clean(deletion.source), clean(deletion.version)],
             )
 
     def drop_passages(self, first: int | None, count: int) -> None:
@@ -202,26 +172,25 @@ class Importer:
             self.db.execute("DELETE FROM passages WHERE rowid BETWEEN ? AND ?", [first, first + count - 1])
             self.documents, self.rows, self.changed = self.documents - 1, self.rows - count, True
 
-    def forget_older(self, file: int, edition: int) -> None:
-        """Remove what an earlier content of the file gave and this one does not."""
-        rows = self.db.execute(
-            "SELECT id, first, count FROM documents WHERE file = ? AND edition < ? AND first IS NOT NULL",
-            [file, edition],
-        ).fetchall()
-        for number, first, count in rows:
-            self.drop_passages(first, count)
-            self.db.execute("DELETE FROM documents WHERE id = ?", [number])
-        self.added.deleted += len(rows)
-
-    def forget_gone(self, folder: Path, there: set[str]) -> None:
-        """Remove what files of the folder gave that are not `there` now.
+    def forget(self, file: int, kept: Collection[str] = ()) -> None:
+        """Remove the file's documents that are not `kept`.
 
         Not what has a version: NLM's files may be removed once they are read, and only deletions withdraw records.
         """
-        plain = "NOT EXISTS (SELECT 1 FROM documents WHERE file = files.id AND version != '')"
-        for file, where in self.db.execute(f"SELECT id, path FROM files WHERE {plain}").fetchall():
+        rows = self.db.execute(
+            "SELECT id, source, first, count FROM documents WHERE space = ? AND first IS NOT NULL", [file]
+        ).fetchall()
+        for number, source, first, count in rows:
+            if source not in kept:
+                self.drop_passages(first, count)
+                self.db.execute("DELETE FROM documents WHERE id = ?", [number])
+                self.added.deleted += 1
+
+    def forget_gone(self, folder: Path, there: set[str]) -> None:
+        """Remove what files of the folder gave that are not `there` now."""
+        for file, where in self.db.execute("SELECT id, path FROM files").fetchall():
             if where not in there and Path(where).is_relative_to(folder):
-                self.forget_older(file, sys.maxsize)
+                self.forget(file)
                 self.db.execute("DELETE FROM files WHERE id = ?", [file])
 
     def reject(self, rejection: Rejection) -> None:
@@ -232,9 +201,8 @@ class Importer:
     def commit(self) -> None:
         """What was read so far is in the index from here on, whatever happens to this process."""
         self.db.execute(
-            "UPDATE state SET changes = changes + ?, documents = documents + ?, passages = passages + ?,"
-            " stale = stale OR ?",
-            [self.changed, self.documents, self.rows, self.changed],
+            "UPDATE state SET changes = changes + ?, documents = documents + ?, passages = passages + ?",
+            [self.changed, self.documents, self.rows],
         )
         self.db.execute("COMMIT")
         self.waiting = self.documents = self.rows = 0
@@ -242,12 +210,7 @@ class Importer:
         self.db.execute("BEGIN IMMEDIATE")
 
     def finish(self) -> Added:
-        """Commit, and count in how many passages each term is: from that a search knows a long query's rarest words."""
         self.commit()
-        if self.db.execute("SELECT stale FROM state").fetchone()[0]:
-            self.db.execute("DELETE FROM frequencies")
-            self.db.execute("INSERT INTO frequencies SELECT term, doc FROM vocabulary")
-            self.db.execute("UPDATE state SET stale = 0")
         self.db.execute("COMMIT")
         return self.added
 

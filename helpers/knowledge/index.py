@@ -8,21 +8,21 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from helpers import InputError
 from helpers.files import clear_leftovers, project_path
 from helpers.knowledge.documents import Deletion, Document, Passage, Rejection
-from helpers.knowledge.engines import Fts5, Hits, Tantivy, open_tantivy, state_in, tantivy_module
+from helpers.knowledge.engines import Tantivy, open_tantivy, search_sqlite, state_in
 from helpers.knowledge.importing import Added, Importer
 from helpers.knowledge.store import errors_in_one_line, open_to_read, open_to_write
 
-LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 14,590, and tantivy 3
+LARGE = 10_000  # passages; FTS5 takes some 40 ms for a vignette in 8,749, and tantivy 3
 
 _PASSAGES = (
-    "SELECT p.rowid, d.id, p.text, p.title, d.source, d.licence, d.address"
-    " FROM passages p JOIN documents d ON d.id = p.document"
+    "SELECT d.id, p.text, p.title, d.source, d.licence, d.address FROM passages p JOIN documents d ON d.id = p.document"
 )
 Source = str | Path | Document | Deletion | Rejection
 
@@ -44,7 +44,6 @@ class Index:
         self.path = project_path(path)
         self.folder = self.path.with_name(self.path.name + ".tantivy")
         self._db: sqlite3.Connection | None = None
-        self._fts5: Fts5 | None = None
         self._tantivy: tuple[str, Tantivy | None] | None = None
         self._lock = threading.RLock()
         self._open()
@@ -53,7 +52,7 @@ class Index:
         """Read files and folders, or documents, into the index; what is there already stays as it is.
 
         A file with the same name and content is read once. Where it has changed, what it no longer holds leaves the
-        index, and so does a file that has left its folder (NLM's do not: see Importer.forget_gone). Of versions of a
+        index, and so does a file that has left its folder (NLM's do not: see Importer.forget). Of versions of a
         document the greatest stays, in whichever order they come; a deletion outweighs its own version and all before
         it. Each file is in or out as a whole (a larger one than importing.TRANSACTION items in parts of that size), so
         a second call goes on where a killed process or a full disk ended the first.
@@ -61,12 +60,14 @@ class Index:
         Raises InputError if a source does not exist, another process is adding, or the disk is full.
         """
         given = [sources] if isinstance(sources, Source) else sources
-        with self._lock, self._closed(), open_to_write(self.path) as db:
-            importer = Importer(db)
-            for item in given:
-                importer.source(item) if isinstance(item, str | Path) else importer.loose(item)
-            added = importer.finish()
-            self._build_tantivy(db)
+        with self._lock:
+            self.close()  # a reading connection would keep SQLite from tidying up behind the writing one
+            with open_to_write(self.path) as db:
+                importer = Importer(db)
+                for item in given:
+                    importer.source(item) if isinstance(item, str | Path) else importer.item(item)
+                added = importer.finish()
+                self._build_tantivy(db)
             return added
 
     def search(self, query: str, k: int = 10) -> list[Passage]:
@@ -77,62 +78,50 @@ class Index:
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}: it has to be 1 or more")
         with self._reading() as db:
-            return _passages(db, self._hits(db, query, k)) if db else []
-
-    def rows(self, after: int = 0, limit: int = -1) -> tuple[str, list[tuple[int, int, Passage]]]:
-        """The state, and (row, document's number, passage) of the next passages in the order of reading.
-
-        The state is another after each change, and "" where there is no index yet.
-        """
-        with self._reading() as db:
             if not db:
-                return "", []
-            found = db.execute(f"{_PASSAGES} WHERE p.rowid > ? ORDER BY p.rowid LIMIT ?", [after, limit])
-            return _state_name(db), [(row, number, _passage(facts)) for row, number, *facts in found]
+                return []
+            found = (
+                (db.execute(f"{_PASSAGES} WHERE p.rowid = ?", [row]), score) for row, score in self._hits(db, query, k)
+            )
+            return [_passage(facts.fetchone(), score) for facts, score in found]
 
-    def passages_at(self, hits: Hits, state: str) -> list[Passage] | None:
-        """The passages of rows that another search found in a state, with its scores; None in any other state."""
+    def rows(self) -> tuple[str, list[tuple[int, Passage]]]:
+        """The state, and all passages in the order of reading, each with its document's number."""
         with self._reading() as db:
-            if (_state_name(db) if db else "") != state:
-                return None
-            return _passages(db, hits) if db else []
+            found = db.execute(f"{_PASSAGES} ORDER BY p.rowid") if db else ()
+            return _state_name(db), [(facts[0], _passage(facts)) for facts in found]
+
+    @property
+    def state(self) -> str:
+        """A name for what the index holds: another after each change, "" where there is no index yet."""
+        with self._reading() as db:
+            return _state_name(db)
 
     def __len__(self) -> int:
         """How many passages there are."""
-        return self._state("passages") or 0
+        return self._state("passages")
 
     @property
     def documents(self) -> int:
         """How many documents there are."""
-        return self._state("documents") or 0
+        return self._state("documents")
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
         with self._lock:
-            for part in (self._fts5, self._db):
-                if part is not None:
-                    part.close()
-            self._db = self._fts5 = self._tantivy = None
+            if self._db is not None:
+                self._db.close()
+            self._db = self._tantivy = None
 
     def __enter__(self) -> "Index":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> None:
         if self._db is None and self.path.exists():
             self._db = open_to_read(self.path)
-            self._fts5 = Fts5(self._db)
-
-    @contextmanager
-    def _closed(self) -> Iterator[None]:
-        """Without the reading connection, which would keep SQLite from tidying up behind the writing one."""
-        self.close()
-        yield
-        self._open()
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -152,32 +141,27 @@ class Index:
         with self._reading() as db:
             return db.execute(f"SELECT {column} FROM state").fetchone()[0] if db else 0
 
-    def _hits(self, db: sqlite3.Connection, query: str, limit: int) -> Hits:
+    def _hits(self, db: sqlite3.Connection, query: str, limit: int) -> list[tuple[int, float]]:
         limit = min(limit, max(1, db.execute("SELECT passages FROM state").fetchone()[0]))
         state = _state_name(db)
         if self._tantivy is None or self._tantivy[0] != state:
             self._tantivy = (state, open_tantivy(self.folder, state))
-        engine = self._tantivy[1] or self._fts5
-        return engine.search(query, limit) if engine else []
+        tantivy = self._tantivy[1]
+        return tantivy.search(query, limit) if tantivy else search_sqlite(db, query, limit)
 
     def _build_tantivy(self, db: sqlite3.Connection) -> None:
         """Bring the folder to the file's state where the index is large."""
         clear_leftovers(self.folder.parent)
         (size,) = db.execute("SELECT passages FROM state").fetchone()
-        if size >= LARGE and tantivy_module() and state_in(self.folder) != _state_name(db):
+        if size >= LARGE and find_spec("tantivy") and state_in(self.folder) != _state_name(db):
             rows = db.execute("SELECT rowid, title, text FROM passages ORDER BY rowid")
             Tantivy.build(self.folder, _state_name(db), rows)
 
 
-def _state_name(db: sqlite3.Connection) -> str:
-    return "{} {}".format(*db.execute("SELECT identity, changes FROM state").fetchone())
+def _state_name(db: sqlite3.Connection | None) -> str:
+    return "{} {}".format(*db.execute("SELECT identity, changes FROM state").fetchone()) if db else ""
 
 
-def _passages(db: sqlite3.Connection, hits: Hits) -> list[Passage]:
-    found = ((db.execute(f"{_PASSAGES} WHERE p.rowid = ?", [row]).fetchone(), score) for row, score in hits)
-    return [_passage(facts, score) for (_, _, *facts), score in found]
-
-
-def _passage(facts: Sequence[str], score: float = 0.0) -> Passage:
-    text, title, source, licence, address = facts
+def _passage(facts: Sequence[Any], score: float = 0.0) -> Passage:
+    _, text, title, source, licence, address = facts
     return Passage(text, title, source, licence, score, address=address)

@@ -1,7 +1,6 @@
 """Text out of markup: XML read safely and in bounded memory, inline tags and formulas as text, stray characters out."""
 
 import gzip
-import html
 import io
 import re
 import unicodedata
@@ -16,7 +15,6 @@ from helpers.knowledge.documents import Section, UnreadableError
 CHUNK = 1 << 16  # bytes
 MAX_DEPTH = 200  # levels; the real corpora have at most 25
 MAX_RECORD = 64 << 20  # bytes of one element that is kept in memory
-PREDEFINED = {"amp", "lt", "gt", "quot", "apos"}  # entities that every XML parser knows
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -56,8 +54,8 @@ def local(element: Element) -> str:
 
 
 def parse(content: bytes) -> Element:
-    """The root of a small XML file; HTML's named entities are known. UnreadableError for anything unsafe or broken."""
-    for root in stream(io.BytesIO(_numeric_entities(content)), lambda element, depth: depth == 0, forget=False):
+    """The root of a small XML file. UnreadableError for anything unsafe or broken."""
+    for root in stream(io.BytesIO(content), lambda element, depth: depth == 0, forget=False):
         return root
     raise UnreadableError("is empty")
 
@@ -91,10 +89,8 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
             if pending > MAX_RECORD:
                 raise UnreadableError(f"has a record of more than {MAX_RECORD >> 20} MiB")
         parser.close()
-    except ParseError as error:
+    except (ParseError, LookupError, ValueError) as error:  # the last two: encodings that expat does not take
         raise UnreadableError(f"is broken XML ({error})") from None
-    except (LookupError, ValueError) as error:  # an encoding that does not exist, or that expat does not take
-        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
 
 
 def root_name(handle: IO[bytes]) -> str:
@@ -117,19 +113,8 @@ def root_name(handle: IO[bytes]) -> str:
         handle.seek(0)
         return str(root)
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
-        raise error if isinstance(error, UnreadableError) else UnreadableError(f"is broken XML ({error})") from None
+        raise UnreadableError(f"is broken XML ({error})") from None
     raise UnreadableError("is XML without a root")
-
-
-def _numeric_entities(content: bytes) -> bytes:
-    """HTML's named entities (&nbsp;) as character references; XML without a DTD knows only five."""
-
-    def numeric(match: re.Match[bytes]) -> bytes:
-        name = (match[1] or b"").decode()
-        characters = html.entities.html5.get(name + ";") if name and name not in PREDEFINED else None
-        return "".join(f"&#{ord(c)};" for c in characters).encode() if characters else match[0]
-
-    return re.sub(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&([A-Za-z][A-Za-z0-9]*);", numeric, content, flags=re.DOTALL)
 
 
 def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda element: False) -> str:

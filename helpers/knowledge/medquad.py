@@ -15,7 +15,6 @@ LICENCE = "CC BY 4.0"
 KEYS = {"id", "source", "url", "focus", "question", "answer"}
 MAX_ROW = 16 << 20  # bytes
 SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows
-BULLET = re.compile(r"(?:^|(?<=\s))-\s+")
 
 
 def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
@@ -68,28 +67,15 @@ def _inner(element: Element, name: str) -> str:
 
 
 def _pair(where: str, row: dict[str, str], seen: Counter[str]) -> Document | Rejection:
-    paragraphs = answer_paragraphs(row["answer"])
-    if not paragraphs:
+    found = sections([((row["focus"], row["question"]), row["answer"].split("\n"))])
+    if not found:
         return Rejection(where, "has an empty answer")
-    name = clean(row["id"]) or f"{where.rpartition(' ')[2]}"
+    name = clean(row["id"]) or where.rpartition(" ")[2]
     if seen[name]:
         name = f"{name}@{clean(row['source'])}"
     seen[name] += 1
     source = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    found = sections([((row["focus"], row["question"]), paragraphs)])
     return Document(source, found, LICENCE, clean(row["url"]))
-
-
-def answer_paragraphs(answer: str) -> list[str]:
-    """An answer's lines as paragraphs; three or more ' - ' in a line are a list, each item of it a paragraph."""
-    found = []
-    for line in answer.split("\n"):
-        items = BULLET.split(line)
-        if len(items) > 3 or (len(items) > 1 and not items[0].strip()):
-            found += [items[0], *(f"- {item}" for item in items[1:] if item.strip())]
-        else:
-            found.append(line)
-    return [paragraph for paragraph in map(clean, found) if paragraph and paragraph != "-"]
 
 
 def _generic(row: dict[str, Any], text: str, source: str) -> Document:

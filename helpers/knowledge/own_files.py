@@ -1,34 +1,32 @@
 """A user's own texts: plain text, Markdown, HTML and PDF."""
 
 import codecs
+import io
+import logging
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
+from markdown_it import MarkdownIt
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError, UnreadableError
-from helpers.knowledge.html_text import Outline, Parts, read_html, without_comments
+from helpers.knowledge.html_text import Parts, read_html
 from helpers.knowledge.licences import licence_in, licence_name
 from helpers.knowledge.markup import clean, sections
-from helpers.knowledge.pdf import read_pdf
 
 MAX_BYTES = 64 << 20
+MAX_PAGES = 5000
 FRONT = {"title": "title", "licence": "licence", "license": "licence", "address": "address", "url": "address"}
-MARKS = {  # UTF-32's first: its mark begins with UTF-16's
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+Read = tuple[dict[str, str], Parts, list[Rejection]]  # what a file says about itself, its text, and what was lost
 
 
 def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
     """One .txt, .md, .html or .pdf as one document, with its headings.
 
     `source` is the path below `root`, with slashes. The licence is the first line of a LICENSE in the file's folder or
-    one above it up to `root`; Markdown may give its own between `---` lines, with `title` and `address`.
+    in `root`; Markdown may give its own between `---` lines, with `title` and `address`.
     Raises UnreadableError, UnknownKindError for any other suffix.
     """
     reader = READERS.get(path.suffix.lower())
@@ -36,16 +34,12 @@ def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
         suffix = f"suffix {clean(path.suffix)!r}" if path.suffix else "no suffix"
         known = f".jsonl, .xml, .xml.gz, {', '.join(READERS)}"
         raise UnknownKindError(f"is of an unknown kind ({suffix}); read are {known}")
-    content = _content(path)
-    if reader is _pdf:
-        about, parts, lost = _pdf(path, content)
-    else:
-        (about, parts), lost = reader(path, _decode(content, reader is _html)), []
+    about, parts, lost = reader(path, _content(path))
     yield from lost
     found = sections(parts)
     if not found:
         raise UnreadableError("has no text")
-    licence = licence_name(about.get("licence", "")) or licence_above(path, root)
+    licence = licence_name(about.get("licence", "")) or licence_in(path.parent) or licence_in(root)
     yield Document(source_of(path, root), found, licence, clean(about.get("address", "")))
 
 
@@ -54,16 +48,6 @@ def source_of(path: Path, root: Path) -> str:
     below = path.relative_to(root) if path != root and path.is_relative_to(root) else Path(path.name)
     # A name that is not UTF-8 has surrogates, which no index takes.
     return clean(below.as_posix().encode("utf-8", "backslashreplace").decode())
-
-
-def licence_above(path: Path, root: Path) -> str:
-    """The licence in the file's folder, or in the nearest one above it up to `root`."""
-    for folder in path.parents:
-        if licence := licence_in(folder):
-            return licence
-        if folder in (root, root.parent):
-            break
-    return ""
 
 
 def _content(path: Path) -> bytes:
@@ -77,11 +61,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _decode(content: bytes, is_html: bool) -> str:
+def _decode(content: bytes, declared: str = "cp1252") -> str:
     """By its byte order mark; else UTF-8, else what HTML declares, else Windows' western encoding."""
-    marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
-    declared = re.search(rb"<meta[^>]{1,200}charset=[\"']?([\w-]{1,40})", content[:4096]) if is_html else None
-    for encoding in [marked] if marked else ["utf-8", declared[1].decode() if declared else "cp1252", "cp1252"]:
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if marked else ["utf-8-sig", declared, "cp1252"]:
         try:
             text = content.decode(encoding)
         except (ValueError, LookupError):
@@ -92,40 +75,18 @@ def _decode(content: bytes, is_html: bool) -> str:
     raise UnreadableError("is neither UTF-8, UTF-16 with a byte order mark nor Windows-1252")
 
 
-def _text(path: Path, text: str) -> tuple[dict[str, str], Parts]:
-    return {}, [((path.stem,), _paragraphs(text))]
+def _text(path: Path, content: bytes) -> Read:
+    return {}, [((path.stem,), _paragraphs(_decode(content)))], []
 
 
 def _paragraphs(text: str) -> list[str]:
     return re.split(r"\n[^\S\n]*\n|\f", text)
 
 
-def _markdown(path: Path, text: str) -> tuple[dict[str, str], Parts]:
-    """Headings by # outside code fences, or underlined with === or ---; inline marks and comments left out."""
-    about, text = _front_matter(text)
-    parts = Outline(about.get("title") or path.stem)
-    fence, lines = "", []
-    for line in without_comments(text).split("\n"):
-        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
-        if mark and not fence:
-            fence = mark[1]
-        elif fence and mark and mark[1].startswith(fence) and not line.strip(" `~"):
-            fence = ""
-        elif fence:
-            lines.append(line)
-        elif heading := re.match(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#*)?[ \t]*$", line):
-            parts.add(_paragraphs("\n".join(lines)))
-            parts.heading(len(heading[1]), _inline(heading[2] or ""))
-            lines = []
-        elif (rule := re.match(r" {0,3}(=+|-+)[ \t]*$", line)) and lines and lines[-1].strip():
-            title = lines.pop()
-            parts.add(_paragraphs("\n".join(lines)))
-            parts.heading(1 if rule[1][0] == "=" else 2, _inline(title))
-            lines = []
-        else:
-            lines.append(_inline(line))
-    parts.add(_paragraphs("\n".join(lines)))
-    return about, parts.found
+def _markdown(path: Path, content: bytes) -> Read:
+    about, text = _front_matter(_decode(content))
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    return about, _page(page, about.get("title") or path.stem), []
 
 
 def _front_matter(text: str) -> tuple[dict[str, str], str]:
@@ -137,42 +98,61 @@ def _front_matter(text: str) -> tuple[dict[str, str], str]:
         values = None
     if not match or not isinstance(values, dict):
         return {}, text
-    named = {FRONT[key]: value for key, value in values.items() if isinstance(key, str) and key in FRONT}
-    return {key: str(value) for key, value in named.items() if isinstance(value, str | int | float)}, text[
-        match.end() :
-    ]
+    about = {FRONT[key]: str(values[key]) for key in FRONT if isinstance(values.get(key), str | int | float)}
+    return about, text[match.end() :]
 
 
-def _inline(line: str) -> str:
-    """Without the marks of links, images, emphasis and tables; a line too long to be prose as it is."""
-    if len(line) > 5000:
-        return line
-    line = re.sub(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s+\"[^\"]*\")?\)", r"\1", line)
-    line = re.sub(r"(\*\*|__|``?)(?=\S)(.+?)(?<=\S)\1", r"\2", line)
-    line = re.sub(r"(?<![\w*])([*_])(?=[^\s*_])([^*_]+)(?<=\S)\1(?![\w*])", r"\2", line)
-    if line.strip().startswith("|"):
-        line = (
-            "" if not re.search(r"[^|:\-\s]", line) else "; ".join(cell.strip() for cell in line.strip(" |").split("|"))
-        )
-        return f"\n{line}\n"
-    return line
+def _html(path: Path, content: bytes) -> Read:
+    declared = re.search(rb"<meta[^>]{1,200}charset=[\"']?([\w-]{1,40})", content[:4096])
+    return {}, _page(_decode(content, declared[1].decode() if declared else "cp1252"), path.stem), []
 
 
-def _html(path: Path, text: str) -> tuple[dict[str, str], Parts]:
+def _page(text: str, name: str) -> Parts:
     try:
-        return {}, read_html(text, path.stem)
+        return read_html(text, name)
     except (AssertionError, ValueError) as error:  # html.parser gives up on some broken declarations
-        raise UnreadableError(f"is broken HTML ({clean(str(error))[:100]})") from None
+        raise UnreadableError(f"is broken HTML ({_brief(error)})") from None
 
 
-def _pdf(path: Path, content: bytes) -> tuple[dict[str, str], Parts, list[Rejection]]:
-    title, pages, lost = read_pdf(content)
-    rejections = [Rejection(f"{path}: page {number}", why) for number, why in lost]
-    return {}, [((title or path.stem, *headings), _paragraphs(text)) for headings, text in pages], rejections
+def _pdf(path: Path, content: bytes) -> Read:
+    """A section for each page, under the PDF's title. Pages that cannot be read are lost alone."""
+    import pypdf  # slow to import
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its many warnings say nothing that a user could do
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(content), strict=False)
+        encrypted = reader.is_encrypted and not reader.decrypt("")
+        count = 0 if encrypted else len(reader.pages)
+        title = "" if encrypted else clean(str((reader.metadata or {}).get("/Title") or ""))
+    except Exception as error:  # of a broken file pypdf raises whatever it trips over
+        encrypted = isinstance(error, pypdf.errors.DependencyError)
+        if not encrypted:
+            raise UnreadableError(f"is a broken PDF ({_brief(error)})") from None
+    if encrypted:
+        raise UnreadableError("is encrypted: save it without a password")
+    if count > MAX_PAGES:
+        raise UnreadableError(f"has {count} pages, more than {MAX_PAGES}: cut it into parts")
+    pages, lost = [], []
+    for number in range(count):
+        try:
+            text = reader.pages[number].extract_text()
+        except Exception as error:  # as above; the other pages are kept
+            lost.append(Rejection(f"{path}: page {number + 1}", f"cannot be read ({_brief(error)})"))
+            continue
+        text = re.sub("[ﬀ-ﬆ]", lambda match: unicodedata.normalize("NFKC", match[0]), text)  # ligatures
+        text = re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", text)  # a word that is hyphenated at the end of its line
+        pages.append(((title or path.stem, f"page {number + 1}"), _paragraphs(text)))
+    if not lost and not sections(pages):
+        raise UnreadableError("has no text (scanned pages?): run OCR on it")
+    return {}, pages, lost
 
 
-READERS: dict[str, Callable] = {
-    **dict.fromkeys((".txt",), _text),
+def _brief(error: BaseException) -> str:
+    return clean(str(error))[:100] or type(error).__name__
+
+
+READERS: dict[str, Callable[[Path, bytes], Read]] = {
+    ".txt": _text,
     **dict.fromkeys((".md", ".markdown"), _markdown),
     **dict.fromkeys((".html", ".htm"), _html),
     ".pdf": _pdf,

@@ -5,12 +5,11 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from helpers.knowledge.documents import Deletion, Document, Rejection, UnreadableError
-from helpers.knowledge.markup import CHUNK, clean, inline_text, local, sections, stream, unpacked
+from helpers.knowledge.markup import clean, inline_text, local, sections, stream, unpacked
 
 LICENCE = "NLM citation record; abstracts may be their publishers'"
 NUMBER = re.compile(r"pubmed(\d{2})n(\d{4,})\.xml", re.IGNORECASE)
@@ -27,46 +26,30 @@ def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
     """The records of one .xml or .xml.gz file, one at a time in memory.
 
     Versions sort by file, then by the PMID's own version; without a file number by DateRevised, which sorts before any
-    file: a record of NLM's files outranks a fetched one. A file that is damaged in transfer (its .md5 or its gzip
-    checksum does not fit) is one Rejection and none of its records is taken; of XML that breaks off, the records
-    before that are kept and the rest is one Rejection. OSError if the file cannot be opened.
+    file: a record of NLM's files outranks a fetched one. Of a file that does not fit the .md5 beside it no record is
+    taken; of one that breaks off, the records before that are kept and the rest is one Rejection. OSError if the file
+    cannot be opened.
     """
-    if damage := _damage(path):
-        yield Rejection(str(path), damage)
+    if not _fits_md5(path):
+        yield Rejection(str(path), f"does not have the MD5 of {path.name}.md5: download it again")
         return
     version = file_version(path)
     try:
         with unpacked(path) as handle:
             for element in stream(handle, _is_record):
                 yield from _record(element, version, path)
-    except (UnreadableError, zlib.error, EOFError) as error:
+    except (UnreadableError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         yield Rejection(str(path), f"{error}; the records before that are kept")
 
 
-def _damage(path: Path) -> str:
-    """What a transfer did to a file, "" for nothing: the .md5 beside it decides, else the checksum inside a .gz."""
-    expected = _expected_md5(path)
-    if expected:
-        with open(path, "rb") as handle:
-            found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != expected:
-            return f"does not have the MD5 of {path.name}.md5: download it again"
-    with suppress(FileNotFoundError), unpacked(path) as handle:
-        try:
-            while not expected and isinstance(handle, gzip.GzipFile) and handle.read(CHUNK * 16):
-                pass
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            return f"is damaged ({clean(str(error))}): download it again"
-    return ""
-
-
-def _expected_md5(path: Path) -> str:
-    """The digest in NLM's `MD5(name)= digest`, or in md5sum's `digest name`; "" if there is none."""
+def _fits_md5(path: Path) -> bool:
+    """Whether the digest beside the file is its own: NLM's `MD5(name)= digest`, or md5sum's `digest name`."""
     beside = path.with_name(path.name + ".md5")
-    if not beside.is_file():
-        return ""
-    match = re.search(r"\b[0-9a-fA-F]{32}\b", beside.read_text(encoding="utf-8", errors="replace")[:4096])
-    return match[0].lower() if match else ""
+    given = beside.read_text(encoding="utf-8", errors="replace")[:4096] if beside.is_file() else ""
+    expected = re.search(r"\b[0-9a-fA-F]{32}\b", given)
+    with open(path, "rb") as handle:
+        digest = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)) if expected else None
+    return not expected or expected[0].lower() == digest.hexdigest()
 
 
 def _is_record(element: Element, depth: int) -> bool:
@@ -116,13 +99,8 @@ def _text(element: Element | None) -> str:
 
 
 def _title(citation: Element) -> str:
-    """The English title, which NLM brackets if it is a translation, with the vernacular one after it in brackets."""
-    title = clean(_text(citation.find(".//ArticleTitle")))
-    title = title or clean(_text(citation.find("Book/BookTitle")))
-    vernacular = clean(_text(citation.find(".//VernacularTitle"))).strip("[]")
-    if not vernacular or title.casefold().strip("[].") == vernacular.casefold().rstrip("."):
-        return title
-    return f"{title} [{vernacular}]".strip()
+    names = (".//ArticleTitle", "Book/BookTitle", ".//VernacularTitle")
+    return next(filter(None, (clean(_text(citation.find(name))) for name in names)), "")
 
 
 def _marked(title: str, citation: Element) -> str:

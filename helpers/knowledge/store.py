@@ -15,31 +15,20 @@ TOKENIZER = "porter unicode61 remove_diacritics 2"
 
 # A document's passages are the rows `first` to `first + count - 1`; `first` is NULL for one that is withdrawn, whose
 # row stays so that no older version brings it back. `space` is 0 for a source that is unique everywhere, else the file
-# that it is unique in. `edition` counts the contents that a file has had.
+# that it is unique in.
 SCHEMA = f"""
-CREATE TABLE state (identity TEXT, changes INTEGER, documents INTEGER, passages INTEGER, stale INTEGER);
-CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, edition INTEGER, done INTEGER,
-    finished INTEGER, documents INTEGER);
+CREATE TABLE state (identity TEXT, changes INTEGER, documents INTEGER, passages INTEGER);
+CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, finished INTEGER, documents INTEGER);
 CREATE INDEX files_by_content ON files (content);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, space INTEGER, source TEXT, version TEXT, content BLOB, licence TEXT,
-    address TEXT, first INTEGER, count INTEGER, file INTEGER, edition INTEGER, UNIQUE (source, space));
-CREATE INDEX documents_by_file ON documents (file);
+    address TEXT, first INTEGER, count INTEGER, UNIQUE (source, space));
+CREATE INDEX documents_by_space ON documents (space);
 CREATE VIRTUAL TABLE passages USING fts5 (title, text, document UNINDEXED, tokenize = '{TOKENIZER}');
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab (passages, row);
-CREATE TABLE frequencies (term TEXT PRIMARY KEY, passages INTEGER) WITHOUT ROWID;
 INSERT INTO passages (passages, rank) VALUES ('hashsize', 33554432);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {LAYOUT};
 """
-REASONS = {
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_NOTADB": "it is not an index",
-    "SQLITE_CORRUPT": "it is damaged: delete it and build it again",
-    "SQLITE_BUSY": "another process is adding to it: wait until that has ended",
-    "SQLITE_READONLY": "it cannot be written to",
-    "SQLITE_PERM": "it cannot be read",
-    "SQLITE_CANTOPEN": "it cannot be opened",
-}
 
 
 @contextmanager
@@ -48,30 +37,15 @@ def errors_in_one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", None) or ""
-        reason = next((text for known, text in REASONS.items() if name.startswith(known)), str(error))
-        raise InputError(f"the index {path}: {reason}") from None
+        raise InputError(f"the index {path}: {error}") from None
     except OSError as error:
         raise InputError(f"the index {path}: {error.strerror or error}") from None
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that writes nothing, also on a medium where nothing can be written. InputError: not an index."""
+    """A connection that writes nothing but what ends a killed process's half done work. InputError: not an index."""
     with errors_in_one_line(path):
-        if not path.is_file():
-            raise InputError(f"the index {path}: {'it is not a file' if path.exists() else 'it does not exist'}")
-        for mode in ("mode=ro", "mode=rw"):  # the second also ends what a killed process left half done
-            try:
-                return _checked(_connect(path, mode), path)
-            except sqlite3.OperationalError as error:
-                if not (error.sqlite_errorname or "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                    raise
-                failed = error
-        # SQLite wants to write beside a file in WAL mode. Without a log there, the file is all that there is.
-        logs = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
-        if any(log.exists() and log.stat().st_size for log in logs):
-            raise failed
-        return _checked(_connect(path, "mode=ro&immutable=1"), path)
+        return _checked(_connect(path, "mode=rw"), path)  # read-only where the file cannot be written to
 
 
 @contextmanager
@@ -81,19 +55,15 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
     What the block did not commit is undone. Raises InputError if another process writes, or for another kind of file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        raise InputError(f"the index {path}: it is not a file")
     with errors_in_one_line(path), _write_lock(path):
         db = _connect(path, "mode=rwc")
         try:
             if not path.stat().st_size:
                 db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-                db.execute("INSERT INTO state VALUES (?, 0, 0, 0, 0)", [secrets.token_hex(8)])
+                db.execute("INSERT INTO state VALUES (?, 0, 0, 0)", [secrets.token_hex(8)])
                 db.execute("COMMIT")
             _checked(db, path)
-            with suppress(
-                sqlite3.OperationalError
-            ):  # some network drives have none: readers wait for each commit there
+            with suppress(sqlite3.OperationalError):  # on some network drives readers wait for each commit
                 db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA cache_size = -65536")  # 64 MiB
@@ -109,6 +79,8 @@ def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"the index {path}: it is not a file")
     # The index's own lock lets one thread at a time in; transactions are begun by hand.
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
@@ -116,18 +88,14 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _checked(db: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    try:
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (layout,) = db.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION and path.stat().st_size:
-            raise InputError(f"the index {path}: it is not an index")
-        if application == APPLICATION and layout != LAYOUT:
-            raise InputError(
-                f"the index {path}: it has layout {layout}, this version reads {LAYOUT}: delete it and build it again"
-            )
-    except BaseException:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if (application, layout) != (APPLICATION, LAYOUT) and path.stat().st_size:
         db.close()
-        raise
+        why = "it is not an index"
+        if application == APPLICATION:
+            why = f"it has layout {layout}, this version reads {LAYOUT}: delete it and build it again"
+        raise InputError(f"the index {path}: {why}")
     return db
 
 
@@ -138,11 +106,9 @@ def _write_lock(path: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     try:
         with locked(folder):
-            yield
-            folder.rmdir()
+            try:
+                yield
+            finally:
+                folder.rmdir()
     except BlockingIOError:
         raise InputError(f"the index {path}: another process is adding to it: wait until that has ended") from None
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise

@@ -6,16 +6,16 @@ import re
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 from helpers import InputError
 from helpers.files import fingerprint
 from helpers.knowledge.documents import Rejection
-from helpers.knowledge.terms import read_terms, source_files
+from helpers.knowledge.terms import read_terms
 
-FORMAT = 1  # of the file: a table of another format is built anew
+FORMAT = 2  # of the file: a table of another format is built anew
 MAX_WORDS = 6  # of a name: longer ones are hardly ever written in a text, and would widen a query by anything
 MAX_MEANINGS = 2  # concepts of one source that share a name; with more of them it is too vague to widen
 TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+|\.\d+)*")
@@ -37,45 +37,38 @@ WORDS = """
 COMMON = frozenset(WORDS.split())
 TABLES = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
-CREATE TABLE terms (key TEXT, concept TEXT, term TEXT, origin TEXT, preferred INTEGER,
-                    PRIMARY KEY (key, concept, term, origin)) WITHOUT ROWID;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TEMP TABLE raw (key TEXT, concept TEXT, term TEXT, origin TEXT, preferred INTEGER);
-"""  # rows go to a temporary table first: SQLite then sorts them on disk, whatever their number
-SORTED = """
-INSERT INTO terms SELECT key, concept, term, origin, max(preferred) FROM raw GROUP BY key, concept, term, origin;
-CREATE INDEX by_concept ON terms (concept);
+CREATE TABLE terms (key TEXT, concept TEXT, term TEXT, origin TEXT, preferred INTEGER);
+CREATE TABLE about (made_of TEXT, rejected TEXT);
 """
+INDEXES = "CREATE INDEX by_key ON terms (key); CREATE INDEX by_concept ON terms (concept);"
 
 
 class Synonyms:
     """The table in the file `path`. Raises InputError for a file that is not such a table.
 
-    `rejected`: each reason for which records could not be read, with the first place, and their number.
-    `facts`: "terms", "concepts", "long" (names of more than MAX_WORDS words, which are left out), "origins".
+    `rejected`: how many records could not be read, by the reason.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self._table = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            rows = self._table.execute("SELECT name, value FROM facts")
-            self.facts = {name: json.loads(value) for name, value in rows}
-            self.rejected: dict[str, int] = self.facts["rejected"]
-        except (sqlite3.Error, ValueError, KeyError) as error:
+            about = self._table.execute("SELECT made_of, rejected FROM about").fetchone()
+            self.made_of, self.rejected = map(json.loads, about)
+        except (sqlite3.Error, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a table of synonyms ({error}): build it again") from None
 
     @classmethod
-    def from_sources(cls, paths: Iterable[Path], table: Path, levels: Collection[str] = ("0",)) -> "Synonyms":
+    def from_sources(cls, paths: Iterable[Path], table: Path) -> "Synonyms":
         """Build the table of all sources, atomically; if it was built of the same contents it stays untouched.
 
-        A source is MRCONSO.RRF or its folder, MeSH's .xml or .tsv, an .obo file, or MedQuAD's .jsonl; `levels` as in
-        `terms.read_terms`. Raises InputError for a source that cannot be read or holds no name.
+        A source is MRCONSO.RRF, MeSH's descriptors (.xml), or an .obo file. Raises InputError for a source that cannot
+        be read or holds no name.
         """
-        sources = [source_files(Path(path)) for path in paths]
-        made_of = [FORMAT, *(fingerprint(*files) for files in sources), sorted(levels)]
+        sources = [Path(path) for path in paths]
+        made_of = [FORMAT, *map(fingerprint, sources)]
         with suppress(InputError):
             old = cls(table)
-            if old.facts.get("made_of") == made_of:
+            if old.made_of == made_of:
                 return old
             old.close()
         temporary = table.with_name(f".{table.name}.{os.getpid()}.tmp")
@@ -83,13 +76,12 @@ class Synonyms:
             table.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
             with closing(sqlite3.connect(temporary)) as connection:
-                _fill(connection, sources, made_of, levels)
+                _fill(connection, sources, made_of)
             temporary.replace(table)
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"cannot write {table}: {error}") from None
         finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return cls(table)
 
     def close(self) -> None:
@@ -102,31 +94,31 @@ class Synonyms:
         name in capitals (AIDS) only as written. Left out are COMMON words, numbers, names of one or two letters, of
         three in capitals, and those with more than MAX_MEANINGS meanings. Other names: preferred first, then by length.
         """
-        words = list(_words(text))
-        sizes = _sizes(text, words)
-        grams = {(i, n): " ".join(key for key, _ in words[i : i + n]) for i in range(len(words)) for n in sizes[i]}
-        known = self._rows("key", "concept", set(grams.values()))
-        found: dict[str, list[str]] = {}
-        done = 0
-        for (i, n), key in sorted(grams.items(), key=lambda item: (item[0][0], -item[0][1])):
-            written = text[words[i][1].start() : words[i + n - 1][1].end()]
-            if i >= done and key in known and (concepts := _meant(written, known[key], text.isupper())):
-                done = i + n
-                if written not in found:
-                    rows = {row for rows in self._rows("concept", "key", concepts).values() for row in rows}
-                    ordered = sorted(rows, key=lambda row: (-row[2], len(row[1]), row[1]))
-                    names = dict.fromkeys(row[0] for row in ordered if row[0] != key)
-                    found[written] = [next(row[1] for row in ordered if row[0] == other) for other in names]
+        words, found, start = list(_words(text)), {}, 0
+        while start < len(words):
+            after = start + 1
+            for end in range(_farthest(text, words, start), start, -1):
+                written = text[words[start][1].start() : words[end - 1][1].end()]
+                key = " ".join(key for key, _ in words[start:end])
+                rows = self._table.execute("SELECT concept, term FROM terms WHERE key = ?", [key]).fetchall()
+                if rows and (concepts := _meant(written, rows, text.isupper())):
+                    found.setdefault(written, self._names(concepts, key))
+                    after = end
+                    break
+            start = after
         return found
 
-    def _rows(self, column: str, other: str, values: set[str]) -> dict[str, list[tuple[str, str, int]]]:
-        """(`other`, term, preferred) of every row by its value in `column`, which is key or concept."""
-        found: dict[str, list[tuple[str, str, int]]] = {}
-        which = f"WHERE {column} IN (SELECT value FROM json_each(?))"
-        asked = f"SELECT {column}, {other}, term, preferred FROM terms {which}"
-        for value, *row in self._table.execute(asked, [json.dumps(list(values))]):
-            found.setdefault(value, []).append(tuple(row))
-        return found
+    def _names(self, concepts: set[str], key: str) -> list[str]:
+        """One name of each kind of spelling that the concepts have, but for the one of this key."""
+        rows = self._table.execute(
+            "SELECT key, term FROM terms WHERE concept IN (SELECT value FROM json_each(?)) AND key != ?"
+            " ORDER BY preferred DESC, length(term), term",
+            [json.dumps(list(concepts)), key],
+        )
+        names: dict[str, str] = {}
+        for other, name in rows:
+            names.setdefault(other, name)
+        return list(names.values())
 
 
 def widen(question: str, synonyms: Synonyms, limit: int = 4) -> str:
@@ -170,15 +162,14 @@ def _singular(word: str) -> str:
     return word[:-2] if word.endswith(("ches", "shes", "xes", "sses")) else word[:-1]
 
 
-def _sizes(text: str, words: list[tuple[str, re.Match[str]]]) -> list[range]:
-    """For each word, the numbers of words from it on that may be one name: no comma or full stop, but in `E. coli`."""
-    most = [1] * len(words)
-    for i in range(len(words) - 2, -1, -1):
-        word, following = words[i][1], words[i + 1][1]
-        gap = text[word.end() : following.start()]
-        if GAP.fullmatch(gap) or (gap == ". " and len(word[0]) == 1):
-            most[i] = min(MAX_WORDS, most[i + 1] + 1)
-    return [range(1, size + 1) for size in most]
+def _farthest(text: str, words: list[tuple[str, re.Match[str]]], start: int) -> int:
+    """Where the longest name that may begin with a word ends: no comma or full stop in it, but in `E. coli`."""
+    for end in range(start + 1, min(start + MAX_WORDS, len(words))):
+        before, word = words[end - 1][1], words[end][1]
+        gap = text[before.end() : word.start()]
+        if not GAP.fullmatch(gap) and not (gap == ". " and len(before[0]) == 1):
+            return end
+    return min(start + MAX_WORDS, len(words))
 
 
 def _tells(word: str) -> bool:
@@ -192,7 +183,7 @@ def _capitals(name: str) -> str:
     return bare if len(bare) <= 6 and " " not in name and sum(c.isupper() for c in bare) > 1 else ""
 
 
-def _meant(written: str, rows: list[tuple[str, str, int]], shouted: bool) -> set[str]:
+def _meant(written: str, rows: list[tuple[str, str]], shouted: bool) -> set[str]:
     """The concepts that the words as written can mean; none if the words are too common, or mean too many.
 
     `shouted`: the whole text is in capitals, which then tell nothing.
@@ -200,42 +191,27 @@ def _meant(written: str, rows: list[tuple[str, str, int]], shouted: bool) -> set
     as_written = "" if shouted else _capitals(written)
     if len(as_written) == 3 or not any(_tells(match[0]) for _, match in _words(written)):
         return set()  # of 21 names in three capitals in real questions, 11 meant something else (PET, NPH, PPV)
-    concepts = {concept for concept, term, _ in rows if _capitals(term) == as_written}
+    concepts = {concept for concept, term in rows if _capitals(term) == as_written}
     by_source = Counter(concept.rpartition(":")[0] for concept in concepts)  # sources that do not meet repeat a meaning
     return concepts if max(by_source.values(), default=0) <= MAX_MEANINGS else set()
 
 
-def _fill(
-    connection: sqlite3.Connection,
-    sources: list[list[Path]],
-    made_of: list[object],
-    levels: Collection[str],
-) -> None:
+def _fill(connection: sqlite3.Connection, sources: list[Path], made_of: list[object]) -> None:
     rejected: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    facts = {"made_of": made_of, "long": 0}
 
-    def rows(files: list[Path]) -> Iterator[tuple[str, str, str, str, bool]]:
-        for found in read_terms(files, levels):
+    def rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
+        for found in read_terms(path):
             if isinstance(found, Rejection):
                 rejected[found.why] += 1
-                first.setdefault(found.why, found.where)
-            elif (key := normalise(found.text)).count(" ") >= MAX_WORDS:
-                facts["long"] += 1
-            elif key:
+            elif (key := normalise(found.text)) and key.count(" ") < MAX_WORDS:
                 yield key, found.concept, found.text, found.origin, found.preferred
 
     connection.executescript(TABLES)
-    for files in sources:
-        before, reasons = connection.total_changes, len(rejected)
-        connection.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", rows(files))
+    for path in sources:
+        before = connection.total_changes
+        connection.executemany("INSERT INTO terms VALUES (?, ?, ?, ?, ?)", rows(path))
         if connection.total_changes == before:
-            why = next(iter([*rejected][reasons:]), "")
-            raise InputError(f"{files[0]} holds no name of a concept" + (f" ({first[why]}: {why})" if why else ""))
-    connection.executescript(SORTED)
-    found = connection.execute("SELECT count(*), count(DISTINCT concept) FROM terms").fetchone()
-    facts |= dict(zip(("terms", "concepts"), found, strict=True))
-    facts["origins"] = dict(connection.execute("SELECT origin, count(*) FROM terms GROUP BY origin"))
-    facts["rejected"] = {f"{why} (first: {first[why]})": count for why, count in rejected.items()}
-    connection.executemany("INSERT INTO facts VALUES (?, ?)", [(name, json.dumps(facts[name])) for name in facts])
+            raise InputError(f"{path} holds no name of a concept")
+    connection.executescript(INDEXES)
+    connection.execute("INSERT INTO about VALUES (?, ?)", [json.dumps(made_of), json.dumps(rejected)])
     connection.commit()

@@ -1,6 +1,6 @@
 """Does reading help? The same questions closed book and with passages, base and tuned, paired."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -116,24 +116,16 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
                     about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
                     about |= {"thought": thought} if condition == "thought" else {}
                     plans.append((_question(task, question, with_passages(bare, kept)), about))
-        known = {row["question"]: row for row in closed.values()}
-        new = list({each["question"]: each for each, _ in plans if each["question"] not in known}.values())
-        known |= {row["question"]: row for row in _ask(run, model, tokenizer, new, side, "open")}
+        known = _answered(run, model, tokenizer, [each for each, _ in plans], closed.values(), side, "open")
     rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
     return rows + [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
 
 
 def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], Prediction]:
     """The closed-book predictions by task and id: 05's where it asked the same text, the others asked now."""
-    stored = {row["question"]: row for row in read_jsonl(run / f"evaluation/predictions.{side}.jsonl")}
-    wanted = [
-        _question(task, question, question.as_prompt(context=False))
-        for task, asked in tasks.items()
-        for question in asked
-    ]
-    known = {text: row for text, row in stored.items() if "letters" in row}
-    missing = list({each["question"]: each for each in wanted if each["question"] not in known}.values())
-    known |= {row["question"]: row for row in _ask(run, model, tokenizer, missing, side, CLOSED)}
+    stored = read_jsonl(run / f"evaluation/predictions.{side}.jsonl")
+    wanted = [_question(task, each, each.as_prompt(context=False)) for task, asked in tasks.items() for each in asked]
+    known = _answered(run, model, tokenizer, wanted, [row for row in stored if "letters" in row], side, CLOSED)
     return {(each["task"], each["id"]): _reply_to(each, known[each["question"]]) for each in wanted}
 
 
@@ -162,14 +154,19 @@ def _question(task: str, question: ChoiceQuestion, text: str) -> Question:
     return {**known, "question": text}
 
 
-def _ask(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str, what: str) -> list[Prediction]:
-    if not asked:
-        return []
-    prompts = encode_questions(run, tokenizer, asked)
-    kept = run / f"retrieval/.replies.{side}-{what}.jsonl"
-    predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
-    force_answers(run, model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
-    return predictions
+def _answered(
+    run: Run, model: Any, tokenizer: Any, wanted: list[Question], known: Iterable[Prediction], side: str, what: str
+) -> dict[str, Prediction]:
+    """A prediction for each text: those that are `known`, and those of `wanted` whose text is not, each asked once."""
+    found = {row["question"]: row for row in known}
+    asked = list({each["question"]: each for each in wanted if each["question"] not in found}.values())
+    if asked:
+        prompts = encode_questions(run, tokenizer, asked)
+        kept = run / f"retrieval/.replies.{side}-{what}.jsonl"
+        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
+        force_answers(run, model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
+        found |= {row["question"]: row for row in predictions}
+    return found
 
 
 def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:

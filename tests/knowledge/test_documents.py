@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.knowledge.documents import Document, Section, passages
@@ -7,6 +7,7 @@ TEXT = st.text(alphabet=st.sampled_from("ab. !?\n\tcd\u00a0"), max_size=120)
 
 
 @given(st.lists(TEXT, max_size=6), st.integers(1, 9))
+@settings(max_examples=40)
 def test_no_word_is_lost_and_no_passage_is_too_long(paragraphs, most):
     found = list(passages(Document("d", [Section(("Book", "Chapter"), paragraphs)]), most))
     assert [word for p in found for word in p.text.split()] == " ".join(paragraphs).split()

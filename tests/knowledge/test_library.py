@@ -46,22 +46,16 @@ def test_a_second_opening_reads_nothing_again(opened, monkeypatch, write):
     assert (again.added.documents, again.added.unchanged, again.index.documents) == (0, 2, 2)
 
 
-def test_what_was_added_to_a_source_is_added_to_the_index(opened, write):
-    file = write("notes/a.md", "# Heart\n\nIt beats.\n")
-    opened(str(file.parent))
-    write("notes/b.md", "# Liver\n\nIt is brown.\n")
-    library = opened(str(file.parent))
-    assert (library.added.documents, library.index.documents) == (1, 2)
-
-
-def test_what_left_a_folder_leaves_the_index(opened, write):
+def test_what_came_to_a_folder_or_left_it_comes_to_the_index_or_leaves_it(opened, write):
     gone, _, odd = (write(f"notes/{name}.md", f"# Part\n\nOf {k}.\n") for k, name in enumerate(("a", "b", "\x1bc")))
     assert opened(str(gone.parent)).index.documents == 3
     gone.unlink()
     library = opened(str(gone.parent))
     assert (library.added.deleted, library.index.documents, library.index.search("0", 1)) == (1, 2, [])
     odd.unlink()
-    assert opened(str(gone.parent)).added.deleted == 1
+    write("notes/d.md", "# Liver\n\nIt is brown.\n")
+    library = opened(str(gone.parent))
+    assert (library.added.documents, library.added.deleted, library.index.documents) == (1, 1, 2)
 
 
 def test_an_index_of_other_sources_is_made_anew(opened, write):

@@ -5,7 +5,6 @@ import pytest
 from helpers import InputError
 from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document, Rejection
-from helpers.knowledge.medquad import answer_paragraphs
 
 ROW = {
     "id": "1-1",
@@ -31,20 +30,6 @@ def test_no_pair_takes_the_place_of_another_that_has_its_id(write):
     rows = [ROW, ROW | {"source": "CDC"}, ROW | {"source": "CDC", "focus": "Flu"}, ROW | {"id": "1-2"}]
     found = list(read_documents(write("q.jsonl", lines(*rows))))
     assert [document.source for document in found] == ["1-1", "1-1@CDC", "1-1@CDC#2", "1-2"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "paragraphs"),
-    [
-        ("Key Points\n - One - half. - Two.\n \n Last.", ["Key Points", "- One", "- half.", "- Two.", "Last."]),
-        ("Sources are - milk - eggs - fish", ["Sources are", "- milk", "- eggs", "- fish"]),
-        ("Gout - a disease - hurts.", ["Gout - a disease - hurts."]),
-        ("well-known and -1", ["well-known and -1"]),
-        (" \n - \n", []),
-    ],
-)
-def test_lists_in_answers(answer, paragraphs):
-    assert answer_paragraphs(answer) == paragraphs
 
 
 def test_bad_rows_are_rejections_with_their_line_and_the_others_stay(write):
@@ -92,14 +77,10 @@ def test_the_original_xml(write):
     assert rejection.where.endswith("pair 2")
 
 
-def test_no_real_answer_is_lost(corpora):
-    found = list(read_documents(corpora / "medquad.jsonl"))
-    with open(corpora / "medquad.jsonl", encoding="utf-8") as handle:
-        rows = [json.loads(line) for line in handle]
-    assert len({document.source for document in found}) == len(rows) == 16_407
-
-    def letters(text):
-        return text.replace("-", "").split()
-
-    for document, row in list(zip(found, rows, strict=True))[::7]:
-        assert letters(" ".join(p for s in document.sections for p in s.paragraphs)) == letters(row["answer"])
+def test_no_real_answer_is_lost(corpora, write):
+    """A third of the rows: each collection numbers its own anew."""
+    rows = (corpora / "medquad.jsonl").read_text(encoding="utf-8").split("\n")[:-1:3]
+    found = list(read_documents(write("some.jsonl", "\n".join(rows))))
+    assert len({document.source for document in found}) == len(found) == len(rows) == 5_469
+    for document, row in list(zip(found, map(json.loads, rows), strict=True))[::3]:
+        assert " ".join(p for s in document.sections for p in s.paragraphs).split() == row["answer"].split()

@@ -1,10 +1,7 @@
-import gzip
 import hashlib
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from helpers.knowledge.corpora import read_documents, source_files
 from helpers.knowledge.documents import Deletion, Document, Rejection
@@ -61,8 +58,7 @@ def test_what_stands_in_for_a_missing_abstract(write):
 @pytest.mark.parametrize(
     ("citation", "title"),
     [
-        (article(1, "[Heart.]", inside="<VernacularTitle>Herz.</VernacularTitle>"), "[Heart.] [Herz.]"),
-        (article(1, "[Herz.]", inside="<VernacularTitle>Herz.</VernacularTitle>"), "[Herz.]"),
+        (article(1, "", inside="<VernacularTitle>Herz.</VernacularTitle>"), "Herz."),
         (article(1, inside="<PublicationType>Retracted Publication</PublicationType>"), "Retracted: A title."),
         (article(1, rest='<CommentsCorrections RefType="RetractionIn"/>'), "Retracted: A title."),
         (article(1, "RETRACTED: A.", rest='<CommentsCorrections RefType="RetractionIn"/>'), "RETRACTED: A."),
@@ -93,15 +89,6 @@ def test_versions_sort_by_file_then_by_pmid_version_and_deletions_after_their_fi
     assert fetched.version == "2026-01-31.001" < versions[0]
 
 
-def test_a_folder_is_read_in_the_order_of_the_files(write):
-    for name in ("pubmed26n10000", "pubmed26n1334", "pubmed20n1016"):
-        folder = write(f"p/{name}.xml.gz", records(article(1, title=name))).parent
-    (folder / "pubmed26n1334.xml.gz.md5").write_text("")
-    assert [d.sections[0].path[0] for d in read_documents(folder)] == [
-        "pubmed20n1016", "pubmed26n1334", "pubmed26n10000"
-    ]  # fmt: skip
-
-
 def test_records_outlast_their_file_and_wait_for_nlms_deletion(write, tmp_path):
     first = write("nlm/pubmed26n0001.xml", records(article(1), article(2)))
     index = Index(tmp_path / "index.sqlite")
@@ -129,30 +116,24 @@ def test_a_file_with_another_md5_is_one_rejection(write, line):
     assert "MD5" in rejection.why
 
 
-def test_of_a_truncated_gzip_nothing_is_taken(write):
-    path = write("pubmed26n0001.xml.gz", records(*(article(n, title=f"Title {n * n}") for n in range(1, 400))))
+def test_of_a_damaged_gzip_the_records_before_are_kept(write):
+    path = write("pubmed26n0001.xml.gz", records(*(article(n, title=f"Title {n * n}") for n in range(1, 1000))))
     whole = path.read_bytes()
-    for end in (len(whole) // 2, len(whole) - 3):
-        path.write_bytes(whole[:end])
-        (rejection,) = read_pubmed(path)
-        assert "damaged" in rejection.why
-    path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])
-    (rejection,) = read_pubmed(path)
-    assert "CRC" in rejection.why
+    for damaged in (whole[: len(whole) // 2], whole[:-3], whole[:-8] + b"\0\0\0\0" + whole[-4:]):
+        path.write_bytes(damaged)
+        *found, rejection = read_pubmed(path)
+        assert len(found) > 250
+        assert "records before that are kept" in rejection.why
 
 
-def test_of_broken_xml_the_records_before_are_kept(write):
-    path = write("cut.xml", records(article(1), article(2), "<PubmedArticle><broken", article(3)))
-    found = list(read_pubmed(path))
-    assert [entry.source for entry in found[:2]] == ["1", "2"]
-    assert [type(entry) for entry in found[2:]] == [Rejection]
-    assert "records before that are kept" in found[2].why
-
-
-def test_two_answers_in_one_file_are_a_rejection_after_the_first(write):
-    path = write("both.xml", records(article(1)) + records(article(2)))
-    first, rejection = read_pubmed(path)
-    assert (first.source, type(rejection)) == ("1", Rejection)
+@pytest.mark.parametrize(
+    "rest", ["<PubmedArticle><broken" + article(3) + "</PubmedArticleSet>", "</PubmedArticleSet>" + records(article(3))]
+)
+def test_of_broken_xml_and_of_two_answers_in_one_file_the_records_before_are_kept(write, rest):
+    whole = records(article(1), article(2)).removesuffix("</PubmedArticleSet>")
+    first, second, rejection = read_pubmed(write("cut.xml", whole + rest))
+    assert (first.source, second.source) == ("1", "2")
+    assert "records before that are kept" in rejection.why
 
 
 def test_entities_declared_inside_are_refused(write):
@@ -178,26 +159,7 @@ def test_memory_does_not_grow_with_the_number_of_records(write):
         tracemalloc.stop()
         return most
 
-    assert peak(2000) < 1.5 * peak(400)
-
-
-SAMPLE = records(article(1), article(2, abstract="<AbstractText Label='A'>x<i>y</i></AbstractText>")).encode()
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, len(SAMPLE)), st.integers(0, 40), st.binary(max_size=9), st.integers(0, 99), st.booleans())
-def test_mutated_files_never_raise_and_harm_no_other(write, start, length, put, cut, zipped):
-    content = SAMPLE[:start] + put + SAMPLE[start + length :]
-    if zipped:
-        content = gzip.compress(content, mtime=0)
-        content = content[: len(content) - cut]
-    bad, good = write("f/pubmed26n0001.xml", b""), write("f/pubmed26n0002.xml", records(article(77)))
-    bad.write_bytes(content)
-    found = list(read_documents(good.parent))
-    assert found[-1].source == "77"
-    assert all(isinstance(entry, Document | Deletion | Rejection) for entry in found)
-    assert found == list(read_documents(good.parent))
-    assert len(found) > 1
+    assert peak(1000) < 1.5 * peak(200)
 
 
 def test_the_real_files(corpora):

@@ -11,7 +11,7 @@ from libraries import document, library_of
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.prompts.passages import LEAD
 from helpers.retrieval import reading
-from helpers.retrieval.reading import compare_reading, found_for, read_and_answer, reading_verdict
+from helpers.retrieval.reading import CONDITIONS, compare_reading, found_for, read_and_answer, reading_verdict
 from helpers.retrieval.remarks import changed_pair, on_reading, reading_table
 from helpers.run_dir import open_run
 
@@ -82,12 +82,22 @@ def room(tmp_path, monkeypatch, r1_tokenizer):
     return lambda **settings: Room(tmp_path, monkeypatch, r1_tokenizer, **settings)
 
 
-def test_what_05_asked_with_the_same_text_is_not_asked_again(room):
+@pytest.fixture(scope="module")
+def there(tmp_path_factory, r1_tokenizer):
+    """A run that was read in each condition, with one passage."""
+    with pytest.MonkeyPatch.context() as patch:
+        conditions = ["open", "thought", "oracle"]
+        made = Room(tmp_path_factory.mktemp("room"), patch, r1_tokenizer, conditions=conditions, k=1)
+        made.metrics = read_and_answer(made.run)
+    return made
+
+
+def test_what_05_asked_with_the_same_text_is_not_asked_again(there):
     """The abstract's question is: 05 asked it with its context. So is nothing else closed book."""
-    there = room()
-    read_and_answer(there.run)
+    bare = [question.question for question in there.tasks["quiz"]]
     for asked in there.asked.values():
-        assert [prompt for prompt in asked if LEAD not in prompt] == [there.tasks["quiz"][1].as_prompt(context=False)]
+        closed = [prompt for prompt in asked if LEAD not in prompt and prompt not in bare]
+        assert closed == [there.tasks["quiz"][1].as_prompt(context=False)]
     rows = there.rows()
     assert rows["closed", "q0"]["reply"] == "Stored.</think>(B)"
     assert rows["closed", "abstract"]["reply"].startswith("New thought.")
@@ -103,34 +113,28 @@ def test_a_stored_reply_without_forced_answers_is_asked_again(room):
     assert sorted(prompt for prompt in there.asked["tuned"] if LEAD not in prompt) == sorted(bare)
 
 
-def test_each_distinct_prompt_is_asked_once(room):
-    """Of the twins' four prompts with passages (open and oracle find the same one) three are left out."""
-    there = room(k=1)
-    read_and_answer(there.run)
+def test_each_distinct_prompt_is_asked_once(there):
+    """Of the twins' six prompts with passages (all conditions find the same one) five are left out."""
     for asked in there.asked.values():
         assert len(asked) == len(set(asked))
-        assert sum("What does the heart do?" in prompt for prompt in asked) == 1
+        assert sum("What does the heart do?" in prompt for prompt in asked if LEAD in prompt) == 1
 
 
-def test_a_reply_belongs_to_every_question_with_its_text(room):
+def test_a_reply_belongs_to_every_question_with_its_text(there):
     """The twins have one reply in each condition, of which their keys make opposite things."""
-    there = room()
-    metrics = read_and_answer(there.run)
     rows = there.rows()
     ids = [row["id"] for row in QUESTIONS]
-    assert sorted(rows) == sorted((condition, i) for condition in ("closed", "open", "oracle") for i in ids)
+    assert sorted(rows) == sorted((condition, i) for condition in ("closed", *CONDITIONS) for i in ids)
     for condition, right in (("closed", "q0"), ("open", "twin"), ("oracle", "twin")):
         pair = [rows[condition, i] for i in ("q0", "twin")]
         assert pair[0]["reply"] == pair[1]["reply"]
         assert [row["id"] for row in pair if row["correct"]] == [right]
         assert [row["answer_idx"] for row in pair] == ["B", "A"]
-    found = metrics["reading"]["quiz"]["tuned"]["open"]
+    found = there.metrics["reading"]["quiz"]["tuned"]["open"]
     assert (found["n"], found["replied"]["mended"], found["replied"]["misled"]) == (4, 1, 3)
 
 
-def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
-    there = room(conditions=["open", "thought", "oracle"], k=1)
-    read_and_answer(there.run)
+def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(there):
     rows = {key: (row["sources"], row["found"]) for key, row in there.rows().items()}
     assert rows["closed", "q0"] == ([], None)
     assert rows["open", "q0"] == rows["oracle", "q0"] == (["corpus.jsonl#heart"], True)
@@ -140,15 +144,12 @@ def test_a_row_says_what_was_read_and_whether_it_was_the_right_document(room):
     assert rows["thought", "unknown"][1] is None
 
 
-def test_a_thought_is_of_the_question_without_its_options(room):
+def test_a_thought_is_of_the_question_without_its_options(there):
     """An option in a thought would enter the query with it."""
-    there = room(conditions=["open", "thought"], k=1)
-    read_and_answer(there.run)
     bare = {question.question for question in there.tasks["quiz"]}
     assert sum(prompt in bare for prompt in there.asked["tuned"]) == len(bare)
-    assert {row["thought"] for (condition, _), row in there.rows().items() if condition == "thought"} == {
-        "New thought."
-    }
+    thoughts = {row["thought"] for (condition, _), row in there.rows().items() if condition == "thought"}
+    assert thoughts == {"New thought."}
 
 
 def test_no_thought_is_asked_for_where_no_condition_uses_one(room):
@@ -169,9 +170,8 @@ def test_a_question_without_room_for_passages_is_the_closed_book_one(room):
     assert there.rows()["open", "q0"]["reply"] == "Stored.</think>(B)"
 
 
-def test_the_metrics_are_stored_as_they_are_returned(room):
-    there = room()
-    metrics = read_and_answer(there.run)
+def test_the_metrics_are_stored_as_they_are_returned(there):
+    metrics = there.metrics
     assert read_json(there.run / "retrieval/metrics.json") == json.loads(json.dumps(metrics))
     assert metrics["index"] == {"documents": 3, "passages": 3}
     assert metrics["finding"]["quiz"]["question"]["n"] == 3
@@ -305,27 +305,15 @@ def test_the_oracle_is_compared_on_the_questions_whose_document_is_known():
 @pytest.mark.parametrize(
     ("mended", "misled", "verdict"),
     [
-        (
-            12,
-            0,
-            "Reading helped: with passages found by the question the tuned model is right more often, by +60.0 points",
-        ),
-        (
-            0,
-            12,
-            "Reading hurt: with passages found by the question the tuned model is right less often, by -60.0 points",
-        ),
-        (
-            5,
-            4,
-            "Reading is not shown to help or to hurt: with passages found by the question the tuned model changes by",
-        ),
+        (12, 0, "Reading helped: with {} the tuned model is right more often, by +60.0 points"),
+        (0, 12, "Reading hurt: with {} the tuned model is right less often, by -60.0 points"),
+        (5, 4, "Reading is not shown to help or to hurt: with {} the tuned model changes by"),
         (0, 0, "Reading is not shown to help or to hurt"),
     ],
 )
 def test_the_verdict_says_what_is_shown(mended, misled, verdict):
     said = compare_reading({"tuned": pairs(mended, misled, 20)})["quiz"]["tuned"]["open"]["replied"]["verdict"]
-    assert said.startswith(verdict)
+    assert said.startswith(verdict.format(CONDITIONS["open"]))
     assert f"{mended} mended and {misled} misled of 20" in said
     assert re.search(r"points would mostly have been seen\.$", said) or "not shown" not in said
 
@@ -338,10 +326,7 @@ def test_the_p_values_of_a_reading_are_adjusted_together():
     both = compare_reading({"base": pairs(6, 0, 10), "tuned": pairs(6, 0, 10)})["quiz"]
     for side in ("base", "tuned"):
         assert both[side]["open"]["replied"]["mcnemar_p_holm"] == pytest.approx(1 / 16)
-        assert (
-            f"not shown to help or to hurt: with passages found by the question the {side} model changes by"
-            in (both[side]["open"]["replied"]["verdict"])
-        )
+        assert "not shown to help or to hurt" in both[side]["open"]["replied"]["verdict"]
 
 
 @pytest.mark.parametrize(("low", "p", "shown"), [(0.1, 0.04, True), (-0.1, 0.04, False), (0.1, 0.05, False)])

@@ -34,7 +34,7 @@ RUNS = {
     "knowledge/documents.py": "03 07", "knowledge/engines.py": "03 07", "knowledge/entrez.py": "",
     "knowledge/html_text.py": "03 07", "knowledge/importing.py": "03 07", "knowledge/index.py": "03 07",
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
-    "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07", "knowledge/pdf.py": "03 07",
+    "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
     "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
     "knowledge/terms.py": "03 07", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
     "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
