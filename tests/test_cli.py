@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,15 +14,16 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from conftest import contents, error_line, fails
 
-from helpers import PROJECT_ROOT, InputError, StageError, machine
+from helpers import PROJECT_ROOT, InputError, StageError, StoppedError, machine, owner
 from helpers.__main__ import main
-from helpers.dataset_prep import prepare as dataset_prep
 from helpers.files import read_json, write_json, write_jsonl, write_text
 from helpers.models import loading as models
+from helpers.owner import OWNER
 from helpers.progress import PROGRESS_FILE
 from helpers.report.results import STAGES, write_index
-from helpers.run_dir import alone_in, open_run, set_aside
+from helpers.run_dir import open_run, set_aside
 from helpers.series import runner, stages
 from helpers.series.runner import choose_stages, run_series
 from helpers.series.stages import LEAVES, stage_inputs
@@ -37,19 +39,6 @@ def alone(monkeypatch):
     for name in ("AI_DOCTOR_PROFILE", "AI_DOCTOR_RUN_DIR", "WANDB_API_KEY", "HF_TOKEN", PROGRESS_FILE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
-
-
-def error_line(result) -> str:
-    """What a wrong input must come to: status 2 and one line, which is returned."""
-    assert result.status == 2
-    lines = result.err.splitlines()
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # The runner, with notebooks that only pretend ---------------------------------------------------------------------
@@ -179,30 +168,28 @@ def test_a_changed_source_runs_03_again_and_the_next_only_if_its_outputs_changed
     assert pretended.since() == []
 
 
-@pytest.mark.parametrize(
-    ("name", "again"),
-    [
+def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pretended):
+    for name, again in (
         ("data/train.jsonl", ["04_lora_training"]),
         ("data/validation.jsonl", ["04_lora_training", "05_evaluation"]),
         ("data/test.jsonl", []),
         ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export", "07_retrieval"]),
         ("adapter/adapter_config.json", ["05_evaluation", "06_export", "07_retrieval"]),
         ("evaluation/metrics.json", ["06_export"]),
-    ],
-)
-def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pretended, name, again):
-    changed = {**RESULTS.get(name, {}), "changed": True}
-    write_text(finished / name, json.dumps(changed) + "\n")
-    run_series(finished, NAMES)
-    assert pretended.since() == again
+    ):
+        changed = {**RESULTS.get(name, {}), "changed": True}
+        write_text(finished / name, json.dumps(changed) + "\n")
+        run_series(finished, NAMES)
+        assert pretended.since() == again, name
 
 
-@pytest.mark.parametrize("name", sum(LEAVES.values(), ()))
-def test_a_missing_output_is_made_again(finished, pretended, name):
-    (finished / name).unlink()
-    run_series(finished, NAMES)
-    assert pretended.since() == [next(stage for stage in NAMES if name in LEAVES.get(stage, ()))]
-    assert (finished / name).is_file()
+def test_a_missing_output_is_made_again(finished, pretended):
+    for stage, names in LEAVES.items():
+        for name in names:
+            (finished / name).unlink()
+            run_series(finished, [stage])
+            assert pretended.since() == [stage], name
+            assert (finished / name).is_file()
 
 
 def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
@@ -350,23 +337,23 @@ def test_an_unknown_stage_is_named_with_the_valid_ones(word):
 
 
 def test_the_index_is_written_after_every_stage(run, monkeypatch, pretended):
-    seen = []
+    drawn, pages = {"04_lora_training", NAMES[-1]}, {}  # pictures take time: not after every one
 
-    def look(run, stage):
-        seen.append((run / "index.html").read_text() if (run / "index.html").is_file() else None)
-        pretended(run, stage)
+    def write(run):
+        done = list(read_json(run / "stages.json"))
+        if done[-1] in drawn:
+            write_index(run)
+        pages[len(done)] = (run / "index.html").read_text() if done[-1] in drawn else ""
 
-    monkeypatch.setattr(runner, "execute", look)
-    monkeypatch.setattr(runner, "write_index", write_index)
+    monkeypatch.setattr(runner, "write_index", write)
     run_series(run, NAMES)
-    seen.append((run / "index.html").read_text())
-    assert seen[0] is None
-    for done, page in enumerate(seen[1:], 1):
-        linked = re.findall(r'href="notebooks/(\w+)\.html"', page)
+    assert list(pages) == [1, 2, 3, 4, 5, 6, 7]
+    for done in (4, 7):
+        linked = re.findall(r'href="notebooks/(\w+)\.html"', pages[done])
         assert linked == NAMES[:done]
-        assert ("Did it help?" in page) == (done >= 5)
-        assert ("3.125" in page, "2.875" in page, "-0.250" in page) == ((done >= 5),) * 3
-        assert not re.search(r"https?://|src=\"(?!data:)", page)
+        shown = [text in pages[done] for text in ("Did it help?", "3.125", "2.875", "-0.250")]
+        assert shown == [done >= 5] * 4
+        assert not re.search(r"https?://|src=\"(?!data:)", pages[done])
 
 
 def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pretended):
@@ -410,13 +397,9 @@ def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, 
 
 
 def test_a_full_disk_between_stages_is_one_line(cli, pretended, monkeypatch, tmp_path):
-    def full(run):
-        raise OSError(28, "No space left on device", str(run / "index.html"))
-
-    monkeypatch.setattr(runner, "write_index", full)
-    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
-    assert result.status == 2
-    assert result.err == f"error: No space left on device: {tmp_path / 'run/index.html'}; what was finished stays\n"
+    monkeypatch.setattr(runner, "write_index", fails(OSError(28, "No space left on device", "index.html")))
+    line = error_line(cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run"))
+    assert line == "error: No space left on device: index.html; what was finished stays"
 
 
 # The command line, with notebooks that only pretend ---------------------------------------------------------------
@@ -489,7 +472,7 @@ WRONG_WORDS = {
     "unknown key": (["--set", "training.lr=1"], "unknown key 'training.lr'; did you mean 'training.learning_rate'?"),
     "bad value": (["--set", "lora.r=big"], "lora.r = 'big'"),
     "no assignment": (["--set", "lora.r"], "--set takes KEY=VALUE, got 'lora.r'"),
-    "no such file": (["--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
+    "no such file": (["--profile", "smoke", "--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
     "unknown stage": (["--only", "8"], "unknown stage '8'"),
     "from and only": (["--from", "2", "--only", "3"], "exclude each other"),
     "another configuration": (["--set", "lora.r=9"], "lora.r is 4 there, 9 asked"),
@@ -497,16 +480,14 @@ WRONG_WORDS = {
 }
 
 
-@pytest.mark.parametrize("fault", WRONG_WORDS)
-def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, finished, pretended, fault):
-    words, says = WRONG_WORDS[fault]
+def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, finished, pretended):
     before = contents(finished.path)
-    profile = [] if "--profile" in words or "--force" not in words else ["--profile", "smoke"]
-    result = cli("run", "--run-dir", finished.path, *profile, *words)
-    assert says in error_line(result)
-    assert result.out == ""
-    assert pretended.ran == []
-    assert contents(finished.path) == before
+    for words, says in WRONG_WORDS.values():
+        result = cli("run", "--run-dir", finished.path, *words)
+        assert says in error_line(result)
+        assert result.out == ""
+        assert pretended.ran == []
+        assert contents(finished.path) == before
 
 
 def test_check_says_what_the_machine_can_do_and_no_secret(cli, monkeypatch):
@@ -531,11 +512,8 @@ def test_ask_needs_a_question_and_an_adapter(cli, tmp_path, monkeypatch):
     assert "has no adapter yet: run 04_lora_training" in error_line(cli("ask", "What is it?", *folder))
 
 
-def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path, pretended):
-    def fault(*args):
-        raise ZeroDivisionError("a fault of ours")
-
-    monkeypatch.setattr(runner, "execute", fault)
+def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "execute", fails(ZeroDivisionError("a fault of ours")))
     monkeypatch.setattr(sys, "argv", ["helpers", "run", "--profile", "smoke", "--run-dir", str(tmp_path / "run")])
     with pytest.raises(ZeroDivisionError):
         main()
@@ -595,12 +573,6 @@ def test_a_notebook_that_fails_is_status_1_with_its_cell_and_is_kept_as_far_as_i
     assert not [name for name in contents(folder) if "tmp" in name or "progress" in name]
 
 
-def test_a_wrong_input_that_a_notebook_finds_is_one_line_too(cli, small):
-    folder = small("class InputError(ValueError): ...", "raise InputError('rows.jsonl line 3: not JSON')")
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert error_line(result) == "error: rows.jsonl line 3: not JSON"
-
-
 def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
     folder = small("import os, sys\nos.write(sys.__stderr__.fileno(), b'double free')\nos.abort()")
     result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
@@ -612,15 +584,10 @@ def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
 # Real kernels, the real notebook 03 -------------------------------------------------------------------------------
 
 
-def with_data(folder: Path) -> dict[str, bytes]:
-    """A folder with finished data, and what must stay of it."""
-    for name in LEAVES["03_dataset_prep"]:
-        write_text(folder / name, json.dumps(RESULTS.get(name, {"finished": "earlier"})) + "\n")
-    return {name: content for name, content in contents(folder).items() if name.startswith(("data/", "run.yaml"))}
-
-
 def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_data(cli, run, source):
-    before = with_data(run.path)
+    for name in LEAVES["03_dataset_prep"]:
+        write_text(run / name, json.dumps(RESULTS.get(name, {"finished": "earlier"})) + "\n")
+    before = contents(run.path)
     with open(source, "a", encoding="utf-8") as handle:
         handle.write("\n{oops\n")
     result = cli("run", "--run-dir", run.path, "--only", "03")
@@ -629,39 +596,46 @@ def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_d
     assert not (run / "stages.json").exists()
 
 
-def test_preparing_rows_that_are_all_too_long_leaves_the_older_data(tmp_path):
-    run = open_run("smoke", tmp_path / "run", {"model.max_length": 16})
-    before = with_data(run.path)
-    with pytest.raises(InputError, match=r"no row fits model\.max_length = 16 tokens: the shortest has"):
-        dataset_prep.prepare(run, models.load_tokenizer(run.config.model))
-    assert contents(run.path) == before
-
-
-def python(*args, **more):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "AI_DOCTOR_P", "AI_DOCTOR_R"))}
-    environment |= more.pop("env", {})
-    done = subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, timeout=400, check=False, env=environment, **more
-    )
-    return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
-
-
 def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
-    result = python("-m", "helpers", "run", "--profile", "smok", cwd=tmp_path, env={"PYTHONPATH": str(PROJECT_ROOT)})
-    assert error_line(result) == "error: unknown profile 'smok'; did you mean 'smoke'?"
+    words = [sys.executable, "-m", "helpers", "ask", "Why?", "--base", "--endpoint", "http://127.0.0.1:9/v1"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    result = SimpleNamespace(status=done.returncode, err=done.stderr)
+    assert error_line(result).startswith("error: a server has one model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_series_in_one_folder_is_refused_and_a_killed_ones_lock_is_gone(tmp_path, cli):
-    folder = open_run("smoke", tmp_path / "run").path
-    code = "import sys, time; from helpers.run_dir import alone_in, open_run\n"
-    code += "with alone_in(open_run(run_dir=sys.argv[1])): print('in', flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "in\n"
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert result.status == 2
-    assert "another process is using" in error_line(result)
-    other.kill()
-    other.wait()
-    with alone_in(open_run(run_dir=folder)):
-        pass
+@pytest.mark.parametrize(
+    ("script", "work"),
+    [("train.py", "helpers.lora_training.train.train"), ("evaluate.py", "helpers.evaluation.evaluate.evaluate")],
+)
+def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd, script, work):
+    """At a stop, where work is saved and ends before its time, and for a wrong input; one of the processes says it."""
+    main = runpy.run_path(str(PROJECT_ROOT / script))["main"]
+
+    def ended(does, profile="smoke"):
+        monkeypatch.setattr(work, does)
+        with pytest.raises(SystemExit) as end:
+            main(str(tmp_path / "run"), profile)
+        return end.value.code, capfd.readouterr().err
+
+    def stopped(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("logging.disable", lambda: None)
+    status, said = ended(stopped)
+    assert (status, said.count("\n")) == (143, 1)
+    assert said.startswith(f"stopped: the same command goes on with {tmp_path / 'run'}")
+    assert ended(fails(StoppedError("saved after step 3"))) == (75, "saved after step 3\n")
+    assert ended(stopped, "smok") == (2, "error: unknown profile 'smok'; did you mean 'smoke'?\n")
+    monkeypatch.setenv("RANK", "1")
+    assert ended(stopped) == (143, "")
+
+
+def test_a_second_series_in_one_folder_is_refused(run, cli, pretended, monkeypatch):
+    """That of another machine; test_owner has real processes."""
+    write_json(run / OWNER, {"token": "other", "machine": "another", "host": "elsewhere", "pid": 7})
+    monkeypatch.setattr(owner, "_watch", fails(InputError("it is in use")))
+    assert error_line(cli("run", "--run-dir", run.path)) == "error: it is in use"
+    assert pretended.ran == []
