@@ -1,6 +1,5 @@
 """The command line and its runner: one line for a wrong input, finished stages skipped, nothing finished harmed."""
 
-import json
 import os
 import re
 import runpy
@@ -15,17 +14,17 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 from conftest import contents, error_line, fails
+from papermill.exceptions import PapermillExecutionError
 
 from helpers import PROJECT_ROOT, InputError, StageError, StoppedError, machine, owner
 from helpers.__main__ import main
 from helpers.files import read_json, write_json, write_jsonl, write_text
-from helpers.models import loading as models
 from helpers.owner import OWNER
 from helpers.progress import PROGRESS_FILE
-from helpers.report.results import STAGES, write_index
+from helpers.report.results import STAGES
 from helpers.run_dir import open_run, set_aside
 from helpers.series import runner, stages
-from helpers.series.runner import choose_stages, run_series
+from helpers.series.runner import choose_stages, execute, run_series
 from helpers.series.stages import LEAVES, stage_inputs
 
 NAMES = list(STAGES)
@@ -43,57 +42,19 @@ def alone(monkeypatch):
 
 # The runner, with notebooks that only pretend ---------------------------------------------------------------------
 
-RESULTS = {
-    "data/report.json": {
-        "provenance": {"revision": None},
-        "splits": {"train": 24, "validation": 4, "test": 2},
-        "tokens": {"histogram": {"edges": [0, 512], "train": [24], "validation": [4], "test": [2]}},
-    },
-    "training/metrics.json": {
-        "steps": 4, "tokens_per_second": 99.0, "peak_memory_gib": 0.5, "validation_nll": {"before": 3.0, "after": 2.5},
-    },
-    "evaluation/metrics.json": {
-        "validation": {
-            "n": 1,
-            "base": {"nll": 3.125, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
-            "tuned": {"nll": 2.875, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
-            "paired": {"nll_delta": -0.25, "nll_delta_ci95": [-0.25, -0.25]},
-            "verdict": "A verdict.",
-        },
-        "tasks": {},
-    },
-    "export/report.json": {"files": []},
-    "retrieval/metrics.json": {
-        "index": {"documents": 2, "passages": 3},
-        "finding": {},
-        "reading": {
-            "quiz": {"tuned": {"open": {"replied": {
-                "n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95": [-0.125, 0.625],
-                "verdict": "A verdict.",
-            }, "made_to_answer": None}}}
-        },
-    },
-}  # fmt: skip
-PREDICTION = '{"task": "validation", "nll": 3.0}\n'
-
 
 class Pretended:
     """Stands in for `execute`: leaves what each stage must leave behind, and notes which stages ran."""
 
     def __init__(self):
-        self.ran, self.versions, self.breaks = [], {}, None
+        self.ran, self.versions, self.breaks, self.indexed = [], {}, None, []
 
     def __call__(self, run, stage):
         self.ran.append(stage)
         if stage == self.breaks:
             raise StageError(f"{stage} failed: ValueError: no", "in a cell")
         for name in LEAVES.get(stage, ()):
-            text = PREDICTION if name.startswith("evaluation/pred") else f'{{"version": {self.version(name)}}}\n'
-            write_text(run / name, json.dumps(RESULTS[name]) if name in RESULTS else text)
-        write_text(run / f"notebooks/{stage}.html", "<p>A page</p>")
-
-    def version(self, name):
-        return self.versions.get(name, 0)
+            write_json(run / name, {"version": self.versions.get(name, 0)})
 
     def since(self):
         ran, self.ran = self.ran, []
@@ -102,11 +63,14 @@ class Pretended:
 
 @pytest.fixture
 def pretended(monkeypatch):
+    """With an index that only counts the stages, and a table of one row."""
     stub = Pretended()
     monkeypatch.setattr(runner, "execute", stub)
+    monkeypatch.setattr(runner, "write_index", lambda run: stub.indexed.append(len(read_json(run / "stages.json"))))
     monkeypatch.setattr(
-        runner, "write_index", lambda run: write_text(run / "index.html", "no pictures: they take time")
+        "helpers.report.results.headline", lambda run: [("NLL", "3.125", "2.875", "-0.250 (-0.3 to 0)")]
     )
+    monkeypatch.setattr("helpers.report.results.open_book", lambda run: [("quiz", "25.0%", "50.0%", "+25.0 points")])
     return stub
 
 
@@ -142,6 +106,7 @@ def test_the_stages_run_in_order_and_then_not_again(run, pretended):
     times = run_series(run, NAMES, tell=lambda *words: said.append(words))
     assert pretended.since() == NAMES
     assert [name for name, _ in times] == NAMES
+    assert pretended.indexed == [1, 2, 3, 4, 5, 6, 7, 7]
     assert all(isinstance(seconds, float) for _, seconds in times)
     assert [(stage, state) for stage, state, _ in said if state != "running"] == [(name, "finished") for name in NAMES]
     said.clear()
@@ -177,8 +142,7 @@ def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pret
         ("adapter/adapter_config.json", ["05_evaluation", "06_export", "07_retrieval"]),
         ("evaluation/metrics.json", ["06_export"]),
     ):
-        changed = {**RESULTS.get(name, {}), "changed": True}
-        write_text(finished / name, json.dumps(changed) + "\n")
+        write_json(finished / name, {"changed": True})
         run_series(finished, NAMES)
         assert pretended.since() == again, name
 
@@ -286,7 +250,7 @@ def test_after_a_failed_stage_the_series_goes_on_there(run, pretended):
         run_series(run, NAMES)
     assert pretended.since() == NAMES[:4]
     assert list(read_json(run / "stages.json")) == NAMES[:3]
-    assert (run / "index.html").is_file()
+    assert pretended.indexed == [1, 2, 3]
     pretended.breaks = None
     run_series(run, NAMES)
     assert pretended.since() == NAMES[3:]
@@ -334,26 +298,6 @@ def test_an_unknown_stage_is_named_with_the_valid_ones(word):
     for choice in ({"start": word}, {"only": word}):
         with pytest.raises(InputError, match=f"unknown stage '{word}'; valid: 01, 02, 03, 04, 05, 06, 07"):
             choose_stages(**choice)
-
-
-def test_the_index_is_written_after_every_stage(run, monkeypatch, pretended):
-    drawn, pages = {"04_lora_training", NAMES[-1]}, {}  # pictures take time: not after every one
-
-    def write(run):
-        done = list(read_json(run / "stages.json"))
-        if done[-1] in drawn:
-            write_index(run)
-        pages[len(done)] = (run / "index.html").read_text() if done[-1] in drawn else ""
-
-    monkeypatch.setattr(runner, "write_index", write)
-    run_series(run, NAMES)
-    assert list(pages) == [1, 2, 3, 4, 5, 6, 7]
-    for done in (4, 7):
-        linked = re.findall(r'href="notebooks/(\w+)\.html"', pages[done])
-        assert linked == NAMES[:done]
-        shown = [text in pages[done] for text in ("Did it help?", "3.125", "2.875", "-0.250")]
-        assert shown == [done >= 5] * 4
-        assert not re.search(r"https?://|src=\"(?!data:)", pages[done])
 
 
 def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pretended):
@@ -413,15 +357,15 @@ def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
         [name, "finished"] for name in NAMES
     ]
     assert "7 stages run" in result.out
-    assert "-0.250 (-0.250 to -0.250)" in result.out
-    assert re.search(r"quiz, tuned: open book \(n=8\) +25\.0% +50\.0% +\+25\.0 points \(-12\.5 to", result.out)
+    assert re.search(r" +base +tuned +difference .*\nNLL +3\.125 +2\.875 +-0\.250 \(-0\.3 to 0\)", result.out)
+    assert re.search(r" +closed +reading +difference .*\nquiz +25\.0% +50\.0% +\+25\.0 points", result.out)
     assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
     again = cli("run", "--run-dir", tmp_path / "run")
     assert again.status == 0
     assert pretended.since() == []
     assert "0 stages run" in again.out
     assert "7 skipped" in again.out
-    assert "-0.250 (-0.250 to -0.250)" in again.out
+    assert "-0.250" in again.out
 
 
 def test_run_takes_from_only_set_and_force(cli, pretended, tmp_path):
@@ -504,14 +448,6 @@ def test_check_says_what_the_machine_can_do_and_no_secret(cli, monkeypatch):
     assert "training.learning_rate" in error_line(cli("check", "--set", "training.lr=1"))
 
 
-def test_ask_needs_a_question_and_an_adapter(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "load_tokenizer", lambda settings: None)
-    folder = ["--profile", "smoke", "--run-dir", tmp_path / "run"]
-    assert "the question is empty" in error_line(cli("ask", "  ", *folder))
-    assert not (tmp_path / "run").exists()
-    assert "has no adapter yet: run 04_lora_training" in error_line(cli("ask", "What is it?", *folder))
-
-
 def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "execute", fails(ZeroDivisionError("a fault of ours")))
     monkeypatch.setattr(sys, "argv", ["helpers", "run", "--profile", "smoke", "--run-dir", str(tmp_path / "run")])
@@ -581,19 +517,15 @@ def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
     assert "double free" in result.err
 
 
-# Real kernels, the real notebook 03 -------------------------------------------------------------------------------
-
-
-def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_data(cli, run, source):
-    for name in LEAVES["03_dataset_prep"]:
-        write_text(run / name, json.dumps(RESULTS.get(name, {"finished": "earlier"})) + "\n")
-    before = contents(run.path)
-    with open(source, "a", encoding="utf-8") as handle:
-        handle.write("\n{oops\n")
-    result = cli("run", "--run-dir", run.path, "--only", "03")
-    assert "rows.jsonl line 32: not JSON" in error_line(result)
-    assert contents(run.path).items() >= before.items()
-    assert not (run / "stages.json").exists()
+@pytest.mark.parametrize(("name", "status"), [("InputError", 2), ("StoppedError", 75)])
+def test_what_a_notebook_finds_wrong_and_an_early_end_are_one_line(cli, finished, monkeypatch, name, status):
+    error = PapermillExecutionError(3, 3, "x = 1", name, "rows.jsonl line 3: not JSON\nmore", ["Traceback"])
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr("papermill.execute_notebook", fails(error))
+    before = contents(finished.path)
+    result = cli("run", "--run-dir", finished.path, "--force", "--only", "03")
+    assert (result.status, result.err) == (status, "error: rows.jsonl line 3: not JSON\n")
+    assert contents(finished.path) == before
 
 
 def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
@@ -606,15 +538,15 @@ def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "work"),
-    [("train.py", "helpers.lora_training.train.train"), ("evaluate.py", "helpers.evaluation.evaluate.evaluate")],
+    ("script", "module"),
+    [("train.py", "helpers.lora_training.train"), ("evaluate.py", "helpers.evaluation.evaluate")],
 )
-def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd, script, work):
+def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd, script, module):
     """At a stop, where work is saved and ends before its time, and for a wrong input; one of the processes says it."""
     main = runpy.run_path(str(PROJECT_ROOT / script))["main"]
 
     def ended(does, profile="smoke"):
-        monkeypatch.setattr(work, does)
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(train=does, evaluate=does))
         with pytest.raises(SystemExit) as end:
             main(str(tmp_path / "run"), profile)
         return end.value.code, capfd.readouterr().err
