@@ -106,4 +106,4 @@ def changes(before: Inputs, now: Inputs) -> list[str]:
 
 def trained_by_other_code(before: Inputs, now: Inputs) -> bool:
     """Whether a module that training runs has changed since; a change of the notebook alone does not count."""
-    return bool(before) and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}
+    return "modules" in before and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}
