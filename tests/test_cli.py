@@ -317,6 +317,25 @@ def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pre
     assert not [name for name in contents(run.path) if "progress" in name]
 
 
+def test_the_folder_is_copied_while_a_stage_runs_and_at_its_end(tmp_path, monkeypatch, pretended):
+    """04 copies its checkpoints itself, as it writes them."""
+    run = open_run("smoke", tmp_path / "run", {"session.backup": str(tmp_path / "drive")})
+    copy, seen = tmp_path / "drive/training/log.jsonl", []
+
+    def work(run, stage):
+        write_text(run / "training/log.jsonl", stage)
+        time.sleep(0.5)
+        seen.append(copy.read_text())
+        pretended(run, stage)
+
+    monkeypatch.setattr(runner, "BACKUP_SECONDS", 0.05)
+    monkeypatch.setattr(runner, "execute", work)
+    run_series(run, ["02_baseline_inference", "04_lora_training"])
+    assert seen == ["02_baseline_inference"] * 2
+    for name in ("stages.json", "training/log.jsonl"):
+        assert (tmp_path / "drive" / name).read_bytes() == (run / name).read_bytes()
+
+
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, monkeypatch, tmp_path, stop, status):
     before = signal.getsignal(signal.SIGTERM)

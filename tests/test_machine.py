@@ -154,7 +154,8 @@ def colab(monkeypatch, get):
     """Colab's module with this `userdata.get`."""
     module, userdata = types.ModuleType("google.colab"), types.ModuleType("google.colab.userdata")
     userdata.get, module.userdata = get, userdata
-    google = sys.modules.get("google") or types.ModuleType("google")
+    import google
+
     monkeypatch.setattr(google, "colab", module, raising=False)
     for name, value in (("google", google), ("google.colab", module), ("google.colab.userdata", userdata)):
         monkeypatch.setitem(sys.modules, name, value)
