@@ -1,11 +1,10 @@
 """Stage 04 without its notebook, for several GPUs: `accelerate launch train.py --run-dir runs/full`."""
 
 import os
-import sys
 
 import typer
 
-from helpers import InputError, StoppedError
+from helpers import ends_in_one_line
 
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
@@ -16,22 +15,14 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     from helpers.session import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
-    try:
-        with stops_in_one_line(line if is_main_process() else ""):
-            if describe_machine().gpu is None:  # else it is "cpu:0", for which transformers cannot load a checkpoint
-                os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-            run = open_run(profile, run_dir)
-            start_backend(run)  # before the import below, which imports transformers
-            from helpers.lora_training.train import train
+    with ends_in_one_line(), stops_in_one_line(line):
+        if describe_machine().gpu is None:  # else it is "cpu:0", for which transformers cannot load a checkpoint
+            os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
+        run = open_run(profile, run_dir)
+        start_backend(run)  # before the import below, which imports transformers
+        from helpers.lora_training.train import train
 
-            metrics = train(run)
-    except StoppedError as error:
-        if is_main_process():
-            print(error, file=sys.stderr)
-        raise typer.Exit(error.status) from None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        metrics = train(run)
     nll = metrics["validation_nll"]
     if is_main_process():
         print(f"validation loss {nll['before']:.3f} -> {nll['after']:.3f} in {metrics['seconds'] / 60:.1f} minutes")

@@ -1,5 +1,9 @@
 """The code under the ai-doctor notebooks: one module a stage, and the few that all stages share."""
 
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -45,3 +49,35 @@ class StageError(RuntimeError):
     def __init__(self, message: str, traceback: str = "", status: int = 1) -> None:
         super().__init__(message)
         self.traceback, self.status = traceback, status
+
+
+@contextmanager
+def ends_in_one_line() -> Iterator[None]:
+    """In the block, an error ends the process in one line: status 2 for a wrong input, 1 for a failed stage.
+
+    Below a failed stage's line stands its traceback.
+    """
+    try:
+        yield
+    except StoppedError as error:
+        from helpers.machine import is_main_process  # here, for it imports more than an error needs
+
+        if is_main_process():
+            print(error, file=sys.stderr)
+        sys.exit(error.status)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'a file'}; what was finished stays", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("error: memory ran out; what was finished stays", file=sys.stderr)
+        sys.exit(2)
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.traceback and error.status == 1:
+            print(f"\n{error.traceback}", file=sys.stderr)
+        sys.exit(error.status)

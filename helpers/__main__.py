@@ -1,6 +1,5 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from helpers import InputError, StageError
+from helpers import InputError, ends_in_one_line
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +29,8 @@ DEFAULT_RUN = "runs/default"
 MadeRun = Annotated[
     str, typer.Option(help="The run folder; else AI_DOCTOR_RUN_DIR, else the one in runs/ that was exported last.")
 ]
+Sources = Annotated[bool, typer.Option("--sources", help="Look questions up first; answers have their sources.")]
+IndexFile = Annotated[Path | None, typer.Option(help="The index to look them up in; else the one that 07 made.")]
 
 
 @app.command()
@@ -95,11 +96,11 @@ def ask(
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
-    sources: Annotated[bool, typer.Option("--sources", help="Look it up first, and list the sources.")] = False,
-    index: Annotated[Path | None, typer.Option(help="The index to look it up in; else the one that 07 made.")] = None,
+    sources: Sources = False,
+    index: IndexFile = None,
 ) -> None:
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
-    from helpers.config import Config, parse_assignment
+    from helpers.config import Config
     from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
     from helpers.use.citations import source_lines
     from helpers.use.client import Endpoint, check_question, key_for
@@ -116,7 +117,7 @@ def ask(
     if opened:
         config = opened.config
     else:
-        config = Config.resolve("laptop" if profile == "auto" else profile, dict(map(parse_assignment, settings or [])))
+        config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
     library = None
     if sources or index:  # before a model is loaded, or a server asked for its name
         from helpers.use.sources import find_index, looked_up_once, with_sources
@@ -140,8 +141,6 @@ def ask(
         if compare:
             print(f"## {side}\n")
         reply, sent = _print_reply(answerer.stream(one))
-        if library and sent is not None:
-            print("(the server looks questions up as well, and [1] may be a passage of its own)", file=sys.stderr)
         found = look_up(one)[1] if library else sent
         if found is not None:
             print("\nSources:", *source_lines(found, reply), sep="\n")
@@ -208,25 +207,20 @@ def serve(
     vllm: Annotated[
         str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` or Python in it.")
     ] = "",
-    sources: Annotated[
-        bool, typer.Option("--sources", help="Look questions up first; answers have `sources`.")
-    ] = False,
-    index: Annotated[Path | None, typer.Option(help="The index to look them up in; else the one that 07 made.")] = None,
+    sources: Sources = False,
+    index: IndexFile = None,
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
     from helpers.use.server import ServerSettings, serve_until_stopped
+    from helpers.use.sources import find_index
 
     folder = _made(run_dir)
     opened = find_run(Path.cwd() / Path(folder).expanduser())
     if opened is None and not base:
         raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
-    library = None
-    if sources or index:
-        from helpers.use.sources import find_index
-
-        library = find_index(opened, index and Path.cwd() / index)
+    library = find_index(opened, index and Path.cwd() / index) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
 
 
@@ -247,7 +241,7 @@ def push(
 @app.command()
 def check(profile: Profile = "auto", settings: Setting = None) -> None:
     """Show this machine, the profile that it can run, and which secrets are set."""
-    from helpers.config import Config, parse_assignment
+    from helpers.config import Config
     from helpers.machine import choose_profile, describe_machine
     from helpers.run_dir import versions
     from helpers.secrets import export_secrets
@@ -255,9 +249,7 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
 
     machine = describe_machine()
     choice = choose_profile(machine)
-    config = Config.resolve(
-        choice.profile if profile == "auto" else profile, dict(map(parse_assignment, settings or []))
-    )
+    config = Config.resolve(choice.profile if profile == "auto" else profile, _overrides(settings))
     rows = {
         **{name.replace("_", " "): value for name, value in machine.model_dump().items() if value is not None},
         "compute type": machine.compute_dtype,
@@ -303,20 +295,25 @@ def _made(run_dir: str) -> str:
 
 
 def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
-    from helpers.config import parse_assignment
     from helpers.run_dir import open_run
 
+    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), _overrides(settings), force, record)
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    """The values of --set by key; a file, or a folder where it may be one, is meant from the working folder."""
+    from helpers.config import parse_assignment
+
     overrides = dict(map(parse_assignment, settings or []))
-    folders = ("data.corpus", "retrieval.sources", "retrieval.synonyms")
-    for key in ("data.source", "evaluation.questions", *folders):
-        overrides.update({key: _from_here(overrides[key], key in folders)} if key in overrides else {})
+    folders = {"data.corpus", "retrieval.sources", "retrieval.synonyms"}
+    for key in overrides.keys() & {"data.source", "evaluation.questions", *folders}:
+        overrides[key] = _from_here(overrides[key], key in folders)
     if backup := overrides.get("session.backup"):
         overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
-    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), overrides, force, record)
+    return overrides
 
 
-def _from_here(value: Any, folders: bool = False) -> Any:
-    """A file on the command line, or a folder where it may be one, is relative to the working folder."""
+def _from_here(value: Any, folders: bool) -> Any:
     if isinstance(value, list):
         return [_from_here(item, folders) for item in value]
     if not isinstance(value, str) or value in ("", "handbook"):
@@ -338,26 +335,10 @@ def _print_table(sides: tuple[str, str], rows: list[tuple[str, str, str, str]]) 
 
 
 def main() -> None:
-    """Run a command: status 2 and one line for a wrong input, status 1 and the traceback for a failed stage."""
+    """Run a command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with ends_in_one_line():
         app(prog_name="python -m helpers")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        print(f"error: {error.strerror}: {error.filename or 'a file'}; what was finished stays", file=sys.stderr)
-        sys.exit(2)
-    except MemoryError:
-        print("error: memory ran out; what was finished stays", file=sys.stderr)
-        sys.exit(2)
-    except StageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.traceback and error.status == 1:
-            print(f"\n{error.traceback}", file=sys.stderr)
-        sys.exit(error.status)
 
 
 if __name__ == "__main__":

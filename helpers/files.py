@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ def project_path(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r} is not a path that can be used: {error}"[:400]) from None
     return found
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Make a folder if need be, and see that files can be written to it; InputError that begins with `what` if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{what}: {error.strerror or error}") from None
 
 
 def flush(path: Path) -> None:
@@ -116,15 +126,14 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
+    retired = temporary.with_name(temporary.name + ".old")
     try:
-        with locked(temporary):  # `clear_leftovers` leaves a locked folder alone
-            yield temporary
-            flush(temporary)
-            retired = temporary.with_name(temporary.name + ".old")
-            if path.exists():
-                path.rename(retired)
-            move(temporary, path)
-            shutil.rmtree(retired, ignore_errors=True)
+        yield temporary
+        flush(temporary)
+        if path.exists():
+            path.rename(retired)
+        move(temporary, path)
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -140,9 +149,6 @@ def fingerprint(*paths: Path) -> str:
                 with open(file, "rb") as handle:
                     digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-TEMPORARY = re.compile(r"\.(?P<final>.+)\.[a-z0-9_]{8}(?P<old>\.old)?")  # as `atomic_dir` names them
 
 
 @contextmanager
@@ -168,23 +174,17 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def clear_leftovers(parent: Path, alone: bool = False) -> None:
-    """Remove the temporary folders in `parent` whose process was killed, and restore a folder that it had renamed.
+def clear_leftovers(parent: Path, only: str = "") -> None:
+    """Remove what killed processes left in `parent`, or of the folder `only` in it, and restore what they had renamed.
 
-    The folder of a running process is locked and stays. Without file locks all temporary folders stay, unless this
-    process is `alone` in `parent`: then temporary files go too.
+    Nobody else may write there meanwhile.
     """
-    for file in parent.glob(".*.tmp*") if alone else ():
-        if file.is_file():
-            file.unlink()
-    for folder in sorted(parent.glob(".*.*")):  # a temporary folder sorts before the .old one beside it
-        match = TEMPORARY.fullmatch(folder.name)
-        if not match or not folder.is_dir():
-            continue
-        with suppress(OSError), locked(folder) as lock:
-            if not match["old"]:
-                if lock or alone:
-                    shutil.rmtree(folder)
-            elif not folder.with_suffix("").exists():
-                final = parent / match["final"]
-                shutil.rmtree(folder) if final.exists() else folder.rename(final)
+    for path in sorted(parent.glob(".*.*")):  # a temporary folder sorts before the .old one beside it
+        folder = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(\.old)?", path.name)  # as `atomic_dir` names them
+        if folder and path.is_dir() and only in ("", folder[1]):
+            if folder[2] and not (parent / folder[1]).exists():
+                path.rename(parent / folder[1])
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        elif not only and ".tmp" in path.name and path.is_file():
+            path.unlink()

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from pydantic import BaseModel
@@ -70,7 +70,7 @@ class Machine(BaseModel):
         return next(c for c in columns if capability >= c["capability"] and (free or 0) >= c["free_memory_gib"])
 
 
-class Choice(BaseModel):
+class Choice(NamedTuple):
     """A profile and the reason for it."""
 
     profile: str
@@ -138,19 +138,19 @@ def gpu_settings(machine: Machine) -> dict[str, Any]:
 def choose_profile(machine: Machine) -> Choice:
     """The profile that `auto` stands for on this machine, and the reason."""
     if machine.unusable_gpu:
-        return Choice(profile="laptop", why=f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
+        return Choice("laptop", f"{machine.unusable_gpu}; so the small embedded model trains on the CPU")
     if machine.gpu is None:
-        return Choice(profile="laptop", why="no CUDA GPU: the small embedded model trains on a CPU in minutes")
+        return Choice("laptop", "no CUDA GPU: the small embedded model trains on a CPU in minutes")
     memory, capability = machine.gpu_memory_gib or 0, machine.compute_capability or (0, 0)
     if memory < 11:
-        return Choice(profile="laptop", why=f"{memory} GiB of GPU memory is too little for an 8B model in 4 bit")
+        return Choice("laptop", f"{memory} GiB of GPU memory is too little for an 8B model in 4 bit")
     if capability < (8, 0) or memory < 20:
         return Choice(
-            profile="t4",
-            why=f"{machine.gpu} has {memory} GiB and compute capability {capability[0]}.{capability[1]}: "
+            "t4",
+            f"{machine.gpu} has {memory} GiB and compute capability {capability[0]}.{capability[1]}: "
             f"the published recipe in 4 bit, computing in {machine.compute_dtype}",
         )
-    return Choice(profile="full", why=f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
+    return Choice("full", f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
 
 
 def world_size() -> int:
@@ -172,14 +172,13 @@ def with_gpu(machine: Machine, gpu: str | None) -> Machine:
     """The same machine with one of GPUS, all of its memory free, or with none."""
     memory, capability = GPUS[gpu] if gpu else (None, None)
     found = {"gpu": gpu, "gpu_count": int(bool(gpu)), "gpu_memory_gib": memory, "gpu_free_gib": memory}
-    if capability and capability < (7, 0):
-        return with_gpu(machine, None).model_copy(update={"unusable_gpu": f"{gpu}: Triton and Unsloth need 7.0"})
+    if capability and (why_not := _unusable(capability, [])):
+        return with_gpu(machine, None).model_copy(update={"unusable_gpu": f"{gpu}: {why_not}"})
     return machine.model_copy(update={**found, "compute_capability": capability, "unusable_gpu": None})
 
 
 def memory_gib() -> float:
     """Memory in GiB now: reserved on the GPU if there is one, else the process's resident set."""
-    import psutil
     import torch
 
     return (torch.cuda.memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss) / GIB

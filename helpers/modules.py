@@ -85,9 +85,7 @@ def read_code(source: str) -> Code:
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):  # a docstring is a string that stands alone
             body[:] = [
-                part
-                for part in body
-                if not isinstance(getattr(part, "value", None), ast.Constant) or not isinstance(part, ast.Expr)
+                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
             ]
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}

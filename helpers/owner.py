@@ -8,14 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from helpers import InputError
 from helpers.files import locked
@@ -32,8 +31,8 @@ def owned(folder: Path, label: str) -> Iterator[bool]:
 
     InputError names the process that holds it. The folder is locked, and since a network drive may have no locks or
     not share them, it also has a file that names its owner, with a number that grows every BEAT_SECONDS. A dead owner
-    is replaced: one of this machine if its process is gone, another if its number has not grown while watched for
-    PATIENCE_BEATS; no clock of another machine is read.
+    is replaced: at once where the lock says so, else if its number has not grown while watched for PATIENCE_BEATS; no
+    clock of another machine is read.
     """
     path, before = folder / OWNER, os.environ.get(HELD, "")
     for token, _, where in (line.partition(" ") for line in before.split("\n")):
@@ -42,22 +41,18 @@ def owned(folder: Path, label: str) -> Iterator[bool]:
             return
     me = {"token": secrets.token_hex(8), "host": platform.node(), "machine": _machine(), "pid": os.getpid()}
     me |= {"since": datetime.now(UTC).isoformat(timespec="seconds"), "beat": f"{0:09}"}
-    ended = threading.Event()
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(locked(folder))
         except BlockingIOError:
             raise InputError(_in_use(label, _read(path))) from None
         _claim(path, me, lock, label)
-        beat = threading.Thread(target=_beat, args=(path, me, ended, label), daemon=True)
-        beat.start()
         os.environ[HELD] = f"{before}\n{me['token']} {folder}".strip()
         try:
-            yield True
+            with repeating(BEAT_SECONDS, partial(_beat, path, me, count(1), label)):
+                yield True
         finally:
             os.environ[HELD] = before
-            ended.set()
-            beat.join()
             with suppress(OSError):
                 if _read(path).get("token") == me["token"]:
                     path.unlink()
@@ -73,8 +68,7 @@ def _claim(path: Path, me: dict[str, Any], lock: bool, label: str) -> None:
             break
         except FileExistsError:
             other = _read(path)
-            here = other.get("machine") == me["machine"]
-            if not (here and (lock or not psutil.pid_exists(other["pid"]))):
+            if not (lock and other.get("machine") == me["machine"]):  # where the lock counts, it is dead
                 _watch(path, other, label)
             if _read(path) == other:  # not yet replaced by a third process
                 path.unlink(missing_ok=True)
@@ -96,20 +90,37 @@ def _watch(path: Path, other: dict[str, Any], label: str) -> None:
             raise InputError(_in_use(label, now or other))
 
 
-def _beat(path: Path, me: dict[str, Any], ended: threading.Event, label: str) -> None:
-    for number in count(1):
-        if ended.wait(BEAT_SECONDS):
-            return
-        with suppress(OSError):  # a full disk, or a drive that is away for a while
-            now = _read(path)
-            if now.get("token", me["token"]) != me["token"]:
-                print(f"{_in_use(label, now)}; this one stops", file=sys.stderr, flush=True)
-                ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell has it in the background
-                number = signal.SIGTERM if ignored else signal.SIGINT
-                signal.pthread_kill(threading.main_thread().ident, number)  # also out of a wait
-                return
-            with open(path, "r+", encoding="utf-8") as file:  # in place: a drive would keep each replaced file
-                json.dump(me | {"beat": f"{number:09}"}, file)
+def _beat(path: Path, me: dict[str, Any], numbers: Iterator[int], label: str) -> bool:
+    """Write the next number; True, and this process is stopped, where another has replaced it as the owner."""
+    with suppress(OSError):  # a full disk, or a drive that is away for a while
+        now = _read(path)
+        if now.get("token", me["token"]) != me["token"]:
+            print(f"{_in_use(label, now)}; this one stops", file=sys.stderr, flush=True)
+            ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell has it in the background
+            number = signal.SIGTERM if ignored else signal.SIGINT
+            signal.pthread_kill(threading.main_thread().ident, number)  # also out of a wait
+            return True
+        with open(path, "r+", encoding="utf-8") as file:  # in place: a drive would keep each replaced file
+            json.dump(me | {"beat": f"{next(numbers):09}"}, file)
+    return False
+
+
+@contextmanager
+def repeating(seconds: float, work: Callable[[], Any]) -> Iterator[None]:
+    """In the block, call `work` every so many seconds, by a thread, until it returns True."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        while not done.wait(seconds) and work() is not True:
+            pass
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What tells apart where process ids are compared: the host, its start, and the container."""
+    """The same for processes that a lock keeps apart: of one machine since it started, and of one container."""
     facts = [platform.node()]
     with suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())

@@ -4,22 +4,21 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from helpers import PROJECT_ROOT, InputError
+from helpers import PROJECT_ROOT, InputError, machine
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
-from helpers.files import clear_leftovers, make_folder, move, project_path, write_text
+from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
 from helpers.owner import owned
-from helpers.session import backup_owned, restore
+from helpers.session import RESULT_FOLDERS, backup_owned, restore
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -47,10 +46,10 @@ class Run:
         inside = self.path.is_relative_to(PROJECT_ROOT)
         return str(self.path.relative_to(PROJECT_ROOT) if inside else self.path)
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
-        """run.yaml as it was when first read."""
-        return _read_record(self)
+        """run.yaml, as it is now."""
+        return yaml.safe_load((self / "run.yaml").read_text(encoding="utf-8"))
 
 
 def open_run(
@@ -71,8 +70,6 @@ def open_run(
     path, overrides = project_path(run_dir), read_overrides(overrides)
     if restore(path, overrides.get("session.backup")):
         print(f"{path.name}: goes on from {overrides['session.backup']}, which holds a later state")
-    for folder in (path, path / "export", path / "evaluation"):
-        clear_leftovers(folder)
     stored = read_settings(path)
     bound = stored is not None and any((path / name).exists() for name in RESULT_FOLDERS)
     other = stored is not None and profile not in ("auto", stored.get("profile"))
@@ -82,9 +79,7 @@ def open_run(
         wanted = Config.from_flat(stored, overrides)
     else:
         if profile == "auto":
-            from helpers.machine import choose_profile, describe_machine
-
-            profile = choose_profile(describe_machine()).profile
+            profile = machine.choose_profile(machine.describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
     run = Run(path, _settle(wanted, stored if bound and not (force and other) else {}))
     there = stored or {}
@@ -92,7 +87,7 @@ def open_run(
     if changed:
         _change(run, changed, bound, force, record)
     else:
-        check_writable(path)
+        check_writable(path, f"cannot write to the run folder {path}")
     return _at_commits(run)
 
 
@@ -101,7 +96,7 @@ def _at_commits(run: Run) -> Run:
 
     A folder gets its model's commit before its first result; one that has results without it stays as it is.
     """
-    record = _read_record(run)
+    record = run.record
     if "model" not in record and not any((run / name).exists() for name in RESULT_FOLDERS):
         from helpers.sources.hub import model_commit
 
@@ -131,14 +126,14 @@ def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: b
     if bound and not record:
         return
     check_sources(run.config, changed)
-    check_writable(run.path)
+    check_writable(run.path, f"cannot write to the run folder {run.path}")
     if not bound:
         _write_record(run, _new_record(run.config))
         return
     with owned(run.path, run.label) as free:
         if not free:
             raise InputError(f"a series is at work in {run.label}: its settings cannot change now")
-        stored = _read_record(run)
+        stored = run.record
         first = min((RESULT_FOLDERS.index(_first_made_with(key)) for key in refused), default=len(RESULT_FOLDERS))
         if moved := set_aside(run.path, RESULT_FOLDERS[first:]):
             print(f"{run.label}: {moved}")
@@ -160,14 +155,12 @@ def alone_in(run: Run) -> Iterator[None]:
 
     A kernel that a series started works in the series' folder, and the workers of a launcher in that of its main one.
     """
-    from helpers.machine import is_main_process
-
-    if not is_main_process():
+    if not machine.is_main_process():
         yield
         return
     with owned(run.path, run.label) as first, backup_owned(run.config):
         for folder in (run.path, *run.path.glob("[!.]*/")) if first else ():
-            clear_leftovers(folder, alone=True)
+            clear_leftovers(folder)
         yield
 
 
@@ -220,34 +213,18 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
     So a folder keeps its settings on another GPU, and the machine is only examined, which imports torch, if an `auto`
     remains.
     """
-    from helpers.machine import describe_machine, gpu_settings, gpu_table
-
-    config = config.settled({key: stored[key] for key in gpu_table()[0] if key in stored})
+    config = config.settled({key: stored[key] for key in machine.gpu_table()[0] if key in stored})
     flat = config.flat()
-    if any(flat.get(key) == "auto" for key in gpu_table()[0]):
+    if any(flat.get(key) == "auto" for key in machine.gpu_table()[0]):
         # The small models need no 4-bit weights; SmolLM2's NLL on real rows is 0.30 higher with them.
         small = {"model.load_in_4bit": False} if config.model.name in ("tiny", "embedded") else {}
-        config = config.settled(gpu_settings(describe_machine()) | small)
+        config = config.settled(machine.gpu_settings(machine.describe_machine()) | small)
     return config
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder and check that it is writable, before any work; InputError if not."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to the run folder {path}: {error.strerror}") from None
 
 
 def note_in_record(run: Run, **facts: Any) -> None:
     """Add facts from a stage to run.yaml, such as the fingerprint of the data."""
-    _write_record(run, _read_record(run) | facts)
-
-
-def _read_record(run: Run) -> dict[str, Any]:
-    return yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    _write_record(run, run.record | facts)
 
 
 def _write_record(run: Run, record: dict[str, Any]) -> None:
@@ -261,14 +238,12 @@ def versions() -> dict[str, str]:
 
 
 def _new_record(config: Config) -> dict[str, Any]:
-    from helpers.machine import describe_machine
-
     return {
         "profile": config.profile,
         "created": _now(),
         "git_commit": _git_commit(),
         "versions": versions(),
-        "hardware": describe_machine().model_dump(),
+        "hardware": machine.describe_machine().model_dump(),
         "config": config.flat(),
     }
 
@@ -278,19 +253,15 @@ def _now() -> str:
 
 
 def _git_commit() -> str | None:
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8", check=True
-        ).stdout.strip()
-
+    """The project's commit, with "-dirty" where a file differs from it; None where there is no git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8", check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
 
 
-# In the order of the stages: each is made from those before it.
-RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 

@@ -14,24 +14,14 @@ import yaml
 
 from helpers import STOPPED, InputError, StageError
 from helpers.config import Config
-from helpers.files import project_path, publish, read_json, write_json
+from helpers.files import check_writable, project_path, publish, read_json, write_json
+from helpers.machine import is_main_process
 from helpers.owner import owned
 
+# In the order of the stages: each is made from those before it.
+RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
-PARTS = (
-    "run.yaml",
-    "data",
-    "baseline",
-    "checkpoints",
-    "training",
-    "adapter",
-    "evaluation",
-    "export",
-    "retrieval",
-    "notebooks",
-    "index.html",
-    "stages.json",
-)
+PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")
 COUNTER = "backup.json"  # how often this state was copied: a clock that no machine's own clock can turn back
 MARKER = "complete"  # written last into a checkpoint; one without it is incomplete
 DRIVE = Path("/content/drive")
@@ -88,12 +78,7 @@ def restore(path: Path, backup: str | None) -> bool:
             for part in (*PARTS, COUNTER):
                 _mirror(folder / part, path / part)
         return later
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ".writable", {})
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise InputError(f"session.backup = {backup}: {error.strerror or error}") from None
+    check_writable(folder, f"session.backup = {backup}")
     return False
 
 
@@ -189,7 +174,7 @@ class _TerminatedError(KeyboardInterrupt):
 
 @contextmanager
 def stops_in_one_line(line: str, path: Path | None = None) -> Iterator[None]:
-    """In the block, Ctrl+C and SIGTERM end the process with `line`, if it has text, and status 130 or 143.
+    """In the block, Ctrl+C and SIGTERM end the process with status 130 or 143 and, of several processes, one `line`.
 
     After SIGTERM a training in the run folder `path`, by another process, has SAVING_SECONDS to save.
     """
@@ -216,7 +201,7 @@ def stops_in_one_line(line: str, path: Path | None = None) -> Iterator[None]:
         print(error, file=sys.stderr)
         raise SystemExit(143) from None
     except KeyboardInterrupt as stopped:
-        if line:
+        if is_main_process():
             print(line, file=sys.stderr, flush=True)
         raise SystemExit(143 if isinstance(stopped, _TerminatedError) else 130) from None
     finally:

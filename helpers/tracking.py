@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 
 from helpers import InputError
-from helpers.config import profile_table
 from helpers.files import fingerprint
 from helpers.machine import is_main_process
 from helpers.run_dir import Run
@@ -54,7 +53,7 @@ def _start(run: Run, job: str, mode: str) -> Any:
     settings = {"silent": True, "console": "off"}
     settings |= {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": INIT_TIMEOUT}
     arguments = {
-        "project": _project(run),
+        "project": os.environ.get("WANDB_PROJECT") or run.config.tracking.project,
         "group": run.path.name,
         "name": f"{run.path.name}-{job}",
         "job_type": job,
@@ -101,13 +100,6 @@ def run_id(run: Run, job: str) -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
-def _project(run: Run) -> str:
-    """The setting if it is not the profile's, else WANDB_PROJECT, else the profile's."""
-    project = run.config.tracking.project
-    usual = project == profile_table()[run.config.profile]["tracking.project"]
-    return (os.environ.get("WANDB_PROJECT") if usual else None) or project
-
-
 def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:
     """Send rows with equal keys as a W&B table; does nothing if tracking is disabled."""
     if tracker is None or not rows:
@@ -135,11 +127,10 @@ def wandb_mode(setting: str) -> str:
 
 
 def _wandb_variable() -> str | None:
-    """The mode in WANDB_DISABLED or WANDB_MODE (old names too), None if they are not set."""
+    """The mode in WANDB_DISABLED or WANDB_MODE, None if they are not set."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         return "disabled"
-    mode = os.environ.get("WANDB_MODE", "").strip().lower()
-    mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
-    if mode not in ("", "online", "offline", "disabled"):
+    mode = os.environ.get("WANDB_MODE", "").strip().lower() or None
+    if mode not in (None, "online", "offline", "disabled"):
         raise InputError(f"WANDB_MODE = {mode!r} is none of online, offline, disabled")
-    return mode or None
+    return mode

@@ -25,10 +25,8 @@ REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 
 @pytest.fixture(autouse=True)
 def no_secrets_found_before(monkeypatch):
-    """A process remembers where it looked for secrets, and tells those that it starts: no test hears of another."""
-    monkeypatch.setattr(secrets, "_silent", set())
-    monkeypatch.setattr(secrets, "INHERITED", {})
-    monkeypatch.delenv(secrets.FOUND, raising=False)
+    """A process remembers where it found secrets: no test hears of another."""
+    monkeypatch.setattr(secrets, "_exported", {})
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +91,29 @@ def cli(monkeypatch, capfd):
         return SimpleNamespace(status=ended.value.code or 0, out=out, err=err)
 
     return call
+
+
+def error_line(result) -> str:
+    """What a wrong input must come to: status 2 and one line, which is returned."""
+    assert result.status == 2
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fails(error: BaseException):
+    """A function that raises the error, whatever it is called with."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The command line and its runner: one line for a wrong input, finished stages skipped, nothing finished harmed."""
 
-import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,17 +13,18 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from conftest import contents, error_line, fails
+from papermill.exceptions import PapermillExecutionError
 
-from helpers import PROJECT_ROOT, InputError, StageError, machine
+from helpers import PROJECT_ROOT, InputError, StageError, StoppedError, machine, owner
 from helpers.__main__ import main
-from helpers.dataset_prep import prepare as dataset_prep
 from helpers.files import read_json, write_json, write_jsonl, write_text
-from helpers.models import loading as models
+from helpers.owner import OWNER
 from helpers.progress import PROGRESS_FILE
-from helpers.report.results import STAGES, write_index
-from helpers.run_dir import alone_in, open_run, set_aside
+from helpers.report.results import STAGES
+from helpers.run_dir import open_run, set_aside
 from helpers.series import runner, stages
-from helpers.series.runner import choose_stages, run_series
+from helpers.series.runner import choose_stages, execute, run_series
 from helpers.series.stages import LEAVES, stage_inputs
 
 NAMES = list(STAGES)
@@ -39,72 +40,21 @@ def alone(monkeypatch):
     monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
 
 
-def error_line(result) -> str:
-    """What a wrong input must come to: status 2 and one line, which is returned."""
-    assert result.status == 2
-    lines = result.err.splitlines()
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 # The runner, with notebooks that only pretend ---------------------------------------------------------------------
-
-RESULTS = {
-    "data/report.json": {
-        "provenance": {"revision": None},
-        "splits": {"train": 24, "validation": 4, "test": 2},
-        "tokens": {"histogram": {"edges": [0, 512], "train": [24], "validation": [4], "test": [2]}},
-    },
-    "training/metrics.json": {
-        "steps": 4, "tokens_per_second": 99.0, "peak_memory_gib": 0.5, "validation_nll": {"before": 3.0, "after": 2.5},
-    },
-    "evaluation/metrics.json": {
-        "validation": {
-            "n": 1,
-            "base": {"nll": 3.125, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
-            "tuned": {"nll": 2.875, "closed": 0.0, "finished": 1.0, "thinking_tokens": 3.0},
-            "paired": {"nll_delta": -0.25, "nll_delta_ci95": [-0.25, -0.25]},
-            "verdict": "A verdict.",
-        },
-        "tasks": {},
-    },
-    "export/report.json": {"files": []},
-    "retrieval/metrics.json": {
-        "index": {"documents": 2, "passages": 3},
-        "finding": {},
-        "reading": {
-            "quiz": {"tuned": {"open": {"replied": {
-                "n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95": [-0.125, 0.625],
-                "verdict": "A verdict.",
-            }, "made_to_answer": None}}}
-        },
-    },
-}  # fmt: skip
-PREDICTION = '{"task": "validation", "nll": 3.0}\n'
 
 
 class Pretended:
     """Stands in for `execute`: leaves what each stage must leave behind, and notes which stages ran."""
 
     def __init__(self):
-        self.ran, self.versions, self.breaks = [], {}, None
+        self.ran, self.versions, self.breaks, self.indexed = [], {}, None, []
 
     def __call__(self, run, stage):
         self.ran.append(stage)
         if stage == self.breaks:
             raise StageError(f"{stage} failed: ValueError: no", "in a cell")
         for name in LEAVES.get(stage, ()):
-            text = PREDICTION if name.startswith("evaluation/pred") else f'{{"version": {self.version(name)}}}\n'
-            write_text(run / name, json.dumps(RESULTS[name]) if name in RESULTS else text)
-        write_text(run / f"notebooks/{stage}.html", "<p>A page</p>")
-
-    def version(self, name):
-        return self.versions.get(name, 0)
+            write_json(run / name, {"version": self.versions.get(name, 0)})
 
     def since(self):
         ran, self.ran = self.ran, []
@@ -113,11 +63,14 @@ class Pretended:
 
 @pytest.fixture
 def pretended(monkeypatch):
+    """With an index that only counts the stages, and a table of one row."""
     stub = Pretended()
     monkeypatch.setattr(runner, "execute", stub)
+    monkeypatch.setattr(runner, "write_index", lambda run: stub.indexed.append(len(read_json(run / "stages.json"))))
     monkeypatch.setattr(
-        runner, "write_index", lambda run: write_text(run / "index.html", "no pictures: they take time")
+        "helpers.report.results.headline", lambda run: [("NLL", "3.125", "2.875", "-0.250 (-0.3 to 0)")]
     )
+    monkeypatch.setattr("helpers.report.results.open_book", lambda run: [("quiz", "25.0%", "50.0%", "+25.0 points")])
     return stub
 
 
@@ -153,6 +106,7 @@ def test_the_stages_run_in_order_and_then_not_again(run, pretended):
     times = run_series(run, NAMES, tell=lambda *words: said.append(words))
     assert pretended.since() == NAMES
     assert [name for name, _ in times] == NAMES
+    assert pretended.indexed == [1, 2, 3, 4, 5, 6, 7, 7]
     assert all(isinstance(seconds, float) for _, seconds in times)
     assert [(stage, state) for stage, state, _ in said if state != "running"] == [(name, "finished") for name in NAMES]
     said.clear()
@@ -179,30 +133,27 @@ def test_a_changed_source_runs_03_again_and_the_next_only_if_its_outputs_changed
     assert pretended.since() == []
 
 
-@pytest.mark.parametrize(
-    ("name", "again"),
-    [
+def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pretended):
+    for name, again in (
         ("data/train.jsonl", ["04_lora_training"]),
         ("data/validation.jsonl", ["04_lora_training", "05_evaluation"]),
         ("data/test.jsonl", []),
         ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export", "07_retrieval"]),
         ("adapter/adapter_config.json", ["05_evaluation", "06_export", "07_retrieval"]),
         ("evaluation/metrics.json", ["06_export"]),
-    ],
-)
-def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pretended, name, again):
-    changed = {**RESULTS.get(name, {}), "changed": True}
-    write_text(finished / name, json.dumps(changed) + "\n")
-    run_series(finished, NAMES)
-    assert pretended.since() == again
+    ):
+        write_json(finished / name, {"changed": True})
+        run_series(finished, NAMES)
+        assert pretended.since() == again, name
 
 
-@pytest.mark.parametrize("name", sum(LEAVES.values(), ()))
-def test_a_missing_output_is_made_again(finished, pretended, name):
-    (finished / name).unlink()
-    run_series(finished, NAMES)
-    assert pretended.since() == [next(stage for stage in NAMES if name in LEAVES.get(stage, ()))]
-    assert (finished / name).is_file()
+def test_a_missing_output_is_made_again(finished, pretended):
+    for stage, names in LEAVES.items():
+        for name in names:
+            (finished / name).unlink()
+            run_series(finished, [stage])
+            assert pretended.since() == [stage], name
+            assert (finished / name).is_file()
 
 
 def test_a_file_of_questions_counts_for_the_stages_that_ask_them(tmp_path):
@@ -299,7 +250,7 @@ def test_after_a_failed_stage_the_series_goes_on_there(run, pretended):
         run_series(run, NAMES)
     assert pretended.since() == NAMES[:4]
     assert list(read_json(run / "stages.json")) == NAMES[:3]
-    assert (run / "index.html").is_file()
+    assert pretended.indexed == [1, 2, 3]
     pretended.breaks = None
     run_series(run, NAMES)
     assert pretended.since() == NAMES[3:]
@@ -349,26 +300,6 @@ def test_an_unknown_stage_is_named_with_the_valid_ones(word):
             choose_stages(**choice)
 
 
-def test_the_index_is_written_after_every_stage(run, monkeypatch, pretended):
-    seen = []
-
-    def look(run, stage):
-        seen.append((run / "index.html").read_text() if (run / "index.html").is_file() else None)
-        pretended(run, stage)
-
-    monkeypatch.setattr(runner, "execute", look)
-    monkeypatch.setattr(runner, "write_index", write_index)
-    run_series(run, NAMES)
-    seen.append((run / "index.html").read_text())
-    assert seen[0] is None
-    for done, page in enumerate(seen[1:], 1):
-        linked = re.findall(r'href="notebooks/(\w+)\.html"', page)
-        assert linked == NAMES[:done]
-        assert ("Did it help?" in page) == (done >= 5)
-        assert ("3.125" in page, "2.875" in page, "-0.250" in page) == ((done >= 5),) * 3
-        assert not re.search(r"https?://|src=\"(?!data:)", page)
-
-
 def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pretended):
     said = []
 
@@ -384,6 +315,25 @@ def test_what_a_notebook_says_of_its_progress_is_passed_on(run, monkeypatch, pre
     assert ("01_setup", "running", "7/9 rows") in said
     assert PROGRESS_FILE not in os.environ
     assert not [name for name in contents(run.path) if "progress" in name]
+
+
+def test_the_folder_is_copied_while_a_stage_runs_and_at_its_end(tmp_path, monkeypatch, pretended):
+    """04 copies its checkpoints itself, as it writes them."""
+    run = open_run("smoke", tmp_path / "run", {"session.backup": str(tmp_path / "drive")})
+    copy, seen = tmp_path / "drive/training/log.jsonl", []
+
+    def work(run, stage):
+        write_text(run / "training/log.jsonl", stage)
+        time.sleep(0.5)
+        seen.append(copy.read_text())
+        pretended(run, stage)
+
+    monkeypatch.setattr(runner, "BACKUP_SECONDS", 0.05)
+    monkeypatch.setattr(runner, "execute", work)
+    run_series(run, ["02_baseline_inference", "04_lora_training"])
+    assert seen == ["02_baseline_inference"] * 2
+    for name in ("stages.json", "training/log.jsonl"):
+        assert (tmp_path / "drive" / name).read_bytes() == (run / name).read_bytes()
 
 
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -410,13 +360,9 @@ def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, 
 
 
 def test_a_full_disk_between_stages_is_one_line(cli, pretended, monkeypatch, tmp_path):
-    def full(run):
-        raise OSError(28, "No space left on device", str(run / "index.html"))
-
-    monkeypatch.setattr(runner, "write_index", full)
-    result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")
-    assert result.status == 2
-    assert result.err == f"error: No space left on device: {tmp_path / 'run/index.html'}; what was finished stays\n"
+    monkeypatch.setattr(runner, "write_index", fails(OSError(28, "No space left on device", "index.html")))
+    line = error_line(cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run"))
+    assert line == "error: No space left on device: index.html; what was finished stays"
 
 
 # The command line, with notebooks that only pretend ---------------------------------------------------------------
@@ -430,15 +376,15 @@ def test_run_says_what_it_did_and_where_the_page_is(cli, pretended, tmp_path):
         [name, "finished"] for name in NAMES
     ]
     assert "7 stages run" in result.out
-    assert "-0.250 (-0.250 to -0.250)" in result.out
-    assert re.search(r"quiz, tuned: open book \(n=8\) +25\.0% +50\.0% +\+25\.0 points \(-12\.5 to", result.out)
+    assert re.search(r" +base +tuned +difference .*\nNLL +3\.125 +2\.875 +-0\.250 \(-0\.3 to 0\)", result.out)
+    assert re.search(r" +closed +reading +difference .*\nquiz +25\.0% +50\.0% +\+25\.0 points", result.out)
     assert result.out.splitlines()[-1] == f"Open {tmp_path / 'run/index.html'}"
     again = cli("run", "--run-dir", tmp_path / "run")
     assert again.status == 0
     assert pretended.since() == []
     assert "0 stages run" in again.out
     assert "7 skipped" in again.out
-    assert "-0.250 (-0.250 to -0.250)" in again.out
+    assert "-0.250" in again.out
 
 
 def test_run_takes_from_only_set_and_force(cli, pretended, tmp_path):
@@ -489,7 +435,7 @@ WRONG_WORDS = {
     "unknown key": (["--set", "training.lr=1"], "unknown key 'training.lr'; did you mean 'training.learning_rate'?"),
     "bad value": (["--set", "lora.r=big"], "lora.r = 'big'"),
     "no assignment": (["--set", "lora.r"], "--set takes KEY=VALUE, got 'lora.r'"),
-    "no such file": (["--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
+    "no such file": (["--profile", "smoke", "--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
     "unknown stage": (["--only", "8"], "unknown stage '8'"),
     "from and only": (["--from", "2", "--only", "3"], "exclude each other"),
     "another configuration": (["--set", "lora.r=9"], "lora.r is 4 there, 9 asked"),
@@ -497,16 +443,14 @@ WRONG_WORDS = {
 }
 
 
-@pytest.mark.parametrize("fault", WRONG_WORDS)
-def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, finished, pretended, fault):
-    words, says = WRONG_WORDS[fault]
+def test_wrong_words_are_one_line_and_leave_a_finished_folder_as_it_was(cli, finished, pretended):
     before = contents(finished.path)
-    profile = [] if "--profile" in words or "--force" not in words else ["--profile", "smoke"]
-    result = cli("run", "--run-dir", finished.path, *profile, *words)
-    assert says in error_line(result)
-    assert result.out == ""
-    assert pretended.ran == []
-    assert contents(finished.path) == before
+    for words, says in WRONG_WORDS.values():
+        result = cli("run", "--run-dir", finished.path, *words)
+        assert says in error_line(result)
+        assert result.out == ""
+        assert pretended.ran == []
+        assert contents(finished.path) == before
 
 
 def test_check_says_what_the_machine_can_do_and_no_secret(cli, monkeypatch):
@@ -523,19 +467,8 @@ def test_check_says_what_the_machine_can_do_and_no_secret(cli, monkeypatch):
     assert "training.learning_rate" in error_line(cli("check", "--set", "training.lr=1"))
 
 
-def test_ask_needs_a_question_and_an_adapter(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "load_tokenizer", lambda settings: None)
-    folder = ["--profile", "smoke", "--run-dir", tmp_path / "run"]
-    assert "the question is empty" in error_line(cli("ask", "  ", *folder))
-    assert not (tmp_path / "run").exists()
-    assert "has no adapter yet: run 04_lora_training" in error_line(cli("ask", "What is it?", *folder))
-
-
-def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path, pretended):
-    def fault(*args):
-        raise ZeroDivisionError("a fault of ours")
-
-    monkeypatch.setattr(runner, "execute", fault)
+def test_an_error_in_the_program_is_not_dressed_up_as_a_wrong_input(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "execute", fails(ZeroDivisionError("a fault of ours")))
     monkeypatch.setattr(sys, "argv", ["helpers", "run", "--profile", "smoke", "--run-dir", str(tmp_path / "run")])
     with pytest.raises(ZeroDivisionError):
         main()
@@ -595,12 +528,6 @@ def test_a_notebook_that_fails_is_status_1_with_its_cell_and_is_kept_as_far_as_i
     assert not [name for name in contents(folder) if "tmp" in name or "progress" in name]
 
 
-def test_a_wrong_input_that_a_notebook_finds_is_one_line_too(cli, small):
-    folder = small("class InputError(ValueError): ...", "raise InputError('rows.jsonl line 3: not JSON')")
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert error_line(result) == "error: rows.jsonl line 3: not JSON"
-
-
 def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
     folder = small("import os, sys\nos.write(sys.__stderr__.fileno(), b'double free')\nos.abort()")
     result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
@@ -609,59 +536,57 @@ def test_a_kernel_that_dies_is_a_failed_stage(cli, small):
     assert "double free" in result.err
 
 
-# Real kernels, the real notebook 03 -------------------------------------------------------------------------------
-
-
-def with_data(folder: Path) -> dict[str, bytes]:
-    """A folder with finished data, and what must stay of it."""
-    for name in LEAVES["03_dataset_prep"]:
-        write_text(folder / name, json.dumps(RESULTS.get(name, {"finished": "earlier"})) + "\n")
-    return {name: content for name, content in contents(folder).items() if name.startswith(("data/", "run.yaml"))}
-
-
-def test_a_file_that_went_wrong_later_is_one_line_from_03_and_leaves_the_older_data(cli, run, source):
-    before = with_data(run.path)
-    with open(source, "a", encoding="utf-8") as handle:
-        handle.write("\n{oops\n")
-    result = cli("run", "--run-dir", run.path, "--only", "03")
-    assert "rows.jsonl line 32: not JSON" in error_line(result)
-    assert contents(run.path).items() >= before.items()
-    assert not (run / "stages.json").exists()
-
-
-def test_preparing_rows_that_are_all_too_long_leaves_the_older_data(tmp_path):
-    run = open_run("smoke", tmp_path / "run", {"model.max_length": 16})
-    before = with_data(run.path)
-    with pytest.raises(InputError, match=r"no row fits model\.max_length = 16 tokens: the shortest has"):
-        dataset_prep.prepare(run, models.load_tokenizer(run.config.model))
-    assert contents(run.path) == before
-
-
-def python(*args, **more):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "AI_DOCTOR_P", "AI_DOCTOR_R"))}
-    environment |= more.pop("env", {})
-    done = subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, timeout=400, check=False, env=environment, **more
-    )
-    return SimpleNamespace(status=done.returncode, out=done.stdout, err=done.stderr)
+@pytest.mark.parametrize(("name", "status"), [("InputError", 2), ("StoppedError", 75)])
+def test_what_a_notebook_finds_wrong_and_an_early_end_are_one_line(cli, finished, monkeypatch, name, status):
+    error = PapermillExecutionError(3, 3, "x = 1", name, "rows.jsonl line 3: not JSON\nmore", ["Traceback"])
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr("papermill.execute_notebook", fails(error))
+    before = contents(finished.path)
+    result = cli("run", "--run-dir", finished.path, "--force", "--only", "03")
+    assert (result.status, result.err) == (status, "error: rows.jsonl line 3: not JSON\n")
+    assert contents(finished.path) == before
 
 
 def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
-    result = python("-m", "helpers", "run", "--profile", "smok", cwd=tmp_path, env={"PYTHONPATH": str(PROJECT_ROOT)})
-    assert error_line(result) == "error: unknown profile 'smok'; did you mean 'smoke'?"
+    words = [sys.executable, "-m", "helpers", "ask", "Why?", "--base", "--endpoint", "http://127.0.0.1:9/v1"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    result = SimpleNamespace(status=done.returncode, err=done.stderr)
+    assert error_line(result).startswith("error: a server has one model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_series_in_one_folder_is_refused_and_a_killed_ones_lock_is_gone(tmp_path, cli):
-    folder = open_run("smoke", tmp_path / "run").path
-    code = "import sys, time; from helpers.run_dir import alone_in, open_run\n"
-    code += "with alone_in(open_run(run_dir=sys.argv[1])): print('in', flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", code, folder], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "in\n"
-    result = cli("run", "--profile", "smoke", "--run-dir", folder, "--only", "01")
-    assert result.status == 2
-    assert "another process is using" in error_line(result)
-    other.kill()
-    other.wait()
-    with alone_in(open_run(run_dir=folder)):
-        pass
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [("train.py", "helpers.lora_training.train"), ("evaluate.py", "helpers.evaluation.evaluate")],
+)
+def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd, script, module):
+    """At a stop, where work is saved and ends before its time, and for a wrong input; one of the processes says it."""
+    main = runpy.run_path(str(PROJECT_ROOT / script))["main"]
+
+    def ended(does, profile="smoke"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(train=does, evaluate=does))
+        with pytest.raises(SystemExit) as end:
+            main(str(tmp_path / "run"), profile)
+        return end.value.code, capfd.readouterr().err
+
+    def stopped(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("logging.disable", lambda: None)
+    status, said = ended(stopped)
+    assert (status, said.count("\n")) == (143, 1)
+    assert said.startswith(f"stopped: the same command goes on with {tmp_path / 'run'}")
+    assert ended(fails(StoppedError("saved after step 3"))) == (75, "saved after step 3\n")
+    assert ended(stopped, "smok") == (2, "error: unknown profile 'smok'; did you mean 'smoke'?\n")
+    monkeypatch.setenv("RANK", "1")
+    assert ended(stopped) == (143, "")
+
+
+def test_a_second_series_in_one_folder_is_refused(run, cli, pretended, monkeypatch):
+    """That of another machine; test_owner has real processes."""
+    write_json(run / OWNER, {"token": "other", "machine": "another", "host": "elsewhere", "pid": 7})
+    monkeypatch.setattr(owner, "_watch", fails(InputError("it is in use")))
+    assert error_line(cli("run", "--run-dir", run.path)) == "error: it is in use"
+    assert pretended.ran == []

@@ -55,64 +55,13 @@ def fuzz(**strategies):
 
 # What is put in the place of a part of a file.
 ODD = [
-    *(
-        b'"',
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b"\n",
-        b"\r\n",
-        b"\\",
-        b"\x00",
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"\xe2\x80\xa8",
-    ),
-    *(
-        b"null",
-        b"NaN",
-        b"1e999",
-        b"\\ud800",
-        b"\xef\xbb\xbf",
-        b"</think>",
-        b"\x1b[31m",
-        b"<",
-        b">",
-        b"</",
-        b"/>",
-        b"&",
-        b"&#0;",
-    ),
-    *(
-        b"&#xD800;",
-        b"&x;",
-        b"<!--",
-        b"-->",
-        b"<![CDATA[",
-        b"]]>",
-        b"<?",
-        b"?>",
-        b"<!DOCTYPE a [<!ENTITY x 'y'>]>",
-        b"xmlns=''",
-    ),
-    *(
-        b"---\n",
-        b"```",
-        b"|",
-        b"\t",
-        b"#" * 9,
-        b" " * 500,
-        b"[" * 300,
-        b"<a>" * 300,
-        b"9" * 5000,
-        b"{{",
-        b"=\n",
-        b"\xc3",
-    ),
-]
+    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r\n", b"\\", b"\x00", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\xa8",
+    b"null", b"NaN", b"1e999", b"\\ud800", b"\xef\xbb\xbf", b"</think>", b"\x1b[31m", b"<", b">", b"</", b"/>", b"&",
+    b"&#0;", b"&#xD800;", b"&x;", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"<?", b"?>",
+    b"<!DOCTYPE a [<!ENTITY x 'y'>]>", b"xmlns=''", b"---\n", b"```", b"|", b"\t",
+    b"#" * 9, b" " * 500, b"[" * 300, b"<a>" * 300, b"9" * 5000,
+    b"{{", b"=\n", b"\xc3",
+]  # fmt: skip
 PIECES = st.one_of(st.sampled_from(ODD), st.binary(max_size=12))
 CHANGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 60), PIECES), min_size=1, max_size=6)
 
@@ -174,67 +123,15 @@ def test_any_values_among_good_rows(folder, role, rows, listed, based):
 
 # Replies ----------------------------------------------------------------------------------------------------------
 
+TAGS = ["<think>", "</think>"]
 SAID = [
-    *(
-        "<think>",
-        "</think>",
-        "\n",
-        " ",
-        ". ",
-        ", ",
-        "The answer is ",
-        "answer: ",
-        "(A)",
-        "B",
-        "C.",
-        "**D**",
-        "\\boxed{A}",
-    ),
-    *(
-        "not ",
-        "or ",
-        "and ",
-        "if ",
-        "Option ",
-        "is correct",
-        "is wrong",
-        "Wait, ",
-        "therefore ",
-        "Aspirin",
-        "Rest",
-        "yes",
-        "no",
-    ),
-    *(
-        "‹T:A›",
-        "<answer>",
-        "</answer>",
-        "答案是",
-        "选",
-        "die Antwort ist ",
-        "[1]",
-        "A) ",
-        "- ",
-        "|",
-        "most likely ",
-        "?",
-        "A " * 50,
-    ),
-    *(
-        "(",
-        ")" * 40,
-        "is " * 40,
-        "the " * 60,
-        "which of the following " * 9,
-        "\u202e",
-        "\ud800",
-        "\x00",
-        "Ａ",
-        "А",
-        "*" * 60,
-    ),
-]
-REPLY = st.lists(st.sampled_from(SAID[:2]) | st.sampled_from(SAID) | TEXT, max_size=40).flatmap(
+    *TAGS, "\n", " ", ". ", ", ", "The answer is ", "answer: ", "(A)", "B", "C.", "**D**", "\\boxed{A}", "not ", "or ",
+    "and ", "if ", "Option ", "is correct", "is wrong", "Wait, ", "therefore ", "Aspirin", "Rest", "yes", "no", "‹T:A›",
+    "<answer>", "</answer>", "答案是", "选", "die Antwort ist ", "[1]", "A) ", "- ", "|", "most likely ", "?",
+    "A " * 50, "(", ")" * 40, "is " * 40, "the " * 60, "which of the following " * 9, "\u202e", "\ud800", "\x00",
+    "Ａ", "А", "*" * 60,
+]  # fmt: skip
+REPLY = st.lists(st.sampled_from(TAGS) | st.sampled_from(SAID) | TEXT, max_size=40).flatmap(
     lambda parts: st.sampled_from([1, 1, 1, 20]).map(lambda times: "".join(parts) * times)
 )
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -127,20 +126,21 @@ def test_the_environment_is_what_the_list_says():
     assert wrong == {}, "run `make setup`"
 
 
-# ---- Python versions
-
-
-# ---- Makefile, CI and README
-
-
 # ---- Colab
 
 
-def resolved(python: str, preferred: dict[str, str], folder: Path) -> dict[str, str]:
-    """What requirements.txt comes to around Colab's PyTorch, its other versions kept where the list lets them be."""
-    held, output = folder / "held.txt", folder / "resolved.txt"
+@pytest.mark.network
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+def test_around_colabs_torch_only_what_may_move_is_replaced(python, tmp_path, record_property):
+    """Colab's versions, of all of its 700 packages where that list is at hand, are kept where ours lets them be."""
+    known = COLAB_TORCH_STACK | COLAB_STAYS | COLAB_MAY_MOVE
+    image = COLAB_IMAGE.read_text(encoding="utf-8").splitlines() if COLAB_IMAGE.is_file() else []
+    lines = [line.split("==") for line in image if "==" in line]
+    ships = known | {canonicalize_name(name): version.split("+")[0] for name, version in lines}
+    assert {name: ships[name] for name in known} == known
+    held, output = tmp_path / "held.txt", tmp_path / "resolved.txt"
     held.write_text("\n".join(f"{name}=={version}" for name, version in COLAB_TORCH_STACK.items()))
-    output.write_text("\n".join(f"{name}=={version}" for name, version in preferred.items()))
+    output.write_text("\n".join(f"{name}=={version}" for name, version in ships.items()))
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--no-python-downloads"]
     command += ["--constraint", str(held), "--output-file", str(output), str(PROJECT_ROOT / "requirements.txt")]
@@ -151,38 +151,14 @@ def resolved(python: str, preferred: dict[str, str], folder: Path) -> dict[str, 
     if ended.returncode and "No solution found" not in ended.stderr:
         pytest.skip(f"no package index: {ended.stderr.strip().splitlines()[-1]}")
     assert ended.returncode == 0, ended.stderr
-    return dict(line.split("==") for line in output.read_text().splitlines())
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("python", ["3.12", "3.13"])
-def test_the_gpu_list_resolves_around_colabs_torch(python, tmp_path, record_property):
-    """Needs a package index. Colab's versions are preferred where the list lets them be, as pip and uv do there."""
-    colab = COLAB_TORCH_STACK | COLAB_STAYS | COLAB_MAY_MOVE
-    found = resolved(python, colab, tmp_path)
-    moved = {name: (colab[name], found[name]) for name in colab if found.get(name, colab[name]) != colab[name]}
-    print(f"on Colab, Python {python}, these are replaced: {moved}")
-    record_property("colab_moves", moved)
-    assert set(moved) <= set(COLAB_MAY_MOVE), moved
-    assert Version(found["torchao"]) >= Version("0.16")  # below it PEFT refuses to add an adapter
-
-
-@pytest.mark.network
-def test_of_all_that_colab_ships_only_what_may_move_is_replaced(tmp_path):
-    """With the image's whole list, some 700 packages, where it is at hand."""
-    if not COLAB_IMAGE.is_file():
-        pytest.skip("Colab's list of packages in ../shared is not here")
-    lines = [line.split("==") for line in COLAB_IMAGE.read_text(encoding="utf-8").splitlines() if "==" in line]
-    ships = {canonicalize_name(name): version.split("+")[0] for name, version in lines}
-    assert {name: ships[name] for name in COLAB_TORCH_STACK} == COLAB_TORCH_STACK
-    known = COLAB_STAYS | COLAB_MAY_MOVE
-    assert {name: ships[name] for name in known} == known
-    found = resolved("3.12", ships, tmp_path)
+    found = dict(line.split("==") for line in output.read_text().splitlines())
     moved = {name: (ships[name], found[name]) for name in found if ships.get(name, found[name]) != found[name]}
     # Colab's PyTorch is built for another CUDA than the index's of the same version, and brings its own of these.
     moved = {name: versions for name, versions in moved.items() if not name.startswith(("nvidia-", "cuda-"))}
-    print(f"of {len(ships)} packages these are replaced: {moved}")
+    print(f"of {len(ships)} packages on Colab, Python {python}, these are replaced: {moved}")
+    record_property("colab_moves", moved)
     assert set(moved) <= set(COLAB_MAY_MOVE), moved
+    assert Version(found["torchao"]) >= Version("0.16")  # below it PEFT refuses to add an adapter
 
 
 def test_every_third_party_import_is_listed():

@@ -11,27 +11,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import contents, fails
 
 from helpers import PROJECT_ROOT, InputError, files, machine, run_dir
 from helpers.config import CHANGES, NONE, Config, may_change
 from helpers.files import (
     atomic_dir,
+    clear_leftovers,
     fingerprint,
     project_path,
     read_jsonl,
     write_json,
     write_jsonl,
     write_text,
-)
-from helpers.run_dir import (
-    RESULT_FOLDERS,
-    Run,
-    alone_in,
-    find_run,
-    note_in_record,
-    open_run,
-    read_settings,
-)
+)  # fmt: skip
+from helpers.run_dir import Run, alone_in, find_run, note_in_record, open_run, read_settings
+from helpers.session import RESULT_FOLDERS
 
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
@@ -48,11 +43,6 @@ def refused(*args, **kwargs) -> str:
         open_run(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # Opening ---------------------------------------------------------------------------------------------------------
@@ -339,38 +329,29 @@ def killed_in(block: str, folder: Path):
     assert done.returncode == -9
 
 
-@pytest.mark.parametrize("name", ["export/merged", "data", "adapter", "evaluation/tasks"])
-def test_the_temporary_folder_of_a_killed_process_is_gone_at_the_next_opening(finished, name):
+RENAMED = "rename = os.rename; os.rename = lambda a, b: (rename(a, b), os.kill(os.getpid(), 9))"
+
+
+@pytest.mark.parametrize("block", ["os.kill(os.getpid(), 9)", RENAMED], ids=["in the block", "between two renames"])
+@pytest.mark.parametrize("name", ["export/merged", "data"])
+def test_what_a_killed_process_left_is_gone_for_the_next_and_the_old_folder_is_back(finished, name, block):
     write_text(finished / name / "file", "old")
-    killed_in("os.kill(os.getpid(), 9)", finished / name)
-    assert len(list((finished / name).parent.glob(".*"))) == 1
-    open_run("auto", finished)
-    assert list((finished / name).parent.glob(".*")) == []
-    assert (finished / name / "file").read_text() == "old"
-
-
-def test_a_kill_between_the_two_renames_gives_the_old_folder_back(finished):
-    killed_in("rename = os.rename; os.rename = lambda a, b: (rename(a, b), os.kill(os.getpid(), 9))", finished / "data")
-    assert not (finished / "data").exists()
-    open_run("auto", finished)
-    assert (finished / "data/file").read_text() == "data"
-    assert list(finished.glob(".*")) == []
-
-
-def test_the_temporary_folder_of_a_living_process_stays(finished):
-    with atomic_dir(finished / "data") as folder:
-        (folder / "file").write_text("new")
-        open_run("auto", finished)
-        assert folder.is_dir()
-    assert (finished / "data/file").read_text() == "new"
-
-
-def test_hidden_folders_of_others_stay(finished):
-    for name in (".ipynb_checkpoints", ".git", ".cache.d", ".data.backup-of-mine"):
-        write_text(finished / name / "file", "mine")
+    for mine in (".ipynb_checkpoints", ".git", ".cache.d", ".data.backup-of-mine"):
+        write_text(finished / mine / "file", "mine")
     before = contents(finished)
-    open_run("auto", finished)
+    killed_in(block, finished / name)
+    assert (finished / name).exists() == (block != RENAMED)
+    with alone_in(open_run("auto", finished)):
+        assert list((finished / name).parent.glob(".*.????????")) == []
     assert contents(finished) == before
+
+
+def test_only_what_belongs_to_a_folder_is_removed_where_others_may_write(tmp_path):
+    killed_in("os.kill(os.getpid(), 9)", tmp_path / "mine[1]")
+    killed_in("os.kill(os.getpid(), 9)", tmp_path / "other")
+    (tmp_path / ".notes.tmp").touch()
+    clear_leftovers(tmp_path, "mine[1]")
+    assert sorted(path.name.split(".")[1] for path in tmp_path.iterdir()) == ["notes", "other"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"config: words\n", b"profile: smoke\n", b"config: {seed: 1", b"\xff\xfe\x00"])
@@ -405,54 +386,30 @@ def test_a_source_that_is_not_there_makes_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("rows.jsonl", b'{"Question": "Q", "Response": "A"}\n', "no column Complex_CoT"),
-        ("rows.jsonl", b"", "holds no rows"),
-        ("rows.jsonl", b'{"Question": "\xff"}\n', "not UTF-8"),
-        ("rows.jsonl", b'{"Question": "Q"}\n{"Question": \n', "line 2"),
-        ("rows.txt", b"Q", "'.txt'"),
-    ],
-)
-def test_a_wrong_source_makes_no_folder(tmp_path, name, content, says):
-    (tmp_path / name).write_bytes(content)
-    assert says in refused("smoke", tmp_path / "run", {"data.source": str(tmp_path / name)})
-    assert not (tmp_path / "run").exists()
-
-
-def test_wrong_questions_make_no_folder(tmp_path):
+def test_wrong_rows_questions_and_corpora_make_no_folder(tmp_path):
+    """The faults themselves are in tests/sources."""
     (tmp_path / "mine.jsonl").write_text('{"id": "1"}\n')
-    questions = ["sample", str(tmp_path / "mine.jsonl")]
-    assert "mine.jsonl line 1" in refused("smoke", tmp_path / "run", {"evaluation.questions": questions})
+    mine = str(tmp_path / "mine.jsonl")
+    for overrides, says in (
+        ({"data.source": mine}, "no column Question"),
+        ({"evaluation.questions": ["sample", mine]}, "mine.jsonl line 1"),
+        ({"retrieval.sources": ["handbook", "no/such"]}, "retrieval.sources: no/such does not exist"),
+    ):
+        assert says in refused("smoke", tmp_path / "run", overrides)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_wrong_source_with_force_leaves_the_old_record(tmp_path):
-    open_run("smoke", tmp_path / "run")
-    before = contents(tmp_path)
-    refused("smoke", tmp_path / "run", {"data.source": "no/such/file.jsonl"}, force=True)
-    assert contents(tmp_path) == before
 
 
 # Paths -----------------------------------------------------------------------------------------------------------
 
 
-def test_relative_folders_lie_below_the_project_wherever_one_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert project_path("runs/x") == PROJECT_ROOT / "runs/x"
-    assert project_path("runs/../runs/x") == PROJECT_ROOT / "runs/x"
-    assert project_path(tmp_path / "x") == tmp_path / "x"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert project_path("~/x") == tmp_path / "x"
-
-
-def test_opening_a_relative_folder_makes_it_below_the_project(tmp_path, monkeypatch):
+def test_a_relative_folder_lies_below_the_project_wherever_one_is(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     for module in (files, run_dir):
         monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
-    run = open_run("smoke", "runs/x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert project_path("~/x") == tmp_path / "x"
+    run = open_run("smoke", "runs/../runs/x")
     assert run.path == tmp_path / "project/runs/x"
     assert (run / "run.yaml").is_file()
     assert run.label == "runs/x"
@@ -483,10 +440,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
     open_run("smoke", tmp_path)
     before = contents(tmp_path)
 
-    def refuse(*args, **kwargs):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(run_dir.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fails(OSError(30, "Read-only file system")))
     monkeypatch.setattr(run_dir, "write_text", lambda *args: pytest.fail("written all the same"))
     for overrides, force in ((None, False), ({"seed": 1}, True)):
         message = refused("smoke", tmp_path, overrides, force)
@@ -526,10 +480,7 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file_and_nothing_else(t
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("old")
 
-    def full(handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", fails(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "file", "new")
     assert contents(tmp_path) == {"file": b"old"}
@@ -585,46 +536,28 @@ def test_facts_found_later_join_the_record_and_leave_the_settings(tmp_path):
 # Fingerprints ----------------------------------------------------------------------------------------------------
 
 
-def test_a_fingerprint_is_of_content_and_not_of_dates(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("one")
-    before = fingerprint(path)
-    assert len(before) == 16
-    os.utime(path, (0, 0))
-    assert fingerprint(path) == before
-    path.write_text("two")
-    assert fingerprint(path) != before
-    path.write_text("one")
-    assert fingerprint(path) == before
-
-
-def test_absent_empty_and_full_files_have_fingerprints_of_their_own(tmp_path):
-    path = tmp_path / "a"
-    absent = fingerprint(path)
-    path.touch()
-    empty = fingerprint(path)
-    path.write_text("x")
-    assert len({absent, empty, fingerprint(path), fingerprint()}) == 4
+def test_a_fingerprint_is_of_content_and_order_and_not_of_dates(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    absent = fingerprint(one)
+    one.touch()
+    empty = fingerprint(one)
+    one.write_text("1")
+    two.write_text("2")
+    full = fingerprint(one)
+    assert len({absent, empty, full, fingerprint(), fingerprint(one, two), fingerprint(two, one)}) == 6
+    os.utime(one, (0, 0))
+    assert fingerprint(one) == full
 
 
 def test_a_folders_fingerprint_changes_with_any_file_in_it(tmp_path):
-    (tmp_path / "f/deep").mkdir(parents=True)
-    (tmp_path / "f/a").write_text("a")
-    (tmp_path / "f/deep/b").write_text("b")
+    write_text(tmp_path / "f/a", "a")
+    write_text(tmp_path / "f/deep/b", "b")
     prints = [fingerprint(tmp_path / "f")]
     (tmp_path / "f/deep/b").write_text("c")
     prints.append(fingerprint(tmp_path / "f"))
     (tmp_path / "f/deep/b").rename(tmp_path / "f/deep/c")
     prints.append(fingerprint(tmp_path / "f"))
-    (tmp_path / "f/new").touch()
-    prints.append(fingerprint(tmp_path / "f"))
-    assert len(set(prints)) == 4
-
-
-def test_the_order_of_files_counts(tmp_path):
-    for name in "ab":
-        (tmp_path / name).write_text(name)
-    assert fingerprint(tmp_path / "a", tmp_path / "b") != fingerprint(tmp_path / "b", tmp_path / "a")
+    assert len(set(prints)) == 3
 
 
 @pytest.mark.parametrize("bad", ["~nobodyhere/x.jsonl", "a\0b.jsonl", "x" * 300 + ".jsonl", "circle.jsonl"])

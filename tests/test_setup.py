@@ -175,15 +175,14 @@ def test_run_again_it_does_nothing_within_a_second(colab):
     assert min(seconds) < 1  # of the three: others may be at work here
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_installation_that_was_ended_in_the_middle_is_finished_the_next_time(colab, how):
+def test_an_installation_that_was_ended_in_the_middle_is_finished_the_next_time(colab):
     colab.pip(seconds=60)
     process = colab.start(CELLS[0])
     deadline = time.monotonic() + 30
     while not (lines := colab.asked()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(lines) == 1
-    os.killpg(process.pid, how)
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode
     colab.pip()
@@ -249,10 +248,9 @@ def test_packages_that_were_loaded_before_they_were_replaced_are_named_and_stop_
 # Kaggle, Jupyter, VS Code -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["Interactive", "Batch"])
-def test_kaggle_does_the_same(colab, kind):
+def test_kaggle_does_the_same(colab):
     code = CELLS[0].replace("/content", "/elsewhere")
-    result = colab.run(code, before="", KAGGLE_KERNEL_RUN_TYPE=kind)
+    result = colab.run(code, before="", KAGGLE_KERNEL_RUN_TYPE="Batch")
     assert where(result, colab.project)
     assert len(colab.asked()) == 2
 
@@ -264,15 +262,6 @@ def test_a_notebook_opened_where_it_lies_finds_its_project(colab, server, tmp_pa
     git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
     assert where(colab.run(before="", cwd=mine / folder), mine)
     assert colab.asked() == []
-
-
-def test_an_older_notebook_in_a_newer_project_says_so(colab, server, tmp_path):
-    mine = tmp_path / "mine"
-    git("clone", "--branch", TAG, str(server), str(mine), cwd=tmp_path)
-    result = colab.run(CELLS[0].replace(helpers.__version__, "0.0.9"), before="", cwd=mine / "notebooks")
-    assert result.out.splitlines()[0] == (
-        f"this notebook belongs to ai-doctor 0.0.9, and the one in {mine} is {helpers.__version__}"
-    )
 
 
 def test_packages_that_nothing_replaced_are_not_complained_of():

@@ -151,7 +151,7 @@ class Index:
 
     def _build_tantivy(self, db: sqlite3.Connection) -> None:
         """Bring the folder to the file's state where the index is large."""
-        clear_leftovers(self.folder.parent)
+        clear_leftovers(self.folder.parent, self.folder.name)
         (size,) = db.execute("SELECT passages FROM state").fetchone()
         if size >= LARGE and find_spec("tantivy") and state_in(self.folder) != _state_name(db):
             rows = db.execute("SELECT rowid, title, text FROM passages ORDER BY rowid")

@@ -13,8 +13,8 @@ from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
 from helpers.machine import is_main_process
 from helpers.processes import wait_for_all
-from helpers.run_dir import ADAPTER, RESULT_FOLDERS, Run, set_aside
-from helpers.session import MARKER
+from helpers.run_dir import ADAPTER, Run, set_aside
+from helpers.session import MARKER, RESULT_FOLDERS
 
 Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}
 NOTE = "training/made_from.json"

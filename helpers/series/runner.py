@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +21,13 @@ from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
 from helpers.files import publish, read_json, write_json, write_text
 from helpers.lora_training.backends import choose_backend
 from helpers.machine import describe_machine
+from helpers.owner import repeating
 from helpers.progress import PROGRESS_FILE
 from helpers.report.results import CONTENT_POLICY, STAGES, write_index
-from helpers.run_dir import RESULT_FOLDERS, Run, alone_in, set_aside
+from helpers.run_dir import Run, alone_in, set_aside
 from helpers.secrets import export_secrets
 from helpers.series.stages import LEAVES, changes, stage_inputs, trained_by_other_code
-from helpers.session import STARTED, back_up
+from helpers.session import RESULT_FOLDERS, STARTED, back_up
 
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300
@@ -127,6 +127,7 @@ def _run_series(
         inputs = stage_inputs(run, stage)
         records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
         before = records.get(stage, {}).get("inputs", {})
+        before = before if isinstance(before, dict) else {}  # older versions recorded one fingerprint of all
         complete = all((run / name).is_file() for name in LEAVES.get(stage, ()))
         if not force and complete and before == inputs:
             tell(stage, "skipped", "finished earlier, inputs unchanged")
@@ -256,47 +257,29 @@ def _backing_up(run: Run, stage: str) -> Iterator[None]:
 
     04 copies its checkpoints itself, as they are written.
     """
-    done, backup = threading.Event(), run.config.session.backup
-
-    def copy() -> None:
-        while not done.wait(BACKUP_SECONDS):
-            back_up(run.path, backup)
-
-    copier = threading.Thread(target=copy, daemon=True)
-    if backup and stage != "04_lora_training":
-        copier.start()
+    copy = partial(back_up, run.path, run.config.session.backup)
     try:
-        yield
+        with nullcontext() if stage == "04_lora_training" else repeating(BACKUP_SECONDS, copy):
+            yield
     finally:
-        done.set()
-        if copier.is_alive():
-            copier.join()
-        back_up(run.path, backup)
+        copy()
 
 
 @contextmanager
 def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
     """In the block, pass on the line in the kernel's progress file twice a second."""
-    path, done = run / ".progress.json", threading.Event()
+    path = run / ".progress.json"
 
     def listen() -> None:
-        while not done.wait(0.5):
-            try:
-                tell(read_json(path)["line"])
-            except (OSError, ValueError):
-                tell("")
+        try:
+            tell(read_json(path)["line"])
+        except (OSError, ValueError):
+            tell("")
 
-    before = os.environ.get(PROGRESS_FILE)
     os.environ[PROGRESS_FILE] = str(path)
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
     try:
-        yield
+        with repeating(0.5, listen):
+            yield
     finally:
-        done.set()
-        listener.join()
+        del os.environ[PROGRESS_FILE]
         path.unlink(missing_ok=True)
-        if before is None:
-            del os.environ[PROGRESS_FILE]
-        else:
-            os.environ[PROGRESS_FILE] = before

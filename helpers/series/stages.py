@@ -94,8 +94,6 @@ def notebook_code(stage: str) -> str:
 
 def changes(before: Inputs, now: Inputs) -> list[str]:
     """Names of the inputs that have changed since the stage last finished; none if it never did (`before` is {})."""
-    if not isinstance(before, dict):  # one fingerprint of all, as version 0.1.0 recorded it
-        return []
     missing = object()
     return [
         f"helpers/{name}" if name.endswith(".py") else name
@@ -108,8 +106,4 @@ def changes(before: Inputs, now: Inputs) -> list[str]:
 
 def trained_by_other_code(before: Inputs, now: Inputs) -> bool:
     """Whether a module that training runs has changed since; a change of the notebook alone does not count."""
-    return (
-        isinstance(before, dict)
-        and "modules" in before
-        and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}
-    )
+    return "modules" in before and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}

@@ -209,7 +209,7 @@ def test_a_training_with_two_processes_that_is_killed_ends_as_an_undisturbed_one
         name, gone = signal.Signals(number).name, time.monotonic() - killed
         print(f"{name} {whom} after {moment * length / 2:.1f} s: {status}, workers gone {gone:.1f} s later")
         assert alive == []
-        stops = ("stopped: the same command goes on with ", "SIGTERM: training is saved after step ")
+        stops = ("stopped: the same command goes on with ", "stopped by SIGTERM: training is saved after step ")
         said = [line for line in command.errors if line.startswith(stops)]
         assert len(said) == (number != signal.SIGKILL), command.errors
     assert Command(folder, *LAUNCH).end() == 0
