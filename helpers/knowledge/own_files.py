@@ -17,6 +17,7 @@ from helpers.knowledge.licences import licence_in, licence_name
 from helpers.knowledge.markup import clean, sections
 
 MAX_BYTES = 64 << 20
+MAX_MARKDOWN = 8 << 20  # of which an honest file takes 24 s, and one of brackets alone 150
 MAX_PAGES = 5000
 FRONT = {"title": "title", "licence": "licence", "license": "licence", "address": "address", "url": "address"}
 Read = tuple[dict[str, str], Parts, list[Rejection]]  # what a file says about itself, its text, and what was lost
@@ -53,8 +54,9 @@ def source_of(path: Path, root: Path) -> str:
 def _content(path: Path) -> bytes:
     if not path.is_file():
         raise UnreadableError("is not a file" if path.exists() else "is a broken link")
-    if path.stat().st_size > MAX_BYTES:
-        raise UnreadableError(f"is larger than {MAX_BYTES >> 20} MiB: cut it into parts")
+    limit = MAX_MARKDOWN if READERS.get(path.suffix.lower()) is _markdown else MAX_BYTES
+    if path.stat().st_size > limit:
+        raise UnreadableError(f"is larger than {limit >> 20} MiB: cut it into parts")
     content = path.read_bytes()
     if not content.strip():
         raise UnreadableError("is empty")

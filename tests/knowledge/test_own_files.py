@@ -43,9 +43,10 @@ def test_what_cannot_be_read_is_a_rejection_and_the_rest_stays(write, name, cont
     assert document.source == "z.txt"
 
 
-def test_a_huge_file_is_a_rejection(write, monkeypatch):
-    monkeypatch.setattr("helpers.knowledge.own_files.MAX_BYTES", 1 << 20)
-    (rejection,) = read_documents(write("a.txt", "word " * (1 << 18)))
+@pytest.mark.parametrize(("name", "limit"), [("a.txt", "MAX_BYTES"), ("a.md", "MAX_MARKDOWN")])
+def test_a_huge_file_is_a_rejection(write, monkeypatch, name, limit):
+    monkeypatch.setattr(f"helpers.knowledge.own_files.{limit}", 1 << 20)
+    (rejection,) = read_documents(write(name, "word " * (1 << 18)))
     assert "larger than 1 MiB" in rejection.why
 
 
