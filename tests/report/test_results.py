@@ -171,43 +171,6 @@ def test_the_index_can_be_written_after_each_stage(run, stages):
     assert [link for link in Page(text).addresses if ":" not in link and not (run / link).is_file()] == []
 
 
-def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE.model_copy(update={"gpu": "<u>GPU</u>"}))
-    run = open_run("smoke", tmp_path / "<b>&run")
-    evil = "<img src=x onerror=alert(1)>"
-    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
-    fill(run, base, tuned)
-    text = write_index(run).read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.tags.count("img") == 6  # the pictures
-    assert not {"b", "u"} & set(page.tags)
-    assert "x" not in page.addresses
-    assert html.escape(evil) in text
-    assert "&lt;b&gt;&amp;run" in text
-    assert "&lt;u&gt;GPU" in text
-
-
-def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
-    from nbconvert.filters.markdown import markdown2html
-
-    run = open_run("smoke", tmp_path / "run", {"data.source": str(file_of(tmp_path, "a`|<b>.jsonl"))})
-    evil = "<img src=x onerror=alert(1)> | [x](javascript:alert(2)) ![](http://a.example/b.png) $\\frac$"
-    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
-    metrics = fill(run, base, tuned)
-    write_model_card(run, run / "README.md")
-    text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
-    page = Page(markdown2html(text))
-    assert not {"img", "b", "script"} & set(page.tags)
-    assert not [address for address in page.addresses if "javascript" in address or "a.example" in address]
-    assert [row[1:] for row in card_rows(text.partition("## Results")[2])[2:]] == figures_of(metrics)
-    write_index(run)  # nor is it a formula in a picture
-
-
-def file_of(folder, name):
-    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
-    return folder / name
-
-
 def card_rows(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
@@ -240,29 +203,3 @@ def test_a_model_card_without_results_says_so(run):
     for word in ("None", "Undefined", "{{", "{%"):
         assert word not in text.partition("## Results")[2]
     assert card_rows(text.partition("## Results")[2]) == []
-
-
-def test_a_model_cards_head_is_the_hubs(run, tmp_path):
-    import yaml
-
-    write_model_card(run, run / "README.md")
-    _, head, _ = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    head = yaml.safe_load(head)
-    assert (head["library_name"], head["language"], head["license"]) == ("peft", "en", "apache-2.0")
-    embedded = open_run("laptop", tmp_path / "laptop")
-    write_model_card(embedded, embedded / "README.md")
-    _, head, _ = (embedded / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    assert yaml.safe_load(head)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
-    source = tmp_path / "secret folder/rows.jsonl"
-    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
-    run = open_run("smoke", tmp_path / "run", {"data.source": str(source)})
-    fill(run)
-    write_model_card(run, run / "README.md")
-    text = (run / "README.md").read_text(encoding="utf-8")
-    assert "Source: `rows.jsonl`" in text
-    assert "secret folder" not in text
-    assert "synthetic" not in text
