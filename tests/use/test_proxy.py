@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 from fake_server import Server
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import InputError
@@ -179,6 +179,7 @@ JUST_SO = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(JUST_SO)
 def test_what_is_no_conversation_is_left_to_the_engine(index, messages):
     body = {"messages": messages}
