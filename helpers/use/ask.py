@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -70,9 +71,6 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
 def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
     """The model behind an address, under its name there; it is asked one question after the other."""
 
-    def pieces(question: str) -> Iterator[str | Ended]:
-        return endpoint.stream(question, settings)
-
     def rows(questions: list[str]) -> Iterator[Row]:
         for question in questions:
             *_, end = endpoint.stream(question, settings)
@@ -80,7 +78,7 @@ def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[
             yield _row(end.text, end.finished, end.tokens) | sources
 
     made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
-    return {endpoint.model: Answerer(made_by, pieces, rows)}
+    return {endpoint.model: Answerer(made_by, partial(endpoint.stream, settings=settings), rows)}
 
 
 def read_questions(path: Path) -> list[Row]:
