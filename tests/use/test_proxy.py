@@ -285,7 +285,7 @@ def test_an_index_that_is_gone_is_told_without_its_path(served, index, monkeypat
 def listener():
     """An engine whose answers a test writes by hand."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        bound.settimeout(5)
+        bound.settimeout(60)
         yield bound
 
 
@@ -353,7 +353,7 @@ def test_a_client_that_leaves_before_its_answer_stops_the_engine(index, listener
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/chat/completions", json=ASK, timeout=0.2)
         engine = listener.accept()[0]
-        engine.settimeout(5)
+        engine.settimeout(60)
         while engine.recv(65536):
             pass
     assert capfd.readouterr().err == ""
