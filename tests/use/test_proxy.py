@@ -371,7 +371,7 @@ def test_slow_silent_and_deaf_clients_keep_nobody_waiting_and_are_closed(served,
         deaf.sendall(f"{HEAD}{len(body)}\r\n\r\n{body}".encode())
         started = time.monotonic()
         assert ask(client).status_code == 200
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10  # one after the other they would take 60
         assert {one.recv(12) for one in waiting} == {b""}
 
 
