@@ -26,7 +26,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 expect = playwright.expect
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
