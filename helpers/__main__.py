@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,8 +104,8 @@ def ask(
     """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
     from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
-    from helpers.use.citations import source_lines
     from helpers.use.client import Endpoint, check_question, key_for
+    from helpers.use.sources import find_index, open_book, source_lines
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
@@ -118,30 +120,30 @@ def ask(
         config = opened.config
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
-    library = None
+    look_up = None
     if sources or index:  # before a model is loaded, or a server asked for its name
-        from helpers.use.sources import find_index, looked_up_once, with_sources
-
         library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
-        look_up, of_what = looked_up_once(library, k), f"{k} passages of {library.documents} documents"
+        look_up = partial(open_book, library, k=k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
         answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
-    if library:
-        answerers = {side: with_sources(answerer, look_up, of_what) for side, answerer in answerers.items()}
+    if look_up:
+        made_by = f", with {k} passages of {library.documents} documents"
+        answerers = {side: replace(each, made_by=each.made_by + made_by) for side, each in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
     if out:
-        made = ask_file(many, out, answerers, config.generation.batch_size)
+        made = ask_file(many, out, answerers, config.generation.batch_size, look_up)
         print(
             f"{made} replies added to {out}, which has {len(many) * len(answerers) - made} from before", file=sys.stderr
         )
         return
+    text, passages = look_up(one) if look_up else (one, None)
     for side, answerer in answerers.items():
         if compare:
             print(f"## {side}\n")
-        reply, sent = _print_reply(answerer.stream(one))
-        found = look_up(one)[1] if library else sent
+        reply, sent = _print_reply(answerer.stream(text))
+        found = passages if look_up else sent
         if found is not None:
             print("\nSources:", *source_lines(found, reply), sep="\n")
 
@@ -205,7 +207,7 @@ def serve(
     ] = None,
     engine: Annotated[str, typer.Option(help="llama.cpp, vllm, or auto: vLLM where it and a GPU are.")] = "auto",
     vllm: Annotated[
-        str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` or Python in it.")
+        str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` in it.")
     ] = "",
     sources: Sources = False,
     index: IndexFile = None,

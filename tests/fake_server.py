@@ -11,14 +11,13 @@ PORT = 0  # a free one
 class Server(ThreadingHTTPServer):
     """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them.
 
-    Who asks for no stream gets them as one message. It lists `models`, and answers a request that has one of the
-    parameters it `refuses` as OpenAI's servers do.
+    Who asks for no stream gets them as one message. It lists `models`.
     """
 
     daemon_threads = True
 
-    def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True, models=("the-model",), refuses=()):
-        self.models, self.refuses = models, refuses
+    def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True, models=("the-model",)):
+        self.models = models
         self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
         self.requests, self.gets, self.sent, self.broken = [], 0, 0, threading.Event()
         super().__init__(("127.0.0.1", PORT), Handler)
@@ -39,10 +38,6 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.headers["Authorization"], body))
         if self.server.status != 200:
             self.reply(self.server.status, {"error": {"message": "no room\nat all"}})
-            return
-        if refused := [name for name in self.server.refuses if name in body]:
-            message = f"Unsupported parameter: '{refused[0]}' is not supported with this model."
-            self.reply(400, {"error": {"message": message, "type": "invalid_request_error", "param": refused[0]}})
             return
         if not body.get("stream"):
             time.sleep(self.server.pause)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -22,8 +21,8 @@ STRIP = {
 MONOSPACE = FontProperties(family="DejaVu Sans Mono", size=9)
 
 
-def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96) -> Picture:
-    """Pieces of text, one box each, coloured by kind (those of STRIP), in lines of `width` characters.
+def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96, colours: Mapping[str, str] = STRIP) -> Picture:
+    """Pieces of text, one box each, coloured by kind (those of `colours`), in lines of `width` characters.
 
     A line end is shown as ↵, and a piece with one ends its line. A piece longer than a line is cut.
     """
@@ -37,17 +36,18 @@ def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96) -> Picture:
     lines = max((line for _, line, _, _ in boxes), default=0) + 1
     figure, axes = new_figure(8.4, 0.62 + 0.24 * lines)
     for x, line, shown, kind in boxes:
-        axes.add_patch(Rectangle((x, line), len(shown), 0.86, facecolor=STRIP[kind], edgecolor="white", linewidth=1.2))
-        weight = "bold" if kind in ("<think>", "</think>", "end") else "normal"
+        axes.add_patch(
+            Rectangle((x, line), len(shown), 0.86, facecolor=colours[kind], edgecolor="white", linewidth=1.2)
+        )
         font = MONOSPACE.copy()
-        font.set_weight(weight)
+        font.set_weight("bold" if kind in ("<think>", "</think>", "end") else "normal")
         for place, character in enumerate(shown):  # one by one, so that each stands in its own column
             axes.text(x + place + 0.5, line + 0.45, character, fontproperties=font, color="black", ha="center",
                       va="center", parse_math=False)  # fmt: skip
     axes.set(xlim=(0, width), ylim=(lines, 0))
     axes.axis("off")
     kinds = dict.fromkeys(kind for _, kind in pieces)
-    handles = [Rectangle((0, 0), 1, 1, facecolor=STRIP[kind]) for kind in kinds]
+    handles = [Rectangle((0, 0), 1, 1, facecolor=colours[kind]) for kind in kinds]
     if handles:
         figure.legend(handles, kinds, loc="outside upper left", ncols=len(kinds), frameon=False, fontsize=9)
     return figure
@@ -71,14 +71,9 @@ def pipeline(steps: Mapping[str, tuple[str, str]]) -> Picture:
 
 def _drawable(text: str) -> str:
     """Text with a visible line end, and a square for what the monospaced font has not."""
-    text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
-    return _in_font(text, "□")
-
-
-def _in_font(text: str, missing: str) -> str:
-    """Text with `missing` for each character that the monospaced font has not."""
     known = get_font(findfont(MONOSPACE)).get_charmap()
-    return "".join(character if ord(character) in known else missing for character in text)
+    text = text.replace("\r\n", "\n").replace("\n", "↵").replace("｜", "|").replace("\t", "→")
+    return "".join(character if ord(character) in known else "□" for character in text)
 
 
 def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
@@ -99,31 +94,15 @@ def rounding_errors(errors: Mapping[str, np.ndarray], spread: float) -> Picture:
     return figure
 
 
-def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any, width: int = 92) -> Picture:
-    """A row as a strip of tokens: grey where the label is -100, coloured and underlined where it is trained."""
-    x, line, boxes = 0.0, 0, []
-    for number, label in zip(ids, labels, strict=True):
-        text = normalize("NFKC", tokenizer.decode([number]).replace("\n", "↵").replace(" ", "·"))
-        text = _in_font(text, "?")[: width - 1] or "?"
-        if x + len(text) + 0.6 > width:
-            x, line = 0.0, line + 1
-        boxes.append((x, line, text, label != -100))
-        x += len(text) + 0.6
-    figure, axes = new_figure(8.2, 0.75 + 0.27 * (line + 1))
-    axes.set_axis_off()
-    axes.set(xlim=(0, width), ylim=(line + 1, -1.2))
-    for left, top, text, trained in boxes:
-        colour = "#56B4E9" if trained else "#D0D0D0"
-        axes.add_patch(Rectangle((left, top + 0.06), len(text) + 0.35, 0.82, color=colour, linewidth=0))
-        if trained:
-            axes.plot([left, left + len(text) + 0.35], [top + 0.91] * 2, color=BASE, linewidth=1.6)
-        axes.text(left + 0.15, top + 0.5, text, family="DejaVu Sans Mono", fontsize=7.6, va="center", parse_math=False)
-    count = sum(trained for *_, trained in boxes)
-    legend = (
-        f"grey: label -100, not trained ({len(boxes) - count} tokens)     blue, underlined: trained ({count} tokens)"
-    )
-    axes.text(0, -0.6, legend, fontsize=8.5, va="center")
-    return figure
+def label_strip(ids: Sequence[int], labels: Sequence[int], tokenizer: Any) -> Picture:
+    """A row as a strip of tokens: grey where the label is -100, coloured where it is trained."""
+    count = sum(label != -100 for label in labels)
+    masked, trained = f"label -100, not trained ({len(ids) - count} tokens)", f"trained ({count} tokens)"
+    pieces = [
+        (tokenizer.decode([number]), masked if label == -100 else trained)
+        for number, label in zip(ids, labels, strict=True)
+    ]
+    return token_strip(pieces, colours={masked: STRIP["prompt"], trained: STRIP["thought"]})
 
 
 def lora_shapes(d: int, k: int, r: int) -> Picture:

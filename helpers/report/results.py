@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,15 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
 
 
 def write_index(run: Run) -> Path:
-    """index.html: what ran, headline figures, pictures and links, in one self-contained file."""
+    """Write index.html, and return where it is."""
+    write_text(run / "index.html", index_page(run))
+    return run / "index.html"
+
+
+def index_page(run: Run) -> str:
+    """index.html: what ran, headline figures, pictures and links, in one self-contained page."""
     drawn = [(caption, base64.b64encode(figure._repr_png_()).decode("ascii")) for caption, figure in figures(run)]
-    page = _render(
+    return _render(
         "index.html.j2",
         autoescape=True,
         run=run,
@@ -92,8 +99,6 @@ def write_index(run: Run) -> Path:
         content_policy=CONTENT_POLICY,
         **_facts(run),
     )
-    write_text(run / "index.html", page)
-    return run / "index.html"
 
 
 def headline(run: Run) -> list[tuple[str, str, str, str]]:
@@ -125,17 +130,23 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
 
 def open_book(run: Run) -> list[tuple[str, str, str, str]]:
     """What reading does, as text: measure, closed book, with passages, difference with its 95% interval."""
-    metrics = results(run)["retrieval"]
     rows = []
+    for task, side, condition, figures in _readings(run):
+        for reading, how in (("replied", ""), ("made_to_answer", ", made to answer")):
+            if found := figures[reading]:
+                what = f"{task}, {side}: {BOOKS[condition]}{how} (n={found['n']})"
+                rows.append((what, f"{found['closed']:.1%}", f"{found['accuracy']:.1%}", points_apart(found)))
+    return rows
+
+
+def _readings(run: Run) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Task, side, condition and figures of 07, of each condition with passages."""
+    metrics = results(run)["retrieval"]
     for task, sides in (metrics["reading"] if metrics else {}).items():
         for side, conditions in sides.items():
             for condition, figures in conditions.items():
-                for reading, how in (("replied", ""), ("made_to_answer", ", made to answer")):
-                    if condition != "closed" and (found := figures[reading]):
-                        what = f"{task}, {side}: {BOOKS[condition]}{how} (n={found['n']})"
-                        shares = f"{found['closed']:.1%}", f"{found['accuracy']:.1%}"
-                        rows.append((what, *shares, points_apart(found)))
-    return rows
+                if condition != "closed":
+                    yield task, side, condition, figures
 
 
 def verdicts(run: Run) -> list[str]:
@@ -152,13 +163,7 @@ def verdicts(run: Run) -> list[str]:
 
 def reading_verdicts(run: Run) -> list[str]:
     """07's conclusions on the tuned model's replies, a sentence for each task and kind of passages."""
-    metrics = results(run)["retrieval"]
-    return [
-        f"{task}: {figures['replied']['verdict']}"
-        for task, sides in (metrics["reading"] if metrics else {}).items()
-        for condition, figures in sides["tuned"].items()
-        if condition != "closed"
-    ]
+    return [f"{task}: {figures['replied']['verdict']}" for task, side, _, figures in _readings(run) if side == "tuned"]
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:

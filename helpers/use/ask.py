@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 from helpers import InputError
 from helpers.config import GenerationSettings
 from helpers.files import fingerprint, write_text
+from helpers.knowledge.documents import Passage
 from helpers.progress import Progress
 from helpers.prompts.encoding import encode_prompt, split_reasoning
-from helpers.prompts.families import END_THINK
 from helpers.run_dir import Run
 from helpers.sources.tables import read_table, row_id
-from helpers.use.citations import listed
-from helpers.use.client import Ended, Endpoint, Piece, check_question
+from helpers.use.client import Ended, Endpoint, check_question
+from helpers.use.sources import listed
 
 Row = dict[str, Any]
 
@@ -70,14 +71,6 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
 def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
     """The model behind an address, under its name there; it is asked one question after the other."""
 
-    def pieces(question: str) -> Iterator[str | Ended]:
-        thinking = True
-        for piece in endpoint.stream(question, settings):
-            if thinking and isinstance(piece, Piece) and piece.kind == "answer":
-                yield f"{END_THINK}\n\n"
-                thinking = False
-            yield piece.text if isinstance(piece, Piece) else piece
-
     def rows(questions: list[str]) -> Iterator[Row]:
         for question in questions:
             *_, end = endpoint.stream(question, settings)
@@ -85,7 +78,7 @@ def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[
             yield _row(end.text, end.finished, end.tokens) | sources
 
     made_by = f"{endpoint.model} at {endpoint.base_url}, {settings.model_dump_json()}"
-    return {endpoint.model: Answerer(made_by, pieces, rows)}
+    return {endpoint.model: Answerer(made_by, partial(endpoint.stream, settings=settings), rows)}
 
 
 def read_questions(path: Path) -> list[Row]:
@@ -108,17 +101,25 @@ def read_questions(path: Path) -> list[Row]:
     return found
 
 
-def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Answerer], batch: int) -> int:
+def ask_file(
+    questions: Sequence[Row],
+    target: Path,
+    answerers: Mapping[str, Answerer],
+    batch: int,
+    look_up: Callable[[str], tuple[str, list[Passage]]] | None = None,
+) -> int:
     """Append to `target` a row for each question and side, `batch` questions at a time; returns the number of new rows.
 
-    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`. Rows that are in
-    `target` already are kept; InputError where another model or other settings made them.
+    A row has `id`, `question`, `side`, `made_by`, `reply`, its parts, `finished` and `tokens`; with `look_up`, which
+    gives a question's text with its passages, also what `listed` gives. Rows that are in `target` already are kept;
+    InputError where another model or other settings made them.
     """
     done = _read_done(target, answerers)
+    books = {row["question"]: look_up(row["question"]) if look_up else (row["question"], []) for row in questions}
     for row in questions:  # all of them before the first is asked
         try:
             for answerer in answerers.values():
-                answerer.check(row["question"])
+                answerer.check(books[row["question"]][0])
         except InputError as error:
             raise InputError(f"question {row['id']}: {error}") from None
     todo = {side: [row for row in questions if (row["id"], row["question"], side) not in done] for side in answerers}
@@ -130,8 +131,10 @@ def ask_file(questions: Sequence[Row], target: Path, answerers: Mapping[str, Ans
         for side, answerer in answerers.items():
             for start in range(0, len(todo[side]), batch):
                 rows = todo[side][start : start + batch]
-                for row, reply in zip(rows, answerer.rows([each["question"] for each in rows]), strict=True):
-                    complete = {**row, "side": side, "made_by": answerer.made_by, **reply}
+                texts = [books[row["question"]][0] for row in rows]
+                for row, reply in zip(rows, answerer.rows(texts), strict=True):
+                    sources = listed(books[row["question"]][1], reply["reply"]) if look_up else {}
+                    complete = {**row, "side": side, "made_by": answerer.made_by, **reply, **sources}
                     file.write(json.dumps(complete, ensure_ascii=False) + "\n")
                     file.flush()
                     progress.update()

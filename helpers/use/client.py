@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import re
 import sys
 import time
 import unicodedata
@@ -20,26 +19,15 @@ from helpers.knowledge.markup import clean
 from helpers.prompts.families import END_THINK, THINK
 
 MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
-_NO_CHAT = re.compile(r"embed|rerank|minilm|bge-|whisper|tts", re.IGNORECASE)  # names of models that do not answer
-# Parameters that some servers reject, and the name to send instead, if any.
-_FALLBACKS = {"max_tokens": "max_completion_tokens", "stream_options": "", "temperature": "", "top_p": ""}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of a reply that is being streamed; `kind` is "thinking" or "answer"."""
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True)
 class Ended:
     """The end of a stream. `finished`: not by the limit; `seconds` since the request, `tokens` generated.
 
-    `text` is the whole reply, and `split_reasoning` of it replaces the kinds of the pieces: a stream cannot know which
-    `</think>` is the last, nor whether one will come. `sources` are the passages that a server found for the question
-    (`serve --sources`); None where it sent no list of them.
+    `text` is the whole reply, for `split_reasoning`: of a model that does not think, only the end tells that all of it
+    is the answer. `sources` are the passages that a server found for the question (`serve --sources`); None where it
+    sent no list of them.
     """
 
     text: str
@@ -67,7 +55,7 @@ class Endpoint:
     def __init__(self, base_url: str, api_key: str = "", model: str = "") -> None:
         from openai import DefaultHttpxClient, OpenAI
 
-        self.base_url, self._model, self._rejected = base_url, model, set()
+        self.base_url, self._model = base_url, model
         # A proxy for the internet cannot reach this machine, and few set NO_PROXY.
         client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
         self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
@@ -76,76 +64,49 @@ class Endpoint:
 
     @cached_property
     def model(self) -> str:
-        """The model's name there: the given one, or the first listed that answers questions, which is then printed."""
+        """The model's name there: the given one, or the first listed, which is printed where there are others."""
         if self._model:
             return self._model
         with self._readable_errors():
             names = [each.id for each in self._client.models.list()]
-        chat_models = [name for name in names if not _NO_CHAT.search(name)]
-        if not chat_models:
-            listed = f"no chat model ({', '.join(names)}): choose one with --model" if names else "no model"
-            raise InputError(f"the server at {self.base_url} lists {listed}")
+        if not names:
+            raise InputError(f"the server at {self.base_url} lists no model")
         if len(names) > 1:
-            self._note(f"lists {len(names)} models; using {chat_models[0]}, choose another with --model")
-        return chat_models[0]
+            more = f"lists {len(names)} models; using {names[0]}, choose another with --model"
+            print(f"the server at {self.base_url} {more}", file=sys.stderr)
+        return names[0]
 
-    def stream(self, question: str, settings: GenerationSettings) -> Iterator[Piece | Ended]:
-        """The reply piece by piece, and at last an `Ended`. Closing the iterator stops the server's work.
-
-        A server with a reasoning parser sends the thought as `reasoning_content` (llama.cpp, vLLM) or `reasoning`
-        (Ollama, newer vLLM). Without one, pieces are thinking until `</think>`.
-        """
-        request = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": settings.max_new_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        started, first, tokens, reason = time.monotonic(), None, 0, None
-        thinking, answer, splitter, sources = "", "", _Splitter(), None
-        with self._readable_errors(), self._create(request) as chunks:
+    def stream(self, question: str, settings: GenerationSettings) -> Iterator[str | Ended]:
+        """The reply piece by piece, and at last an `Ended`. Closing the iterator stops the server's work."""
+        model, started = self.model, time.monotonic()
+        first, tokens, reason, thinking, answer, sources = None, 0, None, "", "", None
+        with (
+            self._readable_errors(),
+            self._client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": question}],
+                max_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                stream=True,
+                stream_options={"include_usage": True},
+            ) as chunks,
+        ):
             for chunk in chunks:
                 tokens = chunk.usage.completion_tokens if chunk.usage else tokens
                 sources = (chunk.model_extra or {}).get("sources", sources)
                 for choice in chunk.choices:
-                    extra, content = choice.delta.model_extra or {}, choice.delta.content
-                    thought = extra.get("reasoning_content") or extra.get("reasoning")
+                    thought, content = thought_and_answer(choice.delta.to_dict())
                     if (thought or content) and first is None:
                         first = time.monotonic() - started
                     if thought:
-                        thinking += thought
-                        yield Piece("thinking", thought)
+                        yield thought
                     if content:
-                        answer += content
-                        yield from [Piece("answer", content)] if thinking else splitter.add(content)
+                        yield content if answer or not thinking else f"{END_THINK}\n\n{content}"
+                    thinking, answer = thinking + thought, answer + content
                     reason = choice.finish_reason or reason
-        yield from splitter.add("", last=True)
         seconds, reply = time.monotonic() - started, joined(thinking, answer)
         yield Ended(reply, reason == "stop", tokens, seconds, seconds if first is None else first, _passages(sources))
-
-    def _create(self, request: dict[str, Any]) -> Any:
-        """The stream of chunks. A parameter that the server rejects is renamed or dropped, and the request repeated."""
-        import openai
-
-        while True:
-            names = {name: _FALLBACKS[name] if name in self._rejected else name for name in request}
-            try:
-                return self._client.chat.completions.create(
-                    **{names[name]: value for name, value in request.items() if names[name]}
-                )
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                untried = (name for name in _FALLBACKS if name not in self._rejected)
-                rejected = next((name for name in untried if re.search(rf"\b{name}\b", str(error))), None)
-                if not rejected:
-                    raise
-                self._rejected.add(rejected)
-                self._note(f"rejects {rejected}: sending {_FALLBACKS[rejected] or 'the request without it'}")
-
-    def _note(self, what: str) -> None:
-        print(f"the server at {self.base_url} {what}", file=sys.stderr)
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
@@ -181,6 +142,15 @@ def key_for(base_url: str) -> str:
     return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 
+def thought_and_answer(message: dict[str, Any]) -> tuple[str, str]:
+    """The two texts of a message or of a piece of one, as a server with a reasoning parser sends them apart.
+
+    llama.cpp and vLLM name the thought `reasoning_content`, Ollama and newer vLLM `reasoning`; without a parser both
+    are in `content`.
+    """
+    return message.get("reasoning_content") or message.get("reasoning") or "", message.get("content") or ""
+
+
 def joined(thinking: str, answer: str) -> str:
     """A reply as one text: `</think>` is added where the server split there, and before an answer without any tag."""
     tagged = THINK in answer or END_THINK in answer
@@ -194,25 +164,3 @@ def _passages(sent: Any) -> list[Passage] | None:
     names = ("text", "title", "source", "licence", "address")
     rows = (each if isinstance(each, dict) else {} for each in sent)
     return [Passage(**{name: clean(str(row.get(name) or "")) for name in names}) for row in rows]
-
-
-class _Splitter:
-    """Splits streamed text at its first `</think>`, which may arrive in pieces."""
-
-    def __init__(self) -> None:
-        self.text, self.sent = "", {"thinking": 0, "answer": 0}
-
-    def add(self, text: str, last: bool = False) -> Iterator[Piece]:
-        """The pieces that `text` adds. What may still become a tag is held back until the `last` text."""
-        self.text += text
-        reply = self.text.lstrip()
-        if THINK.startswith(reply) and not last:
-            return
-        thought, tag, answer = reply.removeprefix(THINK).partition(END_THINK)
-        if not tag and not last:
-            partial = next((n for n in range(len(END_THINK) - 1, 0, -1) if thought.endswith(END_THINK[:n])), 0)
-            thought = thought[: len(thought) - partial]
-        for kind, known in (("thinking", thought.lstrip()), ("answer", answer.lstrip())):
-            if len(known) > self.sent[kind]:
-                yield Piece(kind, known[self.sent[kind] :])
-                self.sent[kind] = len(known)

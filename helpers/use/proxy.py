@@ -3,167 +3,155 @@
 It takes `GET /health`, `GET /v1/models` and `POST /v1/chat/completions`, and passes on what the engine refuses.
 """
 
-import asyncio
 import json
 import secrets
+import selectors
+import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
-
-import httpx
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.listening import CLIENT_SECONDS
-from helpers.use.sourced_chat import Annotator, annotated, event, look_up, parsed
+from helpers.use.server import ServerSettings
+from helpers.use.sourced_chat import GONE, annotated, annotated_stream, error, look_up, parsed
 
 MAX_BODY = 1 << 20  # bytes of a request
-BROKE_OFF = "the model broke off"
+CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
 
-class Proxy:
-    """In front of the engine at the address `engine`; clients send `api_key`, if there is one, and never the engine's.
+class Proxy(ThreadingTCPServer):
+    """In front of the `engine`, a thread a client.
 
-    Nothing of a client's headers goes to the engine or into a log.
+    Clients send `api_key`, if there is one, and never the engine's. Nothing of a client's headers goes to the engine or
+    into a log. InputError where it cannot listen.
     """
 
-    def __init__(self, engine: str, engine_key: str, api_key: str, index: Index, k: int) -> None:
-        self._expected, self._index, self._k = f"Bearer {api_key}".encode() if api_key else b"", index, k
-        self._engine = httpx.AsyncClient(
-            base_url=engine,
-            headers={"Authorization": f"Bearer {engine_key}", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(None, connect=5),  # a reply may wait for others, and takes minutes
-            # The engine may close a kept connection just as a question is sent on it.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,
-        )
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 128
 
-    def app(self) -> Starlette:
-        routes = [Route(path, self._pass_on) for path in ("/health", "/v1/models")]
-        routes.append(Route("/v1/chat/completions", self._chat, methods=["POST"]))
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse, ClientDisconnect: _refuse})
-        app.router.redirect_slashes = False
-        return app
+    def __init__(self, host: str, port: int, api_key: str, engine: ServerSettings, index: Index, k: int) -> None:
+        self.engine, self.index, self.k = engine, index, k
+        self.expected = f"Bearer {api_key}".encode() if api_key else b""
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Exchange)
+        except OSError as reason:
+            raise InputError(f"cannot listen on {host}:{port} ({reason.strerror}): is the port taken?") from None
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}"
 
-    async def _pass_on(self, request: Request) -> Response:
-        path = request.scope["path"]
-        if path != "/health":
-            self._check_key(request)
-        return _copy(await _while_there(request, self._ask("GET", path)))
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """In the block it serves, at the address that is yielded."""
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        try:
+            yield self.url
+        finally:
+            self.shutdown()
+            self.server_close()
 
-    async def _chat(self, request: Request) -> Response:
-        self._check_key(request)
-        body, passages = await run_in_threadpool(self._look_up, await _read(request))
-        answer = await _while_there(request, self._ask("POST", "/v1/chat/completions", body))
-        if answer.status_code != 200:
-            return _copy(answer)
-        return _Relay(answer, passages) if _is_stream(answer) else JSONResponse(annotated(answer.json(), passages))
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave are no errors."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
-    def _check_key(self, request: Request) -> None:
-        given = request.headers.get("Authorization", "").encode("latin-1")
-        if self._expected and not secrets.compare_digest(given, self._expected):
-            raise HTTPException(401, "Invalid API Key")
 
-    def _look_up(self, body: bytes) -> tuple[bytes, list[Passage]]:
+class _Exchange(BaseHTTPRequestHandler):
+    """One request and its answer; the connection ends with it."""
+
+    server: Proxy
+    server_version, sys_version = "ai-doctor", ""
+    timeout = CLIENT_SECONDS
+    disable_nagle_algorithm = True  # it would hold each event back until the client has confirmed the one before
+
+    def do_GET(self) -> None:
+        if self.path not in ("/health", "/v1/models"):
+            self.send_error(404)
+        elif self.path == "/health" or self._has_key():
+            self._relay(None)
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if self.path != "/v1/chat/completions":
+            self.send_error(404)
+        elif not length.isdecimal():
+            self.send_error(411)
+        elif len(length) > 9 or int(length) > MAX_BODY:
+            self.send_error(413, f"the request has more than {MAX_BODY:,} bytes")
+        else:
+            body = self.rfile.read(int(length))
+            if self._has_key():
+                self._chat(body)
+
+    def _has_key(self) -> bool:
+        given = self.headers.get("Authorization", "").encode("latin-1", "replace")
+        known = not self.server.expected or secrets.compare_digest(given, self.server.expected)
+        if not known:
+            self.send_error(401, "Invalid API Key")
+        return known
+
+    def _chat(self, body: bytes) -> None:
         try:
             asked = parsed(body)
-            passages = look_up(self._index, self._k, asked)
-            return json.dumps(asked).encode(), passages
-        except InputError as error:  # it names a file of this machine
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            raise HTTPException(503, "the index cannot be searched") from None
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
+            passages = look_up(self.server.index, self.server.k, asked)
+        except InputError as reason:  # it names a file of this machine
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+            self.send_error(503, "the index cannot be searched")
+        except ValueError as reason:
+            self.send_error(400, str(reason))
+        else:
+            self._relay(passages, json.dumps(asked).encode())
 
-    async def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-        """The engine's answer; of a stream only its beginning."""
-        kind = {"Content-Type": "application/json"} if content else {}
-        try:
-            asked = self._engine.build_request(method, path, content=content, headers=kind)
-            answer = await self._engine.send(asked, stream=True)
-            if not _is_stream(answer):
-                await answer.aread()
-            return answer
-        except httpx.ConnectError:
-            raise HTTPException(503, "the model is not loaded yet, or has been stopped") from None
-        except httpx.HTTPError:
-            raise HTTPException(502, BROKE_OFF) from None
+    def _relay(self, passages: list[Passage] | None, body: bytes | None = None) -> None:
+        """The engine's answer, with the passages of a chat. Where the client leaves, the engine stops."""
+        with closing(HTTPConnection(self.server.engine.host, self.server.engine.port)) as engine:
+            try:
+                answer = self._ask(engine, body)
+                streams = answer.getheader("Content-Type", "").startswith("text/event-stream")
+                content = b"" if streams else answer.read()
+            except (OSError, HTTPException):
+                self.send_error(503, GONE)
+                return
+            if streams:
+                self._send(answer.status, annotated_stream(_lines(answer), passages or []), "text/event-stream")
+            elif passages is not None and answer.status == 200:
+                self._send(200, [json.dumps(annotated(json.loads(content), passages)).encode()])
+            else:
+                self._send(answer.status, [content])
 
+    def _ask(self, engine: HTTPConnection, body: bytes | None) -> HTTPResponse:
+        """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes."""
+        headers = {"Authorization": f"Bearer {self.server.engine.api_key}", "Content-Type": "application/json"}
+        engine.request(self.command, self.path, body, headers)
+        with selectors.DefaultSelector() as either:
+            either.register(engine.sock, selectors.EVENT_READ)
+            either.register(self.connection, selectors.EVENT_READ)
+            if engine.sock not in [key.fileobj for key, _ in either.select()]:
+                raise ConnectionAbortedError
+        return engine.getresponse()
 
-class _Relay(StreamingResponse):
-    """The engine's stream with sources, closed as soon as the client leaves, which frees the engine's slot."""
+    def _send(self, status: int, pieces: Iterable[bytes], kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        for piece in pieces:
+            self.wfile.write(piece)
 
-    def __init__(self, answer: httpx.Response, passages: list[Passage]) -> None:
-        super().__init__(self._pieces(Annotator(passages)), media_type="text/event-stream")
-        self._answer = answer
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """As `error` says it, also what `http.server` itself refuses: a broken head, another method."""
+        self._send(code, [json.dumps(error(code, message or self.responses[code][0])).encode()])
 
-    async def __call__(self, *connection: Any) -> None:
-        try:
-            await super().__call__(*connection)
-        finally:
-            await self._answer.aclose()
-
-    async def _pieces(self, annotator: Annotator) -> AsyncIterator[bytes]:
-        try:
-            async for piece in self._answer.aiter_bytes():
-                yield annotator.add(piece)
-        except httpx.HTTPError:
-            yield event(_error(502, BROKE_OFF))
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(CLIENT_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MAX_BODY:
-                    raise HTTPException(413, f"the request has more than {MAX_BODY:,} bytes")
-    except TimeoutError:
-        raise HTTPException(408, "the request did not arrive in time") from None
-    return bytes(body)
+    def log_message(self, *_: Any) -> None:
+        """Nothing is logged."""
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
-    """What the work gives; where the client leaves first, ClientDisconnect, and the work is cancelled."""
-
-    async def leave() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        return JSONResponse(_error(error.status_code, error.detail), error.status_code)
-    return Response(status_code=499)  # for nobody: the client has left
-
-
-def _error(status: int, message: str) -> dict[str, Any]:
-    """As OpenAI's servers say it."""
-    kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
-
-
-def _copy(answer: httpx.Response) -> Response:
-    return Response(answer.content, answer.status_code, media_type=answer.headers.get("Content-Type"))
-
-
-def _is_stream(answer: httpx.Response) -> bool:
-    return answer.headers.get("Content-Type", "").startswith("text/event-stream")
+def _lines(answer: HTTPResponse) -> Iterator[bytes]:
+    """The whole lines of a stream up to its end, or to where the engine breaks off."""
+    with suppress(OSError, HTTPException):
+        yield from (line for line in answer if line.endswith(b"\n"))

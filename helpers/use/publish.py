@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
@@ -19,6 +18,8 @@ from helpers.report.model_card import KINDS
 from helpers.report.results import model_card
 from helpers.run_dir import Run
 from helpers.sources.hub import TOKENS, nameless_base, public_name
+
+Files = dict[str, Path | bytes]  # names in a repository to a file here, or to its content where that differs
 
 
 class Form(NamedTuple):
@@ -49,26 +50,6 @@ FORMS = {
 ORIGIN = {"adapter_config.json": "base_model_name_or_path", "config.json": "_name_or_path"}
 
 
-@dataclass(frozen=True)
-class Repository:
-    """A repository to publish: `files` maps names there to a file here, or to its content where that differs."""
-
-    id: str
-    private: bool
-    files: dict[str, Path | bytes]
-
-    def describe(self) -> str:
-        """Everything that would be sent, for a reader: each file with its size in bytes, and the whole card."""
-        sizes = {
-            name: len(content) if isinstance(content, bytes) else content.stat().st_size
-            for name, content in self.files.items()
-        }
-        lines = [f"{self.id} ({'private' if self.private else 'public'})"]
-        lines += [f"{size:>17,}  {name}" for name, size in sizes.items()]
-        lines += [f"{sum(sizes.values()):>17,}  bytes in {len(sizes)} files", "", "README.md:", ""]
-        return "\n".join([*lines, self.files["README.md"].decode("utf-8")])
-
-
 def push_to_hub(
     run: Run, repo_id: str, what: Sequence[str] = ("adapter",), private: bool = True, dry_run: bool = False
 ) -> None:
@@ -80,16 +61,15 @@ def push_to_hub(
     if unknown := [kind for kind in what if kind not in KINDS]:
         raise InputError(f"cannot push {unknown[0]!r}{nearest(unknown[0], list(KINDS))}")
     ids = {kind: _checked_id(repo_id + FORMS[kind].suffix) for kind in KINDS if kind in what}
-    repositories = []
+    repositories = {}
     for kind, name in ids.items():
-        files = _files(run, kind)
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
-        repositories.append(Repository(name, private, {"README.md": card.encode("utf-8"), **files}))
+        repositories[name] = {"README.md": card.encode("utf-8"), **_files(run, kind)}
     if warning := nameless_base(run.config):
         print(warning)
-    token = None if dry_run else _token()
-    for repository in repositories:
-        print(repository.describe() if dry_run else _send(HfApi(token=token), repository))
+    api = None if dry_run else HfApi(token=_token())
+    for name, files in repositories.items():
+        print(_send(api, name, private, files) if api else _described(name, private, files))
 
 
 def _checked_id(repo_id: str) -> str:
@@ -102,7 +82,7 @@ def _checked_id(repo_id: str) -> str:
     return repo_id
 
 
-def _files(run: Run, kind: str) -> dict[str, Path | bytes]:
+def _files(run: Run, kind: str) -> Files:
     folder, form = KINDS[kind].folder, FORMS[kind]
     required = [name.format(run.config.export.kinds[-1]) for name in form.required]
     paths = {name: run.require(f"{folder}/{name}", form.stage) for name in required}
@@ -128,36 +108,34 @@ def _token() -> str:
     return token
 
 
-def _send(api: HfApi, repository: Repository) -> str:
+def _described(name: str, private: bool, files: Files) -> str:
+    """Everything that would be sent, for a reader: each file with its size in bytes, and the whole card."""
+    sizes = {
+        file: len(content) if isinstance(content, bytes) else content.stat().st_size for file, content in files.items()
+    }
+    lines = [f"{name} ({'private' if private else 'public'})"]
+    lines += [f"{size:>17,}  {file}" for file, size in sizes.items()]
+    lines += [f"{sum(sizes.values()):>17,}  bytes in {len(sizes)} files", "", "README.md:", ""]
+    return "\n".join([*lines, files["README.md"].decode("utf-8")])
+
+
+def _send(api: HfApi, name: str, private: bool, files: Files) -> str:
     """Make the repository if need be and commit all files at once; returns what was sent, where and who can see it."""
-    additions = [CommitOperationAdd(name, content) for name, content in repository.files.items()]
+    additions = [CommitOperationAdd(file, content) for file, content in files.items()]
     try:
-        url = api.create_repo(repository.id, private=repository.private, exist_ok=True)
-        public = not api.model_info(repository.id, expand=["private"]).private
-        if public and repository.private:
-            raise InputError(f"{repository.id} exists and is public: pass --public, or choose another name")
-        api.create_commit(repository.id, additions, commit_message="Publish a run of ai-doctor")
+        url = api.create_repo(name, private=private, exist_ok=True)
+        public = not api.model_info(name, expand=["private"]).private
+        if public and private:
+            raise InputError(f"{name} exists and is public: pass --public, or choose another name")
+        api.create_commit(name, additions, commit_message="Publish a run of ai-doctor")
     except InputError:
         raise
     except Exception as error:  # of the hub's library, of the two below it that send, and of the disk
-        raise InputError(f"cannot push to {repository.id}: {_reason(error)}") from error
-    return f"sent {len(repository.files)} files to {url} ({'public' if public else 'private'})"
+        # Of an upload the library says which file failed, and no more: why is in the cause.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise InputError(f"cannot push to {name}: {_one_line(cause)}") from error
+    return f"sent {len(files)} files to {url} ({'public' if public else 'private'})"
 
 
-def _reason(error: BaseException) -> str:
-    """Why a push failed. `sources.hub.explain` is for downloads: its advice is about the cache, terms and revisions."""
-    while isinstance(error, RuntimeError) and error.__cause__:  # the hub's library says which file, and no more
-        error = error.__cause__
-    if isinstance(error, HfHubHTTPError):
-        status, detail = error.response.status_code, error.server_message
-        meanings = {401: "the token is not valid", 403: "the token may not write there"}
-        return (
-            f"{meanings.get(status, 'the hub refused it')} (HTTP {status}{f': {_one_line(detail)}' if detail else ''})"
-        )
-    if isinstance(error, HTTPError | ConnectionError):
-        return f"the hub cannot be reached ({_one_line(error)})"
-    return _one_line(error)
-
-
-def _one_line(message: BaseException | str) -> str:
-    return shorten(str(message), 300) or type(message).__name__
+def _one_line(error: BaseException) -> str:
+    return shorten(str(error), 300) or type(error).__name__

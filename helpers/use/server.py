@@ -143,15 +143,14 @@ def serve_until_stopped(
     vllm: str = "",
     index: Index | None = None,
 ) -> None:
-    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` as in `find_vllm`.
+    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` is a path for `vllm_program`.
 
     With an index, questions are looked up in it, and answers have their sources.
     """
     settings.check()
-    program = find_vllm(vllm)
-    by_vllm = choose_engine(engine, program) == "vllm"
+    program = vllm_program(engine, vllm)
     with _proxy(run, settings, index) if index is not None else nullcontext((settings, "")) as (own, address):
-        if by_vllm:
+        if program:
             _serve_by_vllm(run, side, own, program)
         else:
             _serve_by_llama_cpp(run, side, own.fitted(_config(run)), address)
@@ -160,20 +159,15 @@ def serve_until_stopped(
 @contextmanager
 def _proxy(run: Run | None, settings: ServerSettings, index: Index) -> Iterator[tuple[ServerSettings, str]]:
     """A proxy that looks questions up: yields the settings of the engine behind it, and the proxy's own address."""
-    from helpers.use.listening import listening
     from helpers.use.proxy import Proxy
 
-    engine = replace(settings, host="127.0.0.1", port=_free_port(), api_key=secrets.token_urlsafe())
-    address = f"http://{engine.host}:{engine.port}"
-    app = Proxy(address, engine.api_key, settings.api_key, index, _config(run).retrieval.k).app()
-    with listening(app, settings.host, settings.port, GRACE_SECONDS) as address:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    engine = replace(settings, host="127.0.0.1", port=port, api_key=secrets.token_urlsafe())
+    proxy = Proxy(settings.host, settings.port, settings.api_key, engine, index, _config(run).retrieval.k)
+    with proxy.listening() as address:
         print(f"with sources from {index.path}, {index.documents:,} documents, at {address}/v1", file=sys.stderr)
         yield engine, address
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return bound.getsockname()[1]
 
 
 def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings, address: str = "") -> None:
@@ -199,30 +193,20 @@ def _is_replying(server: Any) -> bool:
     return any(map(int, counts))
 
 
-def find_vllm(path: str = "") -> list[str]:
-    """The command of vLLM: of `path` (its `vllm`, its Python or its environment), else of PATH; empty where none is.
+def vllm_program(engine: str, path: str = "") -> str:
+    """The command of vLLM where it is to serve: where it is asked for, or found beside a GPU. Empty: llama.cpp is.
 
-    vLLM pins its own torch and transformers, so it needs an environment of its own. InputError where `path` has none.
+    vLLM pins its own torch and transformers, so it needs an environment of its own: `path` is that, or the `vllm` in
+    it; else it is looked for on PATH. InputError for an engine that is not found.
     """
-    if not path:
-        program = shutil.which("vllm")
-        return [program] if program else []
-    named = Path(path).expanduser()
-    program = shutil.which(str(named / "bin/vllm" if named.is_dir() else named))
-    if not program:
-        raise InputError(f"no vLLM at {path}: --vllm takes the path of its environment, its `vllm` or its Python")
-    return [program, "-m", "vllm.entrypoints.cli.main"] if Path(program).name.startswith("python") else [program]
-
-
-def choose_engine(engine: str, vllm: list[str]) -> str:
-    """vLLM where both its command `vllm` and a GPU are found, else llama.cpp; InputError for an engine not found."""
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
-    if engine == "vllm" and not vllm:
-        raise InputError("vLLM is not found: install it in an environment of its own, and pass that as --vllm")
-    if engine == "auto":
-        return "vllm" if vllm and describe_machine().gpu else "llama.cpp"
-    return engine
+    named = Path(path or "vllm").expanduser()
+    program = shutil.which(str(named / "bin/vllm" if path and named.is_dir() else named))
+    if not program and (path or engine == "vllm"):
+        raise InputError(f"no vLLM at {path or 'PATH'}: --vllm takes its environment, or the `vllm` in it")
+    by_vllm = program and (engine == "vllm" or (engine == "auto" and describe_machine().gpu))
+    return program if by_vllm else ""
 
 
 def vllm_options(run: Run | None, side: str, settings: ServerSettings, template: Path) -> list[str]:
@@ -245,12 +229,12 @@ def vllm_options(run: Run | None, side: str, settings: ServerSettings, template:
     return options + (["--max-num-seqs", str(settings.parallel)] if settings.parallel else [])
 
 
-def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program: list[str]) -> None:
+def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program: str) -> None:
     environment = os.environ | ({"VLLM_API_KEY": settings.api_key} if settings.api_key else {})
     with TemporaryDirectory() as folder, _stop_signal() as stopped:
         template = Path(folder) / "chat_template.jinja"
         write_text(template, _template(_config(run)))
-        command = [*program, *vllm_options(run, side, settings, template)]
+        command = [program, *vllm_options(run, side, settings, template)]
         with subprocess.Popen(command, env=environment) as process:
             while process.poll() is None and not stopped.wait(0.5):
                 pass

@@ -6,14 +6,15 @@ numbers that it cites and no source has.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.citations import unknown_citations
-from helpers.use.client import MAX_QUESTION, joined
-from helpers.use.sources import open_book
+from helpers.use.client import MAX_QUESTION, joined, thought_and_answer
+from helpers.use.sources import listed, open_book
+
+GONE = "the model is not loaded yet, or broke off"
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -50,54 +51,44 @@ def look_up(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
 
 def annotated(reply: dict[str, Any], passages: list[Passage]) -> dict[str, Any]:
     """A whole chat completion with the two fields."""
-    return reply | _found(passages, (_parts(choice.get("message")) for choice in reply.get("choices") or []))
+    texts = (joined(*thought_and_answer(choice.get("message") or {})) for choice in reply.get("choices") or [])
+    return reply | listed(passages, *texts)
 
 
-class Annotator:
-    """The same for a stream of events, in whatever pieces it comes: in a chunk of its own before `[DONE]`."""
+def annotated_stream(lines: Iterable[bytes], passages: list[Passage]) -> Iterator[bytes]:
+    """The lines of a stream of events, and the two fields in a chunk of their own before `[DONE]`.
 
-    def __init__(self, passages: list[Passage]) -> None:
-        self._passages, self._rest, self._same = passages, b"", {}
-        self._replies: dict[Any, tuple[str, str]] = defaultdict(lambda: ("", ""))
-
-    def add(self, piece: bytes) -> bytes:
-        """The lines that `piece` completes. Not bytes.splitlines(), which would also split at a carriage return."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        return b"".join(self._before(line) + line + b"\n" for line in lines)
-
-    def _before(self, line: bytes) -> bytes:
+    A stream that ends without `[DONE]` has broken off, which an event says, as OpenAI's servers do.
+    """
+    chunk: dict[str, Any] = {}
+    replies: dict[Any, tuple[str, str]] = defaultdict(lambda: ("", ""))
+    ended = False
+    for line in lines:
         data = line.removeprefix(b"data:").strip()
-        if data == b"[DONE]":
-            choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
-            chunk = {**self._same, "object": "chat.completion.chunk", "choices": [choice]}
-            return event(chunk | _found(self._passages, self._replies.values()))
         if data.startswith(b"{"):
-            self._note(json.loads(data))
-        return b""
+            chunk = json.loads(data)
+            for choice in chunk.get("choices") or []:
+                before, more = replies[choice.get("index")], thought_and_answer(choice.get("delta") or {})
+                replies[choice.get("index")] = (before[0] + more[0], before[1] + more[1])
+        elif data == b"[DONE]":
+            ended = True
+            same = {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
+            choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
+            found = listed(passages, *(joined(*reply) for reply in replies.values()))
+            yield _event({**same, "object": "chat.completion.chunk", "choices": [choice], **found})
+        yield line
+    if not ended:
+        yield _event(error(503, GONE))
 
-    def _note(self, chunk: dict[str, Any]) -> None:
-        self._same = {name: chunk[name] for name in ("id", "created", "model") if name in chunk} or self._same
-        for choice in chunk.get("choices") or []:
-            before, more = self._replies[choice.get("index")], _parts(choice.get("delta"))
-            self._replies[choice.get("index")] = (before[0] + more[0], before[1] + more[1])
+
+def error(status: int, message: str) -> dict[str, Any]:
+    """As OpenAI's servers say it."""
+    kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
-def event(content: dict[str, Any]) -> bytes:
-    """One server-sent event."""
+def _event(content: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(content)}\n\n".encode()
-
-
-def _found(passages: list[Passage], replies: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    names = ("title", "source", "licence", "address", "text")
-    listed = [{"number": n} | {name: getattr(each, name) for name in names} for n, each in enumerate(passages, 1)]
-    unknown = {number for reply in replies for number in unknown_citations(joined(*reply), passages)}
-    return {"sources": listed, "unknown_citations": sorted(unknown)}
-
-
-def _parts(message: dict[str, Any] | None) -> tuple[str, str]:
-    """The thought and the answer in a message, or in a piece of one."""
-    message = message or {}
-    return message.get("reasoning_content") or message.get("reasoning") or "", message.get("content") or ""
 
 
 def _is_text(part: Any) -> bool:

@@ -1,21 +1,28 @@
-"""Answers with sources: passages in front of a question."""
+"""Answers with sources: passages in front of a question, and under the reply a numbered list and what it cites."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cache, partial
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
+from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import with_passages
 from helpers.run_dir import Run
-from helpers.use.ask import Answerer
-from helpers.use.citations import listed
-from helpers.use.client import MAX_QUESTION, Ended
+from helpers.use.client import MAX_QUESTION
 
-LookUp = Callable[[str], tuple[str, list[Passage]]]
+_DASH = "[-\u2010-\u2014\u2212]"
+# As papers number their sources, [1], [1, 3], [1-3] and [1][2], and as models vary it: [^1], [citation:1], 【1】.
+# Numbers in round brackets are no citations: in replies (1) and (2) count steps.
+CITED = re.compile(
+    r"[\[【]\s*\^?(?:(?:citation|passage|source|reference|ref)s?\.?\s*:?\s*)?"
+    rf"(\d{{1,3}}(?:\s*(?:[,;&]|and\b|{_DASH})\s*\d{{1,3}})*)\s*[\]】]",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(rf"(\d+)(?:\s*{_DASH}\s*(\d+))?")
+_MOST_SAID = 10
 
 
 def find_index(run: Run | None, path: Path | None) -> Index:
@@ -38,26 +45,35 @@ def open_book(index: Index, question: str, k: int) -> tuple[str, list[Passage]]:
     return with_passages(question, passages), passages
 
 
-def looked_up_once(index: Index, k: int) -> LookUp:
-    """`open_book` by the question alone, which searches for each question once."""
-    return cache(partial(open_book, index, k=k))
+def unknown_citations(reply: str, passages: Sequence[Any]) -> list[int]:
+    """Numbers that the answer cites and no passage has, ascending; the thought may think aloud of anything."""
+    cited: set[int] = set()
+    for match in CITED.finditer(split_reasoning(reply).answer):
+        for first, last in _RANGE.findall(match[1]):
+            ends = sorted((int(first), int(last or first)))
+            cited.update(range(ends[0], ends[1] + 1))
+    return sorted(cited - set(range(1, len(passages) + 1)))
 
 
-def with_sources(answerer: Answerer, look_up: LookUp, of_what: str) -> Answerer:
-    """An answerer that looks up each question first; its rows have `sources` and `unknown_citations`.
+def listed(passages: Sequence[Passage], *replies: str) -> dict[str, Any]:
+    """`sources` and `unknown_citations` of a row in a file of replies, or of a server's answer with its replies."""
+    names = ("title", "source", "licence", "address", "text")
+    rows = [{"number": n} | {name: getattr(each, name) for name in names} for n, each in enumerate(passages, 1)]
+    unknown = {number for reply in replies for number in unknown_citations(reply, passages)}
+    return {"sources": rows, "unknown_citations": sorted(unknown)}
 
-    `of_what` says what the passages are of, in `made_by`.
-    """
 
-    def stream(question: str) -> Iterator[str | Ended]:
-        return answerer.stream(look_up(question)[0])
+def source_line(n: int, passage: Passage) -> str:
+    """One passage as `[n] title (source, licence, link)`."""
+    facts = [passage.source, passage.licence or "licence not stated", passage.address]
+    return f"[{n}] {passage.title or 'untitled'} ({', '.join(filter(None, facts))})"
 
-    def rows(questions: list[str]) -> Iterator[dict[str, Any]]:
-        found = list(map(look_up, questions))
-        for (_, passages), row in zip(found, answerer.rows([text for text, _ in found]), strict=True):
-            yield {**row, **listed(passages, row["reply"])}
 
-    def check(question: str) -> object:
-        return answerer.check(look_up(question)[0])
-
-    return replace(answerer, made_by=f"{answerer.made_by}, with {of_what}", stream=stream, rows=rows, check=check)
+def source_lines(passages: Sequence[Passage], reply: str) -> list[str]:
+    """A line for each passage: its number, title, source, licence and link; then one on citations that are in none."""
+    lines = [source_line(n, each) for n, each in enumerate(passages, 1)]
+    if unknown := unknown_citations(reply, passages):
+        numbers = ", ".join(f"[{n}]" for n in unknown[:_MOST_SAID])
+        more = f" and {len(unknown) - _MOST_SAID} more" if len(unknown) > _MOST_SAID else ""
+        lines.append(f"{numbers}{more}: cited in the answer, but no passage has this number")
+    return lines or ["no passage was found for this question"]

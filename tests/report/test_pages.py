@@ -8,7 +8,7 @@ from base64 import b64encode
 from html.parser import HTMLParser
 
 import nbformat
-import pytest
+import yaml
 from IPython.core.formatters import DisplayFormatter
 
 from helpers import PROJECT_ROOT
@@ -113,18 +113,19 @@ def test_notebook_03_shows_hostile_rows_and_questions_as_text(tmp_path, capsys):
     assert "mathjax_ignore" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("markup", HOSTILE)
-def test_replies_task_names_and_verdicts_are_text(tmp_path, markup):
+def test_replies_task_names_and_verdicts_are_text(tmp_path):
     from IPython.display import Markdown
 
-    pair = {"task": markup, "id": markup, "outcome": "worse", "question": markup, "base": f"{markup}</think>{markup}"}
-    shown = [example([{**pair, "tuned": markup}], "worse"), f"**{quoted(markup)}.** The verdict."]
     cell = nbformat.v4.new_code_cell("replies")
-    cell.outputs = [nbformat.v4.new_output("display_data", bundle(Markdown(text))) for text in shown]
-    cell.outputs += [nbformat.v4.new_output("stream", text=markup)]
+    for markup in HOSTILE:
+        pair = {"task": markup, "id": markup, "outcome": "worse", "question": markup, "tuned": markup}
+        pair["base"] = f"{markup}</think>{markup}"
+        shown = [example([pair], "worse"), f"**{quoted(markup)}.** The verdict."]
+        cell.outputs += [nbformat.v4.new_output("display_data", bundle(Markdown(text))) for text in shown]
+        cell.outputs += [nbformat.v4.new_output("stream", text=markup)]
     page = page_of([cell], tmp_path)
     page.assert_harmless()
-    assert page.text.count(markup) == 7
+    assert [page.text.count(markup) for markup in HOSTILE] == [7] * len(HOSTILE)
 
 
 def test_a_page_keeps_no_script_and_names_no_other_host(tmp_path):
@@ -144,15 +145,24 @@ def test_index_and_card_of_a_run_with_hostile_names(finished_run, tmp_path):
 
     from helpers.report.results import model_card, write_index
 
-    run = dataclasses.replace(finished_run, path=tmp_path / "run")
+    run = dataclasses.replace(finished_run, path=tmp_path / "<b>&run")
     shutil.copytree(finished_run.path, run.path)
+    (run / "run.yaml").write_text(yaml.safe_dump({**run.record, "hardware": {**run.record["hardware"], "gpu": "<u>"}}))
+    source = finished_run.config.data.model_copy(update={"source": "a`|<b>.jsonl"})
+    run = dataclasses.replace(run, config=run.config.model_copy(update={"data": source}))
     metrics, data = read_json(run / "evaluation/metrics.json"), read_json(run / "data/report.json")
     [task] = metrics["tasks"].values()
     write_json(run / "evaluation/metrics.json", {**metrics, "tasks": dict.fromkeys(HOSTILE, task)})
-    write_json(run / "data/report.json", {**data, "remarks": HOSTILE, "provenance": {"revision": None}})
+    step = {"rule": HOSTILE[0], "rows_in": 1, "rows_out": 0, "reasons": {HOSTILE[1]: 1}}
+    hostile = {"remarks": HOSTILE, "provenance": {"revision": None}, "steps": [step]}
+    write_json(run / "data/report.json", {**data, **hostile})
     index = Page(write_index(run).read_text(encoding="utf-8"))
     card = Page(markdown2html(model_card(run, "adapter").split("---\n", 2)[2]))
     index.assert_harmless()
     for page in (index, card):
         assert [markup for markup in HOSTILE if markup in page.text] == HOSTILE
+        assert "b" not in {tag for tag, _ in page.tags}
+    assert "<b>&run" in index.text
+    assert "on\n<u>" in index.text
+    assert "a`|<b>.jsonl" in card.text
     assert not any("evil" in str(attributes) for _, attributes in card.tags)

@@ -1,6 +1,7 @@
 """Stage 05's figures: what they show, in colour and in grey."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,16 @@ def test_a_token_strip_has_a_box_for_each_piece_and_breaks_lines_at_line_ends_an
     assert "".join(text.get_text() for text in axes.texts) == "Why?↵<think>aaaaaaaa$x$ □</s>"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [kind for _, kind in pieces]
     drawn(drawings.token_strip([]))
+
+
+def test_a_label_strip_is_coloured_where_a_token_is_trained():
+    tokenizer = SimpleNamespace(decode=lambda ids: "abc"[ids[0]])
+    figure = drawings.label_strip([0, 1, 2], [-100, 1, 2], tokenizer)
+    [axes] = drawn(figure)
+    grey, *trained = [patch.get_facecolor() for patch in axes.patches]
+    assert trained[0] == trained[1] != grey
+    counts = ["label -100, not trained (1 tokens)", "trained (2 tokens)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == counts
 
 
 def test_the_pipeline_joins_its_steps():

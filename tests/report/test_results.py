@@ -75,45 +75,26 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def figures_of(metrics):
-    """What a reader must find, from metrics.json: row by row the base's, the tuned's and the difference's figures."""
-    unseen = metrics["validation"]
-    rows = []
-    for base, tuned, delta, interval in (
-        (unseen["base"]["nll"], unseen["tuned"]["nll"], *unseen["paired"].values()),
-        *(tuple(part.values())[1:] for part in unseen["parts"].values()),
-    ):
-        spread = "{:+.3f} to {:+.3f}".format(*interval) if interval else "too few rows for an interval"
-        rows.append([f"{base:.3f}", f"{tuned:.3f}", f"{delta:+.3f} ({spread})"])
-    for key in ("closed", "finished"):
-        base, tuned = (unseen[side][key] for side in ("base", "tuned"))
-        interval = unseen["form"][key]["delta_ci95"]
-        spread = "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval)) if interval else rows[0][2][8:-1]
-        rows.append([f"{base:.0%}", f"{tuned:.0%}", f"{100 * (tuned - base):+.1f} points ({spread})"])
-    medqa, other = metrics["tasks"].values()
-    for task in (medqa, medqa["flagged"]["without"], other):
-        low, high = (100 * end for end in task["paired"]["delta_ci95"])
-        difference = f"{100 * task['paired']['delta']:+.1f} points ({low:+.1f} to {high:+.1f})"
-        rows.append([f"{task[side]['accuracy']:.1%}" for side in ("base", "tuned")] + [difference])
-    return rows
-
-
-def test_there_is_no_headline_before_there_are_metrics(run):
-    assert headline(run) == []
+FEW = "(too few rows for an interval)"
+HEADLINE = [
+    ("Completion NLL, 2 unseen rows (nats a token, lower is better)", "2.500", "2.300", f"-0.200 {FEW}"),
+    ("of it, the reasoning and </think> alone", "2.000", "1.800", f"-0.200 {FEW}"),
+    ("of it, the answer alone", "3.500", "3.300", f"-0.200 {FEW}"),
+    ("Replies that close </think>", "0%", "50%", f"+50.0 points {FEW}"),
+    ("Replies that end by themselves", "50%", "100%", f"+50.0 points {FEW}"),
+    ("Accuracy, medqa (n=4, chance 27%)", "25.0%", "50.0%", "+25.0 points (-100.0 to +100.0)"),
+    ("without 1 flagged as like training rows (n=3)", "33.3%", "33.3%", "+0.0 points (-100.0 to +100.0)"),
+    ("Accuracy, other (n=3, chance 25%)", "0.0%", "100.0%", "+100.0 points (-100.0 to +100.0)"),
+]
+FIGURES = [list(row[1:]) for row in HEADLINE]
 
 
 def test_the_headline_holds_the_figures_of_the_metrics(run):
-    metrics = fill(run)
-    rows = headline(run)
-    assert [list(row[1:]) for row in rows] == figures_of(metrics)
-    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (too few rows for an interval)")
-    assert "2 unseen rows" in rows[0][0]
-    assert "medqa (n=4, chance 27%)" in rows[5][0]
-    assert "without 1 flagged as like training rows (n=3)" in rows[6][0]
-    metrics = fill(run, BASE[:2] * 3 + BASE[2:], TUNED[:2] * 3 + TUNED[2:])
-    rows = headline(run)
-    assert [list(row[1:]) for row in rows] == figures_of(metrics)
-    assert rows[0][1:] == ("2.500", "2.300", "-0.200 (-0.545 to +0.145)")
+    assert headline(run) == []  # there are none yet
+    fill(run)
+    assert headline(run) == HEADLINE
+    fill(run, BASE[:2] * 3 + BASE[2:], TUNED[:2] * 3 + TUNED[2:])
+    assert headline(run)[0][1:] == ("2.500", "2.300", "-0.200 (-0.545 to +0.145)")
 
 
 def test_the_index_of_an_empty_run_says_what_is_to_come(run):
@@ -132,7 +113,7 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
     shown = [row[1:] for row in page.rows if len(row) == 4]
     read = [["closed book", "with passages", "difference (95% interval)"]]
     read.append(["25.0%", "50.0%", "+25.0 points (-10.0 to +60.0)"])
-    assert shown == [["base", "tuned", "difference (95% interval)"], *figures_of(metrics), *read]
+    assert shown == [["base", "tuned", "difference (95% interval)"], *FIGURES, *read]
     assert "quiz: It &lt;helps&gt;." in text
     for verdict in (metrics["validation"]["verdict"], *(task["verdict"] for task in metrics["tasks"].values())):
         assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
@@ -171,43 +152,6 @@ def test_the_index_can_be_written_after_each_stage(run, stages):
     assert [link for link in Page(text).addresses if ":" not in link and not (run / link).is_file()] == []
 
 
-def test_html_inside_values_is_shown_and_not_obeyed(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE.model_copy(update={"gpu": "<u>GPU</u>"}))
-    run = open_run("smoke", tmp_path / "<b>&run")
-    evil = "<img src=x onerror=alert(1)>"
-    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
-    fill(run, base, tuned)
-    text = write_index(run).read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.tags.count("img") == 6  # the pictures
-    assert not {"b", "u"} & set(page.tags)
-    assert "x" not in page.addresses
-    assert html.escape(evil) in text
-    assert "&lt;b&gt;&amp;run" in text
-    assert "&lt;u&gt;GPU" in text
-
-
-def test_a_task_named_like_markup_is_text_in_a_card(tmp_path):
-    from nbconvert.filters.markdown import markdown2html
-
-    run = open_run("smoke", tmp_path / "run", {"data.source": str(file_of(tmp_path, "a`|<b>.jsonl"))})
-    evil = "<img src=x onerror=alert(1)> | [x](javascript:alert(2)) ![](http://a.example/b.png) $\\frac$"
-    base, tuned = ([{**row, "task": row["task"].replace("other", evil)} for row in rows] for rows in (BASE, TUNED))
-    metrics = fill(run, base, tuned)
-    write_model_card(run, run / "README.md")
-    text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
-    page = Page(markdown2html(text))
-    assert not {"img", "b", "script"} & set(page.tags)
-    assert not [address for address in page.addresses if "javascript" in address or "a.example" in address]
-    assert [row[1:] for row in card_rows(text.partition("## Results")[2])[2:]] == figures_of(metrics)
-    write_index(run)  # nor is it a formula in a picture
-
-
-def file_of(folder, name):
-    write_jsonl(folder / name, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
-    return folder / name
-
-
 def card_rows(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
@@ -217,7 +161,7 @@ def test_a_model_card_holds_the_figures_of_the_metrics(run):
     write_model_card(run, run / "adapter/README.md")
     text = (run / "adapter/README.md").read_text(encoding="utf-8")
     results = card_rows(text.partition("## Results")[2])
-    assert [row[1:] for row in results[2:]] == figures_of(metrics)
+    assert [row[1:] for row in results[2:]] == FIGURES
     assert metrics["validation"]["verdict"] in text
     assert f"medqa: {metrics['tasks']['medqa']['verdict']}" in text
     assert "1501 for training, 37 for validation, 41 held back" in text
@@ -240,29 +184,3 @@ def test_a_model_card_without_results_says_so(run):
     for word in ("None", "Undefined", "{{", "{%"):
         assert word not in text.partition("## Results")[2]
     assert card_rows(text.partition("## Results")[2]) == []
-
-
-def test_a_model_cards_head_is_the_hubs(run, tmp_path):
-    import yaml
-
-    write_model_card(run, run / "README.md")
-    _, head, _ = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    head = yaml.safe_load(head)
-    assert (head["library_name"], head["language"], head["license"]) == ("peft", "en", "apache-2.0")
-    embedded = open_run("laptop", tmp_path / "laptop")
-    write_model_card(embedded, embedded / "README.md")
-    _, head, _ = (embedded / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    assert yaml.safe_load(head)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def test_a_users_own_file_is_named_in_the_card_without_its_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
-    source = tmp_path / "secret folder/rows.jsonl"
-    write_jsonl(source, [{"Question": "Q", "Complex_CoT": "C", "Response": "A"}] * 2)
-    run = open_run("smoke", tmp_path / "run", {"data.source": str(source)})
-    fill(run)
-    write_model_card(run, run / "README.md")
-    text = (run / "README.md").read_text(encoding="utf-8")
-    assert "Source: `rows.jsonl`" in text
-    assert "secret folder" not in text
-    assert "synthetic" not in text

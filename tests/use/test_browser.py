@@ -26,7 +26,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 expect = playwright.expect
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
@@ -231,15 +231,6 @@ def test_a_reader_without_a_slot_waits_for_one_and_can_leave(visit, reply):
     expect(leaving.get_by_text("tokens a second")).to_have_count(0)
 
 
-def test_a_few_readers_at_once_each_get_their_own_reply(visit):
-    pages = {f"Question {number}?": visit() for number in range(3)}
-    for question, page in pages.items():
-        send(page, question)
-    for question, page in pages.items():
-        expect(page.get_by_text(SPEED)).to_have_count(2)
-        expect(page.get_by_test_id("stText").filter(has_text="Question")).to_have_text([question])
-
-
 MARKUP = (
     "<b>bold</b> <script>alert(1)</script> <img src=http://evil.example/a.png onerror=alert(2)> "
     "![x](http://evil.example/b.png) [y](javascript:alert(3)) $1$ :red[z]"
@@ -265,12 +256,13 @@ def test_markup_of_readers_and_models_is_text_and_loads_nothing(visit, reply):
 # ------------------------------------------------------------------------------------------------------------ the looks
 
 
-@pytest.mark.parametrize("path", ["evaluation", "predictions"])
-def test_a_page_opens_and_fits_a_phone(visit, path):
-    fits(visit(path, viewport=PHONE))
-
-
-def test_the_page_that_asks_fits_a_phone_even_with_long_words(visit, reply):
+def test_the_pages_fit_a_phone_even_with_long_words(visit, reply):
+    fits(visit("predictions", viewport=PHONE))
+    page = visit("evaluation", viewport=PHONE)
+    fits(page)
+    run = page.frame_locator("iframe")
+    expect(run.get_by_role("heading", name="Did it help?")).to_be_visible()
+    assert run.locator("html").evaluate("page => page.scrollWidth <= page.clientWidth")
     page = visit(viewport=PHONE)
     reply([{"content": f"{'A' * 300}</think>"}, {"content": "B" * 300}])
     send(page, "C" * 300)

@@ -92,10 +92,10 @@ class Hub:
             modes = {name: "lfs" if name.endswith(large) else "regular" for name in files}
             return 200, {"files": [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in modes.items()]}
         if path.endswith(".git/info/lfs/objects/batch"):
-            upload = {"upload": {"href": f"{self.address}/blobs"}}
-            objects = [{**thing, "actions": upload} for thing in json.loads(body)["objects"]]
-            for thing in objects:
-                thing["actions"] = {"upload": {"href": f"{self.address}/blobs/{thing['oid']}"}}
+            objects = [
+                {**thing, "actions": {"upload": {"href": f"{self.address}/blobs/{thing['oid']}"}}}
+                for thing in json.loads(body)["objects"]
+            ]
             return 200, {"transfer": "basic", "objects": objects}
         if method == "PUT" and path.startswith("/blobs/"):
             self.blobs[path.removeprefix("/blobs/")] = body
@@ -268,7 +268,10 @@ def test_paths_on_this_machine_are_not_sent(tmp_path, hub, tokenizer):
     sent = json.loads(hub.sent("me/model")["adapter_config.json"])
     assert sent == {**adapter, "base_model_name_or_path": "base-model"}
     assert json.loads(hub.sent("me/model-merged")["config.json"])["_name_or_path"] == "base-model"
-    card = data_of(hub.sent("me/model")["README.md"])
+    text = hub.sent("me/model")["README.md"]
+    assert b"Source: `rows.jsonl`" in text
+    assert b"synthetic teaching cases" not in text
+    card = data_of(text)
     assert (card.license, card.base_model, card.get("base_model_relation")) == ("other", None, None)
     assert read_json(run / "adapter/adapter_config.json") == adapter
 
@@ -316,25 +319,22 @@ def test_what_the_hub_refuses_is_one_line(run, hub, where):
     if where == "/api/repos/create":  # the library then looks whether the repository exists
         hub.refusals["/api/models/me/model"] = (404, {})
     line = one_line(run)
-    assert line.startswith("cannot push to me/model: the token may not write there (HTTP 403")
+    assert line.startswith("cannot push to me/model: ")
+    assert "403 Forbidden" in line
     assert where == "/blobs/" or "pass a write token" in line
     assert hub.commits == {}
 
 
 @pytest.mark.parametrize(
-    ("path", "answer", "line"),
+    ("path", "answer", "why"),
     [
-        ("/api/", (401, {"error": "Invalid password."}), "the token is not valid (HTTP 401: Invalid password.)"),
-        (
-            "/api/validate-yaml",
-            (400, {"errors": [{"message": '"license" must be listed'}]}),
-            '"license" must be listed',
-        ),
+        ("/api/", (401, {"error": "Invalid password."}), "Invalid password."),
+        ("/api/validate-yaml", (400, {"errors": [{"message": '"license" is wrong'}]}), '"license" is wrong'),
     ],
 )
-def test_a_refused_token_or_card_is_explained(run, hub, path, answer, line):
+def test_a_refused_token_or_card_is_explained(run, hub, path, answer, why):
     hub.refusals = {path: answer}
-    assert line in one_line(run)
+    assert why in one_line(run)
 
 
 def test_without_a_network_the_command_ends_with_one_line_and_status_2(run, hub, cli, monkeypatch):
@@ -342,7 +342,8 @@ def test_without_a_network_the_command_ends_with_one_line_and_status_2(run, hub,
     result = cli("push", "me/model", "--run-dir", run.path)
     assert (result.status, result.out) == (2, "")
     [line] = result.err.splitlines()
-    assert line.startswith("error: cannot push to me/model: the hub cannot be reached")
+    assert line.startswith("error: cannot push to me/model: ")
+    assert "refused" in line
 
 
 def test_the_command_takes_the_newest_run_and_names_it(run, hub, cli, monkeypatch):
@@ -352,14 +353,11 @@ def test_the_command_takes_the_newest_run_and_names_it(run, hub, cli, monkeypatc
     assert (named.err, newest.err) == ("", f"run folder {run.path}\n")
 
 
-@pytest.mark.parametrize("name", ["model", "me/mo del"])
-def test_a_name_that_is_none(run, hub, name):
-    assert name in one_line(run, name)
-    assert hub.requests == []
-
-
-def test_a_form_that_is_none(run):
+def test_a_name_or_a_form_that_is_none(run, hub):
+    for name in ("model", "me/mo del"):
+        assert name in one_line(run, name)
     assert one_line(run, "me/model", ["ggfu"]).endswith("did you mean 'gguf'?")
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -380,34 +378,27 @@ def test_a_form_that_the_run_does_not_have(run, hub, kind, lacks, stage):
 # ----------------------------------------------------------------------------------------------------------- the card
 
 
-def test_the_model_index_is_that_of_the_metrics(run, hub):
-    figures = measured(run)
-    push_to_hub(run, "me/model", ALL)
-    for name in hub.commits:
-        data = data_of(hub.sent(name)["README.md"])
-        assert data.model_name == name.split("/")[-1]
-        loss, sample, medqa = data.eval_results
-        assert [result.metric_value for result in data.eval_results] == list(figures.values())
-        assert [result.metric_type for result in data.eval_results] == ["loss", "accuracy", "accuracy"]
-        assert loss.metric_name == "Completion NLL, nats a token, 9 rows"
-        assert (sample.dataset_type, sample.dataset_split) == ("sample", None)
-        assert (medqa.dataset_type, medqa.dataset_split) == ("GBaker/MedQA-USMLE-4-options", "test")
-        assert medqa.dataset_revision == "c0ffee"
-        assert medqa.metric_name == "Accuracy, 8 questions, 95% interval 20.0% to 50.0%"
-
-
-def test_every_form_says_what_it_is_made_of(tmp_path, hub, tokenizer):
+def test_every_form_says_what_it_is_made_of_and_what_was_measured(tmp_path, hub, tokenizer):
     run = make(tmp_path / "run", tokenizer, {"data.source": "hub", "model.name": R1})
-    measured(run)
+    figures = measured(run)
     push_to_hub(run, "me/model", ALL)
     cards = [data_of(hub.sent(name)["README.md"]) for name in hub.commits]
     assert [card.base_model for card in cards] == [R1, R1, "me/model-merged"]
     assert [card.get("base_model_relation") for card in cards] == ["adapter", "finetune", "quantized"]
     assert [card.library_name for card in cards] == ["peft", "transformers", "gguf"]
-    for card in cards:
+    for name, card in zip(hub.commits, cards, strict=True):
+        assert card.model_name == name.split("/")[-1]
         assert card.datasets == ["FreedomIntelligence/medical-o1-reasoning-SFT"]
         assert (card.license, card.language, card.pipeline_tag) == ("llama3.1", "en", "text-generation")
         assert {"medical", "reasoning", "sft"} < set(card.tags)
+        loss, sample, medqa = card.eval_results
+        assert [result.metric_value for result in card.eval_results] == list(figures.values())
+        assert [result.metric_type for result in card.eval_results] == ["loss", "accuracy", "accuracy"]
+        assert loss.metric_name == "Completion NLL, nats a token, 9 rows"
+        assert (sample.dataset_type, sample.dataset_split) == ("sample", None)
+        assert (medqa.dataset_type, medqa.dataset_split) == ("GBaker/MedQA-USMLE-4-options", "test")
+        assert medqa.dataset_revision == "c0ffee"
+        assert medqa.metric_name == "Accuracy, 8 questions, 95% interval 20.0% to 50.0%"
     text = hub.sent("me/model")["README.md"].decode("utf-8")
     for words in ("MIT for DeepSeek's weights", "Llama 3.1 Community License", "Built with Llama", "CC BY 4.0"):
         assert words in text
@@ -445,27 +436,20 @@ def test_a_base_in_a_folder_is_named_by_the_setting_and_under_its_licence(tmp_pa
 @pytest.mark.parametrize(
     ("settings", "config", "code", "words"),
     [
-        ({}, None, "en", "The training rows are in English."),
         ({"data.source": "hub"}, None, "en", "The training rows are in English."),  # a folder from before data.config
-        ({"data.source": "hub"}, "zh_mix", "zh", "The training rows are in Chinese."),
         ({"data.source": "FreedomIntelligence/Medical-R1-Distill-Data-Chinese"}, "zh", "zh", "rows are in Chinese."),
         ({"data.source": "a/b"}, "default", None, "fine-tuning and evaluation. What"),
     ],
 )
-def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(
-    tmp_path, tokenizer, settings, config, code, words
-):
-    run = make(tmp_path / "run", tokenizer)
+def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(run, settings, config, code, words):
     run = Run(run.path, Config.resolve("smoke", settings))
     measured(run)
     report = read_json(run / "data/report.json")
     write_json(run / "data/report.json", {**report, "provenance": {**report["provenance"], "config": config}})
     card = model_card(run, "adapter", "me/model")
-    assert data_of(card).to_dict().get("language") == code
+    assert (data_of(card).to_dict().get("language"), "English" in card) == (code, code == "en")
     assert words in " ".join(card.split())
-    assert ("English" in card) == (code == "en")
-    if source := settings.get("data.source"):
-        assert data_of(card).datasets == ([hub_dataset(source)] if hub_dataset(source) else None)
+    assert data_of(card).datasets == [hub_dataset(settings["data.source"])]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +468,7 @@ def test_each_form_has_a_card_in_its_folder(run):
     for kind, form in KINDS.items():
         write_model_card(run, run / form.folder / "README.md", kind)
         text = (run / form.folder / "README.md").read_text(encoding="utf-8")
-        assert data_of(text).library_name == form.library
+        assert (data_of(text).library_name, data_of(text).language) == (form.library, "en")
         assert "Not for clinical use" in text
         assert not {"model-index", "model_name"} & data_of(text).to_dict().keys()  # not evaluated yet
 
@@ -496,14 +480,11 @@ def code(card, language):
     return re.findall(f"```{language}\n(.*?)```", card, re.DOTALL)
 
 
-@pytest.mark.parametrize(("profile", "style"), [("smoke", "native"), ("laptop", "plain")])
-def test_the_prompt_of_the_card_is_that_of_training(tmp_path, profile, style, r1_tokenizer, smollm_tokenizer):
-    run = open_run(profile, tmp_path / "run", {"model.prompt_style": style})
-    tokenizer = {"smoke": r1_tokenizer, "laptop": smollm_tokenizer}[profile]
+def test_the_prompt_of_the_card_is_that_of_training(tmp_path, smollm_tokenizer):
+    run = open_run("laptop", tmp_path / "run", {"model.prompt_style": "plain"})
     parts = {name: json.loads(text) for name, text in prompt_parts(run).items()}
-    prompt = build_prompt(tokenizer, parts["question"], style)
-    assert parts["before"] + parts["question"] + parts["after"] == prompt
-    assert (tokenizer.bos_token or "") + parts["whole"] == prompt
+    prompt = build_prompt(smollm_tokenizer, parts["question"], "plain")
+    assert parts["before"] + parts["question"] + parts["after"] == parts["whole"] == prompt  # it has no first token
 
 
 def test_the_pythons_of_the_cards_run(tmp_path, capsys, r1_tokenizer):

@@ -6,12 +6,12 @@ from libraries import document, library_of
 
 from helpers import InputError
 from helpers.files import read_jsonl
+from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.prompts.passages import LEAD, with_passages
+from helpers.prompts.passages import with_passages
 from helpers.run_dir import open_run
-from helpers.use.ask import Answerer
-from helpers.use.client import MAX_QUESTION, Ended
-from helpers.use.sources import find_index, looked_up_once, open_book, with_sources
+from helpers.use.client import MAX_QUESTION
+from helpers.use.sources import find_index, open_book, source_lines, unknown_citations
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +44,57 @@ def test_passages_that_are_too_much_for_a_question_are_left_out(tmp_path):
     assert len(with_passages("zebra ".ljust(10, "x"), more)) > MAX_QUESTION
 
 
-def echoing(checked):
-    def rows(questions):
-        return ({"reply": f"{question}</think>[1] and [9]", "closed": True} for question in questions)
+# --------------------------------------------------------------------------------------------------- what a reply cites
 
-    return Answerer("m", lambda question: iter([Ended(question, True, 1, 1.0, 0.1)]), rows, checked.append)
+THREE = [
+    Passage("The heart beats.", "Heart > Beat", "m1", "CC BY 4.0", address="https://there/m1"),
+    Passage("The liver.", "Liver", "m2", ""),
+    Passage("The spleen.", "", "m3", "CC0"),
+]
 
 
-def test_an_answerer_with_sources_looks_each_question_up(index):
-    checked, before = [], len(index.asked)
-    answerer = with_sources(echoing(checked), looked_up_once(index, 1), "1 passages of 8 documents")
-    heart, none = answerer.rows(["The heart?", "zebra"])
-    assert heart["sources"] == [{"source": "heart", "title": heart["sources"][0]["title"], "address": ""}]
-    assert heart["reply"].startswith(LEAD)
-    assert (heart["unknown_citations"], none["unknown_citations"]) == ([9], [1, 9])
-    assert (none["sources"], none["reply"]) == ([], "zebra</think>[1] and [9]")
-    [end] = answerer.stream("The heart?")
-    answerer.check("The heart?")
-    assert index.asked[before:] == ["The heart?", "zebra"]  # once each
-    assert end.text == checked[0] == open_book(index, "The heart?", 1)[0]
-    assert answerer.made_by == "m, with 1 passages of 8 documents"
+@pytest.mark.parametrize(
+    ("answer", "unknown"),
+    [
+        ("It beats [1], and it is brown [2][3].", []),
+        ("As in [7].", [7]),
+        ("As in [1, 9].", [9]),
+        ("As in [ 9 ] and [4;8].", [4, 8, 9]),
+        ("As in [0], [12,5] and [5].", [0, 5, 12]),
+        ("As in [1-3], [2–3] and [ 1 — 2 ].", []),
+        ("As in [2-5], or [1, 3–4; 9].", [4, 5, 9]),
+        ("As in [5-4] and [6 and 7], & [2&8].", [4, 5, 6, 7, 8]),
+        ("As in [^1], [^4], [citation:2][citation:5], [Source 6], [passages 1, 7], 【8】.", [4, 5, 6, 7, 8]),
+        ("In [2019], [2019-2021] and [a], of [1.5], [3 mg] and 7.", []),
+        ("First (1) rest, (4) ice and (9-11) walks.", []),
+        ("", []),
+    ],
+)
+def test_citations_that_no_passage_has(answer, unknown):
+    assert unknown_citations(f"Thought.</think>{answer}", THREE) == unknown
+
+
+def test_a_thought_may_cite_anything():
+    assert unknown_citations("Is it [7]?</think>No, [1].", THREE) == []
+    assert unknown_citations("Is it [7]? It never ends", THREE) == []
+    assert unknown_citations("Is it [7]?</think>Yes, [7].", []) == [7]
+
+
+def test_a_source_line_has_number_title_source_licence_and_link():
+    assert source_lines(THREE, "Thought.</think>[1].") == [
+        "[1] Heart > Beat (m1, CC BY 4.0, https://there/m1)",
+        "[2] Liver (m2, licence not stated)",
+        "[3] untitled (m3, CC0)",
+    ]
+
+
+def test_a_citation_that_is_in_none_is_said_after_the_sources():
+    lines = source_lines(THREE, "Thought.</think>[4], [1, 9].")
+    assert lines[3:] == ["[4], [9]: cited in the answer, but no passage has this number"]
+    assert source_lines(THREE, "A.</think>[1-20]")[3].endswith(
+        "[12], [13] and 7 more: cited in the answer, but no passage has this number"
+    )
+    assert source_lines([], "A.</think>B.") == ["no passage was found for this question"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the index

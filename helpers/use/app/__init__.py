@@ -1,13 +1,14 @@
 """The Streamlit app: a page to ask base and tuned model side by side, one with the evaluation, one with its replies."""
 
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from helpers import InputError
 from helpers.run_dir import Run, find_run, newest_run
-from helpers.use.app import ask
 from helpers.use.app.parts import escaped
 
 
@@ -16,14 +17,14 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
     st.set_page_config(page_title="ai-doctor", page_icon="🩺", layout="wide")
     try:
         run = choose_run(run_dir)
-        pages = {
-            "Ask": (partial(ask.show, run, at_once), "chat"),
-            "Evaluation": (partial(_evaluation, run), "monitoring"),
-            "Predictions": (partial(_predictions, run), "compare_arrows"),
-        }
+        pages = [
+            ("ask", "chat", run, at_once),
+            ("evaluation", "monitoring", run),
+            ("predictions", "compare_arrows", run),
+        ]
         st.navigation(
-            [st.Page(page, title=title, icon=f":material/{icon}:", url_path=title.lower(), default=title == "Ask")
-             for title, (page, icon) in pages.items()]
+            [st.Page(partial(_draw, name, *shown), title=name.title(), icon=f":material/{icon}:", url_path=name,
+                     default=name == "ask") for name, icon, *shown in pages]
         ).run()  # fmt: skip
     except InputError as error:
         st.error(escaped(str(error)))
@@ -40,14 +41,6 @@ def choose_run(run_dir: str | None) -> Run | None:
     return run
 
 
-# The two pages below bring SciPy and matplotlib, for which the first one need not wait.
-def _evaluation(run: Run | None) -> None:
-    from helpers.use.app import evaluation
-
-    evaluation.show(run)
-
-
-def _predictions(run: Run | None) -> None:
-    from helpers.use.app import predictions
-
-    predictions.show(run)
+def _draw(name: str, *shown: Any) -> None:
+    """A page, whose module is imported only now: those with figures bring SciPy and matplotlib."""
+    import_module(f"helpers.use.app.{name}").show(*shown)

@@ -8,15 +8,13 @@ import streamlit as st
 
 from helpers import InputError
 from helpers.config import Config, GenerationSettings
-from helpers.prompts.families import END_THINK
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.citations import source_line, unknown_citations
 from helpers.use.client import MAX_QUESTION, check_question
-from helpers.use.sources import find_index, open_book
+from helpers.use.sources import find_index, open_book, source_line, source_lines
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1
@@ -139,9 +137,8 @@ def _sources(turn: Turn) -> None:
                 plain(source_line(n, each))
                 plain(each.text)
         for side, reply in turn.replies.items():
-            if unknown := unknown_citations(f"{END_THINK}{reply.answer}", turn.passages):
-                numbers = ", ".join(f"[{n}]" for n in unknown)
-                st.warning(f"The {side} model cites {escaped(numbers)}, which no passage has.")
+            for line in source_lines(turn.passages, reply.text)[len(turn.passages) :]:
+                st.warning(escaped(f"{NAMES[side]}: {line}"))
 
 
 def _panels(turn: Turn, expanded: bool) -> dict[str, Panel]:
@@ -156,4 +153,4 @@ def _panels(turn: Turn, expanded: bool) -> dict[str, Panel]:
 
 def _draw(turn: Turn, panels: dict[str, Panel]) -> None:
     for side, reply in turn.replies.items():
-        panels[side].draw(reply.thinking, reply.answer, reply.remark(), reply.over)
+        panels[side].draw(reply.text, reply.remark(), reply.over)

@@ -26,17 +26,11 @@ def sides(run: Run | None) -> list[str]:
 
 def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
     """The named server of a side, else llama.cpp in this process."""
-    address = os.environ.get(ENDPOINTS[side])
-    if address:
-        return _named(address)
+    if address := os.environ.get(ENDPOINTS[side]):
+        url, model = urldefrag(address)
+        return Endpoint(url, key_for(url), model)
     file = serving.gguf_file(run, side)
     return _started(run, side, parallel, str(run and run.path), str(file), file.stat().st_mtime_ns)[0]
-
-
-@st.cache_resource(show_spinner=False)
-def _named(address: str) -> Endpoint:
-    url, model = urldefrag(address)
-    return Endpoint(url, key_for(url), model)
 
 
 @st.cache_resource(max_entries=2, on_release=lambda started: started[1].close(), show_spinner="Loading the model …")
@@ -59,9 +53,9 @@ def slot(slots: int) -> Iterator[None]:
     """One of `slots` concurrent questions, first come, first served; InputError when none becomes free in time."""
     changed, asked = _queue(slots)
     note, deadline, reader = st.empty(), time.monotonic() + WAIT_SECONDS, object()
+    with changed:
+        asked.append(reader)
     try:
-        with changed:
-            asked.append(reader)
         while (before := _before(changed, asked, reader, slots)) >= 0:
             if time.monotonic() > deadline:
                 raise InputError(f"no free slot (at most {slots} concurrent): try again shortly")
@@ -71,8 +65,7 @@ def slot(slots: int) -> Iterator[None]:
         yield
     finally:
         with changed:
-            if reader in asked:
-                asked.remove(reader)
+            asked.remove(reader)
             changed.notify_all()
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import streamlit as st
 
+from helpers.prompts.encoding import split_reasoning
+
 NO_ADVICE = (
     "To learn how language models behave. Not medical advice: what they write may be false, and nobody checks it."
 )
@@ -38,9 +40,10 @@ class Panel:
         st.markdown("**Answer**")
         self._answer, self._remark = st.empty(), st.empty()
 
-    def draw(self, thinking: str, answer: str, remark: str, over: bool = True) -> None:
+    def draw(self, reply: str, remark: str = "", over: bool = True) -> None:
         """`over`: no more will come, so that a missing part is missing for good."""
+        parts = split_reasoning(reply)
         missing = "None: nothing follows the reasoning." if over else "…"
-        plain(thinking or ("None." if over else "…"), self._thinking)
-        plain(answer, self._answer) if answer else self._answer.caption(missing)
+        plain(parts.thinking or ("None." if over else "…"), self._thinking)
+        plain(parts.answer, self._answer) if parts.answer else self._answer.caption(missing)
         self._remark.caption(escaped(remark))

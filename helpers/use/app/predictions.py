@@ -6,7 +6,6 @@ import streamlit as st
 
 from helpers.evaluation.metrics import SIDES, side_by_side
 from helpers.files import read_jsonl
-from helpers.prompts.encoding import split_reasoning
 from helpers.run_dir import Run
 from helpers.use.app.evaluation import changed
 from helpers.use.app.parts import Panel, escaped, heading, plain
@@ -62,5 +61,4 @@ def _pair(pair: dict[str, Any]) -> None:
             plain(pair["right"])
     for side, column in zip(SIDES, st.columns(2), strict=True):
         with column:
-            parts = split_reasoning(pair[side])
-            Panel(side, expanded=True).draw(parts.thinking, parts.answer, "")
+            Panel(side, expanded=True).draw(pair[side])

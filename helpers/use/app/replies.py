@@ -9,9 +9,8 @@ from itertools import islice
 from helpers import InputError
 from helpers.config import GenerationSettings
 from helpers.knowledge.documents import Passage
-from helpers.prompts.encoding import split_reasoning
 from helpers.sources.tables import brief
-from helpers.use.client import Ended, Endpoint, Piece
+from helpers.use.client import Ended, Endpoint
 
 PATIENCE_SECONDS = 10.0
 
@@ -20,8 +19,7 @@ PATIENCE_SECONDS = 10.0
 class Reply:
     """One model's reply so far. `over`: no more will come; `error`: why it broke off."""
 
-    thinking: str = ""
-    answer: str = ""
+    text: str = ""
     over: bool = False
     ended: Ended | None = None
     error: str = ""
@@ -82,7 +80,10 @@ def _read(reply: Reply, endpoint: Endpoint, turn: Turn, stopped: threading.Event
     try:
         with closing(endpoint.stream(turn.text, turn.settings)) as stream:
             for piece in islice(stream, limit):
-                _add(reply, piece)
+                if isinstance(piece, Ended):
+                    reply.text, reply.ended = piece.text, piece
+                else:
+                    reply.text += piece
                 if stopped.is_set():
                     break
     except Exception as error:  # whatever it is, the page must show it and not wait on
@@ -91,13 +92,3 @@ def _read(reply: Reply, endpoint: Endpoint, turn: Turn, stopped: threading.Event
             raise
     finally:
         reply.over = True
-
-
-def _add(reply: Reply, piece: Piece | Ended) -> None:
-    if isinstance(piece, Ended):
-        parts = split_reasoning(piece.text)
-        reply.thinking, reply.answer, reply.ended = parts.thinking, parts.answer, piece
-    elif piece.kind == "thinking":
-        reply.thinking += piece.text
-    else:
-        reply.answer += piece.text
