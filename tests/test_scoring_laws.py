@@ -7,8 +7,7 @@ from itertools import permutations, product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS
-from test_scoring_forms import VITAMINS
+from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS, VITAMINS
 
 from helpers.scoring import extract_choice
 
