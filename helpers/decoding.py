@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import util
-from itertools import takewhile
+from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    DynamicCache,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.llama import modeling_llama
 
 from helpers.config import GenerationSettings
 from helpers.losses import left_padded
@@ -83,7 +81,7 @@ class LayerCache(CacheLayerMixin):
         self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=write_pos.device) for _ in range(2))
         self.write_pos, self.kv_len, self.is_initialized = write_pos, shape[2], True
 
-    def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
+    def lazy_initialization(self, *_: Any) -> None:
         """Allocated in __init__."""
 
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
@@ -117,12 +115,11 @@ class Batch:
         # Enough for any reply whose first position lies in the first block.
         positions = (-(-(max(map(len, prompts)) + self.limit + STEPS) // self.block) + 1) * self.block
         device, config = model.device, model.config.get_text_config()
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_key_value_heads, positions, size)
-        most = _rows_that_fit(2 * config.num_hidden_layers * math.prod(shape), model)
-        rows = min(settings.batch_size, len(prompts), most)
+        size, layers = getattr(config, "head_dim", None), config.num_hidden_layers
+        shape = (config.num_key_value_heads, positions, size or config.hidden_size // config.num_attention_heads)
+        rows = min(settings.batch_size, len(prompts), _rows_that_fit(2 * layers * math.prod(shape), model))
         self.cursor, self.write_pos = 0, torch.zeros(1, dtype=torch.long, device=device)
-        self.layers = [LayerCache((rows, *shape), self.write_pos, model.dtype) for _ in range(config.num_hidden_layers)]
+        self.layers = [LayerCache((rows, *shape), self.write_pos, model.dtype) for _ in range(layers)]
         # The attention mask is added to the scores: 0 where a row attends.
         self.mask_value = torch.finfo(model.dtype).min
         self.mask = torch.full((rows, 1, 1, positions), self.mask_value, dtype=model.dtype, device=device)
@@ -149,9 +146,9 @@ class Batch:
         if spare < self.block:
             return
         halves = [(half, 2) for layer in self.layers for half in (layer.keys, layer.values)]
-        for part, positions in (*halves, (self.mask, 3), (self.history, 1)):
-            kept = part.shape[positions] - spare
-            part.narrow(positions, 0, kept).copy_(part.narrow(positions, spare, kept).clone())
+        for part, dim in (*halves, (self.mask, 3), (self.history, 1)):
+            kept = part.shape[dim] - spare
+            part.narrow(dim, 0, kept).copy_(part.narrow(dim, spare, kept).clone())
         self.mask[..., -spare:] = self.mask_value
         self.active = {row: (i, a - spare, b - spare) for row, (i, a, b) in self.active.items()}
         self._set_cursor(self.cursor - spare)
@@ -195,10 +192,9 @@ class Batch:
 
     def _prefill_prefix(self) -> list[Any]:
         """[(keys, values)] by layer of the prefix that all prompts share."""
-        first = self.prompts[0]
-        shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.prompts, strict=False)))
+        prefix = commonprefix(self.prompts)  # noqa: RUF071 (these are not paths)
         # At least one token of each prompt is left for its own prefill, which gives the first logits.
-        ids = torch.tensor([first[: min(shared, min(map(len, self.prompts)) - 1)]], device=self.model.device)
+        ids = torch.tensor([prefix[: min(map(len, self.prompts)) - 1]], device=self.model.device)
         cache = DynamicCache(config=self.model.config)
         if ids.shape[1]:
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -282,57 +278,43 @@ def _rows_that_fit(numbers: int, model: Any) -> int:
 
 
 @contextmanager
-def grouped_attention(model: Any) -> Iterator[None]:
-    """In the block, attention with one new token a row goes by groups of heads, without repeating keys and values."""
-    AttentionInterface.register("grouped_sdpa", _grouped_attention)
-    AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
-    before = model.config._attn_implementation
-    model.set_attn_implementation("grouped_sdpa")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-@contextmanager
 def quick_layers(model: Any) -> Iterator[None]:
     """In the block, layers are set up for one new token a row: grouped attention, and fast products for the device.
 
     Elsewhere the model computes as it was loaded, so that its losses do not depend on earlier replies.
     """
-    methods_before = [(part.__dict__, part.__dict__.get("forward")) for part in model.modules()]
-    with grouped_attention(model), _fused_kernels(model) if model.device.type == "cuda" else _thin_products(model):
-        try:
-            yield
-        finally:
-            for attributes, forward in methods_before:
-                attributes.pop("forward", None)
-                if forward is not None:
-                    attributes["forward"] = forward
-
-
-@contextmanager
-def _fused_kernels(model: Any) -> Iterator[None]:
-    """Llama's norms, rotary embeddings and SwiGLU by Liger's kernels, if installed: one launch, not about ten."""
-    if model.config.model_type != "llama" or not util.find_spec("liger_kernel"):
-        yield
-        return
-    # It warns of every kind of GPU whose kernels it cannot import.
-    logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-    # It replaces names in transformers' module, beside methods of this model's layers.
-    names = vars(sys.modules["transformers.models.llama.modeling_llama"])
-    before = dict(names)
-    apply_liger_kernel_to_llama(model=model, fused_linear_cross_entropy=False)
+    attention, llama = model.config._attn_implementation, dict(vars(modeling_llama))
+    methods = [(part.__dict__, part.__dict__.get("forward")) for part in model.modules()]
     try:
+        model.set_attn_implementation("grouped_sdpa")
+        if model.device.type == "cuda":
+            _fuse_kernels(model)
+        else:
+            _thin_products(model)
         yield
     finally:
-        names.update(before)
+        model.set_attn_implementation(attention)
+        vars(modeling_llama).update(llama)
+        for attributes, forward in methods:
+            attributes.pop("forward", None)
+            if forward is not None:
+                attributes["forward"] = forward
 
 
-@contextmanager
-def _thin_products(model: Any) -> Iterator[None]:
+def _fuse_kernels(model: Any) -> None:
+    """Llama's norms, rotary embeddings and SwiGLU by Liger's kernels, if installed: one launch, not about ten.
+
+    It replaces methods of this model's layers, and names in transformers' module.
+    """
+    if model.config.model_type == "llama" and util.find_spec("liger_kernel"):
+        # It warns of every kind of GPU whose kernels it cannot import.
+        logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+        apply_liger_kernel_to_llama(model=model, fused_linear_cross_entropy=False)
+
+
+def _thin_products(model: Any) -> None:
     """Linear layers on a CPU as (W x')' in place of x W', for one token a row and at least 16 rows.
 
     The same sums: a quarter less time for the 135M model's matrices and half for its head (float32, two AMD cores).
@@ -340,7 +322,6 @@ def _thin_products(model: Any) -> Iterator[None]:
     for part in model.modules():
         if type(part) is torch.nn.Linear and part.bias is None:
             part.forward = partial(_thin_product, part)
-    yield
 
 
 def _thin_product(layer: Any, x: Any) -> Any:
@@ -356,11 +337,13 @@ def _grouped_attention(
 
     `query` is (batch, heads, 1, size), `key` and `value` are (batch, KV heads, positions, size).
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     batch, heads, length, size = query.shape
     if length > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     grouped = query.view(batch, key.shape[1], heads // key.shape[1], size)
     output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(batch, 1, heads, size), None
+
+
+AttentionInterface.register("grouped_sdpa", _grouped_attention)
+AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)

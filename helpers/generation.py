@@ -8,13 +8,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.generation.streamers import BaseStreamer
+
 from helpers.config import GenerationSettings
-from helpers.decoding import can_decode, decode, grouped_attention
+from helpers.decoding import can_decode, decode, quick_layers
 from helpers.files import write_text
 from helpers.losses import causal_model, left_padded
 from helpers.machine import is_main_process, process_rank, world_size
@@ -70,7 +73,7 @@ def generate(
             def done(i: int, tokens: list[int]) -> None:
                 nonlocal decoded
                 made[i] = tokens
-                decoded += _length(ends, tokens)[0]
+                decoded += len(tokens)
                 file.write(json.dumps([i, tokens]) + "\n")
                 file.flush()
 
@@ -95,11 +98,13 @@ def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
     They are all in the one file afterwards, without those for other inputs and what a kill or a power cut spoilt.
     """
     first = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    lines = _lines(path) if path.is_file() else []
-    replies = _whole(lines[1:]) if lines[:1] == [first] else {}
     parts = list(path.parent.glob(f"{glob.escape(path.name)}.*"))
-    for part in parts if lines[:1] == [first] else ():  # the processes added to what this file holds
-        replies |= _whole(_lines(part))
+    replies: dict[int, list[int]] = {}
+    if path.is_file() and _lines(path)[:1] == [first]:
+        for lines in (_lines(path)[1:], *map(_lines, parts)):
+            with suppress(ValueError, TypeError):  # up to the first line that is no reply
+                for i, tokens in map(json.loads, lines):
+                    replies[i] = tokens
     wait_for_all()  # have read them
     if is_main_process():
         write_text(path, "".join(line + "\n" for line in [first, *map(json.dumps, replies.items())]))
@@ -111,16 +116,6 @@ def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-
-
-def _whole(lines: Sequence[str]) -> dict[int, list[int]]:
-    """Replies up to the first line that is none."""
-    replies = {}
-    with suppress(ValueError, TypeError):
-        for line in lines:
-            i, tokens = json.loads(line)
-            replies[i] = tokens
-    return replies
 
 
 def generate_in_batches(
@@ -138,45 +133,28 @@ def generate_in_batches(
 
     `more` is passed to `model.generate`. A row whose reply has ended waits for the longest reply of its batch.
     """
-    import torch
-    from transformers.generation.streamers import BaseStreamer
-
-    class Rows(BaseStreamer):
-        def __init__(self, batch: Sequence[int]) -> None:
-            self.batch, self.working = batch, {i: [] for i in batch}
-
-        def put(self, value: Any) -> None:
-            if value.dim() == 1:  # the prompts come first, as a matrix
-                for i, token in zip(self.batch, value.tolist(), strict=True):
-                    if i in self.working:
-                        self.working[i].append(token)
-                        if token in ends:
-                            done(i, self.working.pop(i))
-                self.look()
-
-        def end(self) -> None:
-            for i in list(self.working):
-                done(i, self.working.pop(i))
-            self.look()
-
-        def look(self) -> None:
-            if look:
-                look({i: len(tokens) for i, tokens in self.working.items()})
-
     ends = end_tokens(model, tokenizer)
+    working: dict[int, list[int]] = {}
+
+    def step(tokens: list[int]) -> None:
+        for i, token in zip(batch, tokens, strict=True):
+            if i in working:
+                working[i].append(token)
+                if token in ends:
+                    done(i, working.pop(i))
+        if look:
+            look({i: len(row) for i, row in working.items()})
+
     order = sorted(order, key=lambda i: -len(prompts[i]))
     torch.manual_seed(seed)
-    with torch.inference_mode():
-        for start in range(0, len(order), settings.batch_size):
-            batch = order[start : start + settings.batch_size]
-            ids, mask = left_padded([prompts[i] for i in batch], tokenizer.pad_token_id)
-            model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                streamer=Rows(batch),
-                **generation_arguments(model, tokenizer, settings),
-                **more,
-            )
+    for start in range(0, len(order), settings.batch_size):
+        batch = order[start : start + settings.batch_size]
+        working.update((i, []) for i in batch)
+        _generate(model, tokenizer, [prompts[i] for i in batch], settings, step, **more)
+        for i in list(working):
+            done(i, working.pop(i))
+        if look:
+            look({})
 
 
 def stream(model: Any, tokenizer: Any, prompt: list[int], settings: GenerationSettings, seed: int) -> Iterator[str]:
@@ -196,54 +174,36 @@ def stream_together(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: GenerationSettings, seed: int
 ) -> Iterator[list[Reply]]:
     """Decode the prompts as one batch; yield their replies so far after each step, until all have ended."""
-    import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList
-    from transformers.generation.streamers import BaseStreamer
-
     left, arrived, failures = threading.Event(), queue.SimpleQueue(), []
 
-    class Feed(BaseStreamer):
-        def put(self, value: Any) -> None:
-            if value.dim() == 1:  # the prompts come first, as a matrix
-                arrived.put(value.tolist())
-
-        def end(self) -> None:
-            arrived.put(None)
-
-    class Abandoned(StoppingCriteria):
-        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-            return torch.full((len(input_ids),), left.is_set(), device=input_ids.device)
-
-    ids, mask = left_padded(prompts, tokenizer.pad_token_id)
-    ends = end_tokens(model, tokenizer)
+    def step(tokens: list[int]) -> None:
+        if left.is_set():
+            raise InterruptedError("nobody reads on")
+        arrived.put(tokens)
 
     def work() -> None:
         try:
+            # On a CPU, by default most of a step is copying: the KV cache grows by concatenation, and keys and values
+            # are repeated for every query head that shares them.
+            on_cpu = model.device.type == "cpu"
+            how = {"cache_implementation": "static"} if on_cpu else {}
             torch.manual_seed(seed)
-            with torch.inference_mode(), _decoding(model) as how:
-                model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    streamer=Feed(),
-                    stopping_criteria=StoppingCriteriaList([Abandoned()]),
-                    **generation_arguments(model, tokenizer, settings),
-                    **how,
-                )
+            with quick_layers(model) if on_cpu else nullcontext():
+                _generate(model, tokenizer, prompts, settings, step, **how)
         except BaseException as error:
             failures.append(error)
-            arrived.put(None)
+        arrived.put(None)
 
+    ends = end_tokens(model, tokenizer)
     rows: list[list[int]] = [[] for _ in prompts]
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
-        step = arrived.get()
-        while step is not None:
-            for row, token in zip(rows, step, strict=True):
+        while (tokens := arrived.get()) is not None:
+            for row, token in zip(rows, tokens, strict=True):
                 row.append(token)
             if arrived.empty():  # a slow reader gets several steps at once
                 yield [_reply(tokenizer, ends, row) for row in rows]
-            step = arrived.get()
         yield [_reply(tokenizer, ends, row) for row in rows]
     finally:
         left.set()
@@ -252,43 +212,52 @@ def stream_together(
         raise failures[0]
 
 
-def generation_arguments(model: Any, tokenizer: Any, settings: GenerationSettings) -> dict[str, Any]:
-    """The settings as `model.generate` takes them; temperature 0 means greedy."""
+class _Steps(BaseStreamer):
+    """Calls `step` with the newest token of each row."""
+
+    def __init__(self, step: Callable[[list[int]], None]) -> None:
+        self.step = step
+
+    def put(self, value: Any) -> None:
+        if value.dim() == 1:  # the prompts come first, as a matrix
+            self.step(value.tolist())
+
+    def end(self) -> None:
+        """The call of `model.generate` returns."""
+
+
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    settings: GenerationSettings,
+    step: Callable[[list[int]], None],
+    **more: Any,
+) -> None:
+    """`model.generate` on the prompts as one batch, padded on the left; temperature 0 means greedy."""
+    ids, mask = left_padded(prompts, tokenizer.pad_token_id)
     sampling = (
         # top_k: transformers would leave all but the 50 likeliest out, which neither `decode` nor a server does.
         {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         if settings.temperature > 0
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
-    return {
-        "max_new_tokens": settings.max_new_tokens,
-        "eos_token_id": sorted(end_tokens(model, tokenizer)),
-        "pad_token_id": tokenizer.pad_token_id,
-        **sampling,
-    }
-
-
-@contextmanager
-def _decoding(model: Any) -> Iterator[dict[str, Any]]:
-    """Further arguments of `model.generate` for the block.
-
-    On a CPU its defaults spend most of a step copying: the KV cache grows by concatenation, and keys and values are
-    repeated for every query head that shares them.
-    """
-    if model.device.type != "cpu":
-        yield {}
-        return
-    with grouped_attention(model):
-        yield {"cache_implementation": "static"}
-
-
-def _length(ends: frozenset[int], row: list[int]) -> tuple[int, bool]:
-    """The number of tokens up to and including the first of `ends`, and whether there is one."""
-    end = next((i for i, token in enumerate(row, 1) if token in ends), None)
-    return end or len(row), end is not None
+    with torch.inference_mode():
+        model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            streamer=_Steps(step),
+            max_new_tokens=settings.max_new_tokens,
+            eos_token_id=sorted(end_tokens(model, tokenizer)),
+            pad_token_id=tokenizer.pad_token_id,
+            **sampling,
+            **more,
+        )
 
 
 def _reply(tokenizer: Any, ends: frozenset[int], row: list[int]) -> Reply:
-    tokens, finished = _length(ends, row)
+    """The reply in a row of tokens, which may go on after its end."""
+    end = next((i for i, token in enumerate(row) if token in ends), None)
     # Special tokens stay visible, so that a reader sees a turn marker that the model wrote into its reply.
-    return Reply(tokenizer.decode(row[: tokens - finished], skip_special_tokens=False), tokens, finished)
+    text = tokenizer.decode(row[:end], skip_special_tokens=False)
+    return Reply(text, len(row) if end is None else end + 1, end is not None)

@@ -18,7 +18,7 @@ from helpers.sources.hub import hub_table
 from helpers.sources.tables import Numbered, read_table, row_id
 
 Row = dict[str, Any]
-LETTERS = dict(enumerate("ABCDEFGHIJ"))
+LETTERS = dict(enumerate(ascii_uppercase))  # counted from 0; a hidden answer is -1, and so has none
 MMLU_MEDICAL = (
     "anatomy",
     "clinical_knowledge",
@@ -33,8 +33,7 @@ MMLU_MEDICAL = (
 class Benchmark:
     """A split on the hub. `question` converts a row to a ChoiceQuestion's fields; the default `id` is the row's number.
 
-    An answer that is not among the options becomes None, which a ChoiceQuestion refuses. `licence` is what the data
-    set's page states: the hub's identifier, and the licence in words.
+    `licence` is what the data set's page states: the hub's identifier, and the licence in words.
     """
 
     dataset: str
@@ -49,26 +48,23 @@ def _medqa(row: Row) -> Row:
 
 
 def _medmcqa(row: Row) -> Row:
-    options = {letter: row[f"op{letter.lower()}"] for letter in "ABCD"}
+    options = [row["opa"], row["opb"], row["opc"], row["opd"]]
     return {"id": row["id"], "question": row["question"], "options": options, "answer_idx": LETTERS.get(row["cop"])}
 
 
 def _pubmedqa(row: Row) -> Row:
-    verdicts = {"A": "yes", "B": "no", "C": "maybe"}
-    letters = {verdict: letter for letter, verdict in verdicts.items()}
     return {
         "id": str(row["pubid"]),
         "question": row["question"],
-        "options": verdicts,
-        "answer_idx": letters.get(row["final_decision"]),
+        "options": ["yes", "no", "maybe"],
+        "answer_idx": row["final_decision"],
         "context": "\n".join(row["context"]["contexts"]),
         "relevant": str(row["pubid"]),
     }
 
 
 def _mmlu(row: Row) -> Row:
-    options = {LETTERS[i]: choice for i, choice in enumerate(row["choices"])}
-    return {"question": row["question"], "options": options, "answer_idx": LETTERS.get(row["answer"])}
+    return {"question": row["question"], "options": row["choices"], "answer_idx": LETTERS.get(row["answer"])}
 
 
 # MedMCQA hides its test labels (`cop` is -1 there), so its validation split is asked, as everybody does. PubMedQA has
@@ -204,9 +200,6 @@ def _rows(source: str) -> Numbered:
     path = project_path(source)
     if not path.suffix and not path.is_file():
         known = ["sample", *BENCHMARKS, *GROUPS]
-        by_id = next((name for name, each in BENCHMARKS.items() if each.dataset == source), None)
-        if by_id:
-            raise InputError(f"evaluation.questions: ask {source} by its short name, {by_id}")
         raise InputError(f"evaluation.questions: {source!r} is neither a benchmark nor a file{nearest(source, known)}")
     return read_table(path)
 

@@ -1,6 +1,6 @@
 """The statistics of a paired comparison: intervals, an exact test, and a verdict in words.
 
-Accuracies and differences are fractions (0.05 = 5 points); wrong input raises ValueError.
+Accuracies and differences are fractions (0.05 = 5 points); all intervals are of 95%.
 """
 
 import math
@@ -14,9 +14,11 @@ from scipy import stats
 
 LOOPS = 0.5  # the repetition rate above which a text is said to go round in circles
 LEAST = 5  # rows or questions; with fewer nothing is claimed
+TAIL = (1 - 0.95) / 2  # what an interval leaves out at each end
+Z = NormalDist().inv_cdf(1 - 0.05 / 2)  # so many standard deviations to each side hold 95%
 
 
-def share_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def share_interval(successes: int, n: int) -> tuple[float, float]:
     """The exact interval of a proportion (Clopper and Pearson, Biometrika 26, 1934), in [0, 1]; n must be at least 1.
 
     It covers the true share at least as often as stated, whatever n and the share. Wilson's does so only on average:
@@ -24,51 +26,49 @@ def share_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[fl
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
-    tail = (1 - confidence) / 2
-    low = stats.beta.ppf(tail, successes, n - successes + 1) if successes else 0
-    high = stats.beta.isf(tail, successes + 1, n - successes) if successes < n else 1
+    low = stats.beta.ppf(TAIL, successes, n - successes + 1) if successes else 0
+    high = stats.beta.isf(TAIL, successes + 1, n - successes) if successes < n else 1
     return float(low), float(high)
 
 
-def share_difference_interval(base_only: int, tuned_only: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def share_difference_interval(base_only: int, tuned_only: int, n: int) -> tuple[float, float]:
     """The interval of a difference of two shares of the same n rows, tuned minus base; -1 to 1 under LEAST rows.
 
     From the discordant rows, those that count for one side alone: Bonett and Price, Journal of Educational and
     Behavioral Statistics 37, 2012, 479-488, Wald's interval with one discordant row added to each side. A bootstrap of
     few rows is far too narrow, and has no width where no row is discordant.
     """
-    if min(base_only, tuned_only) < 0 or base_only + tuned_only > n:
-        raise ValueError(f"need counts of discordant rows within n={n}, got {base_only} and {tuned_only}")
     if n < LEAST:
         return -1.0, 1.0
     up, down = (tuned_only + 1) / (n + 2), (base_only + 1) / (n + 2)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
 def mean_interval(values: Sequence[float]) -> list[float] | None:
-    """Student's t 95% interval [low, high] of the mean of a 1-D array, in the values' unit; None under LEAST values.
+    """Student's t interval [low, high] of the mean of values, in their unit; None under LEAST values.
 
     A percentile bootstrap of few values is too narrow: of ten it misses the true mean twice as often as it states.
+    Raises ValueError where one is not finite, as the loss of a training that has diverged.
     """
     data = np.asarray(values, dtype=float)
-    if data.ndim != 1 or data.size == 0 or not np.isfinite(data).all():
-        raise ValueError(f"need a 1-D array of at least one value, all finite, got shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise ValueError("the mean of values that are not all finite has no interval")
     if data.size < LEAST:
         return None
     half = stats.t.ppf((1 + 0.95) / 2, data.size - 1) * stats.sem(data)
     return [float(data.mean() - half), float(data.mean() + half)]
 
 
-def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest accuracy difference that McNemar's two-sided test shows with this power on n paired questions.
+def detectable_difference(n: int, discordance: float) -> float:
+    """The smallest accuracy difference that McNemar's test shows on n paired questions: p < 0.05 in four runs of five.
 
     Connor (Biometrics 43, 1987, 207-211): n = (z_a sqrt(p) + z_b sqrt(p - d^2))^2 / d^2 for a difference d and a share
     p of discordant pairs; solved for d, that is d = c sqrt(p), c as below. A difference cannot exceed the discordance,
     so p is at least c^2, where every discordant pair favours one side; with hardly any discordance the result is c^2,
     about 7.8 / n. It is at most 1, for an n that is too small. A normal approximation; the exact test needs more.
     """
-    z_a, z_b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
+    z_a, z_b = Z, NormalDist().inv_cdf(0.8)
     if n <= z_a**2 - z_b**2:
         return 1.0
     c = (z_a * n**0.5 + z_b * (n + z_b**2 - z_a**2) ** 0.5) / (n + z_b**2)
@@ -110,8 +110,6 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     Holm's step-down (Scandinavian Journal of Statistics 6, 1979, 65-70): the i-th smallest of m times m - i + 1, never
     below the one before it and at most 1. Valid whatever the tests' dependence.
     """
-    if not all(0 <= p <= 1 for p in p_values.values()):
-        raise ValueError(f"p values lie between 0 and 1, got {dict(p_values)}")
     adjusted, least = dict(p_values), 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.get)):
         least = adjusted[name] = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -121,33 +119,29 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def verdict(
     delta: float,
     interval: Sequence[float] | None,
-    lower_is_better: bool = False,
+    n: int,
     noun: str = "accuracy",
     detectable: float | None = None,
     p_value: float = 0.0,
-    points: bool = True,
-    n: int | None = None,
+    loss: bool = False,
 ) -> str:
-    """One sentence on a difference, tuned minus base; it claims one only if the 95% interval excludes zero.
+    """One sentence on a difference, tuned minus base, of n rows; it claims one only if the interval excludes zero.
 
-    It claims nothing if `n`, the number of rows, is below LEAST, if the interval is None, or if `p_value` (adjusted,
-    where there are several tests) is 0.05 or more. What could have been missed is `detectable`, or else the interval's
-    far end. `points` shows fractions as percentage points.
+    It claims nothing if n is below LEAST, or if `p_value` (adjusted, where there are several tests) is 0.05 or more.
+    What could have been missed is `detectable`, or else the interval's far end. A `loss` is better if lower, and in
+    nats; all else is a share, shown in percentage points.
     """
-    scale, unit, digits = (100, " points", 1) if points else (1, "", 3)
-    if interval is None or (n is not None and n < LEAST):
-        number = "" if n is None else f" (n = {n})"
+    scale, unit, digits = (1, "", 3) if loss else (100, " points", 1)
+    if interval is None or n < LEAST:
         return (
-            f"Too few rows were measured{number} to say anything about {noun}: "
+            f"Too few rows were measured (n = {n}) to say anything about {noun}: "
             f"tuned minus base is {delta * scale:+.{digits}f}{unit}."
         )
     low, high = interval
-    if not low <= high:
-        raise ValueError(f"need an interval (low, high), got {interval}")
     shown = [f"{value * scale:+.{digits}f}" for value in (delta, low, high)]
     figures = f"{shown[0]}{unit} (95% interval {shown[1]} to {shown[2]})"
     if p_value < 0.05 and not low <= 0 <= high:
-        word = "better" if (low > 0) != lower_is_better else "worse"
+        word = "better" if (low > 0) != loss else "worse"
         return f"The tuned model's {noun} is {word} than the base model's: {figures}."
     missed = max(-low, high) if detectable is None else detectable
     return (
@@ -158,17 +152,12 @@ def verdict(
 
 def majority_baseline(answers: Sequence[str]) -> float:
     """The accuracy of always giving the most frequent right answer."""
-    if not answers:
-        raise ValueError("need at least one answer")
     return max(Counter(answers).values()) / len(answers)
 
 
 def chance(options_per_question: Iterable[int]) -> float:
     """The expected accuracy of a uniform guess, from each question's number of options."""
-    counts = list(options_per_question)
-    if not counts or min(counts) < 1:
-        raise ValueError("need at least one question, and at least one option for each")
-    return fmean(1 / count for count in counts)
+    return fmean(1 / count for count in options_per_question)
 
 
 def paired_difference(base_values: Sequence[float], tuned_values: Sequence[float]) -> dict[str, Any]:
@@ -204,13 +193,13 @@ def paired_shares(base_values: Sequence[bool], tuned_values: Sequence[bool]) -> 
 
 
 def points_apart(paired: Mapping[str, Any]) -> str:
-    """A difference of shares in percentage points, with its 95% interval."""
+    """A difference of shares in percentage points, with its interval."""
     interval = paired["delta_ci95"]
     return _with_interval(paired["delta"] * 100, interval and [end * 100 for end in interval], 1, " points")
 
 
 def nats_apart(difference: float, interval: Sequence[float] | None, digits: int = 3) -> str:
-    """A difference of mean losses in nats a token, with its 95% interval."""
+    """A difference of mean losses in nats a token, with its interval."""
     return _with_interval(difference, interval, digits)
 
 

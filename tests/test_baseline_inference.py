@@ -3,8 +3,6 @@
 import pytest
 
 from helpers.baseline_inference import next_token_remark, pieces_remark, replies_remark, shortened, token_pieces
-from helpers.config import Config
-from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt, encode_prompt
 
 
@@ -15,10 +13,10 @@ def texts(pieces):
     return joined
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+@pytest.mark.parametrize("tokenizer", ["r1_tokenizer", "smollm_tokenizer"])
 @pytest.mark.parametrize("style", ["native", "plain"])
-def test_the_pieces_are_the_prompt_and_the_reply_and_each_has_its_kind(profile, style):
-    tokenizer = load_tokenizer(Config.resolve(profile).model)
+def test_the_pieces_are_the_prompt_and_the_reply_and_each_has_its_kind(request, tokenizer, style):
+    tokenizer = request.getfixturevalue(tokenizer)
     ids = encode_prompt(tokenizer, "Why?", style)
     parts = texts(token_pieces(tokenizer, ids, "It itches.</think>Scabies.", finished=True))
     assert parts["prompt"] + parts["<think>"] == build_prompt(tokenizer, "Why?", style)
@@ -28,17 +26,12 @@ def test_the_pieces_are_the_prompt_and_the_reply_and_each_has_its_kind(profile, 
     assert "This reply has all its parts." in pieces_remark(token_pieces(tokenizer, ids, "a</think>b", finished=True))
 
 
-def test_a_thought_that_never_closed_is_all_thought():
-    tokenizer = load_tokenizer(Config.resolve("smoke").model)
-    pieces = token_pieces(tokenizer, encode_prompt(tokenizer, "Why?"), "It could", finished=False)
+def test_a_thought_that_never_closed_is_all_thought(r1_tokenizer):
+    pieces = token_pieces(r1_tokenizer, encode_prompt(r1_tokenizer, "Why?"), "It could", finished=False)
     assert texts(pieces).keys() == {"prompt", "<think>", "thought"}
     assert pieces_remark(pieces).endswith("This reply lacks </think>, answer, end.")
-
-
-def test_an_empty_reply_is_no_error():
-    tokenizer = load_tokenizer(Config.resolve("smoke").model)
-    pieces = token_pieces(tokenizer, encode_prompt(tokenizer, "Why?"), "", finished=False)
-    assert "thought 0" in pieces_remark(pieces)
+    empty = token_pieces(r1_tokenizer, encode_prompt(r1_tokenizer, "Why?"), "", finished=False)
+    assert "thought 0" in pieces_remark(empty)
 
 
 def test_long_parts_lose_their_middle_and_say_how_much():

@@ -33,11 +33,15 @@ def replies(model, tokenizer):
     return found
 
 
+@pytest.fixture(scope="module")
+def plain(model, r1_tokenizer):
+    return replies(model, r1_tokenizer)
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_recorded_steps_choose_the_same_tokens_and_a_gpu_that_cannot_record_them_goes_without(
-    model, r1_tokenizer, monkeypatch, works
+    model, plain, r1_tokenizer, monkeypatch, works
 ):
-    plain = replies(model, r1_tokenizer)
     step, recorded, replayed = decoding.Batch._step, [], []
 
     @contextlib.contextmanager

@@ -2,12 +2,12 @@
 
 import string
 import time
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS
-from test_scoring_forms import VITAMINS
+from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS, VITAMINS
 
 from helpers.scoring import extract_choice
 
@@ -19,27 +19,27 @@ WORDS = [
 REPLIES = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(REPLIES, st.sampled_from([DRUGS, POLAR, VIRUS, MANY, NUMBERS, TWINS]))
 def test_any_text_gives_an_option_or_nothing(text, options):
     assert extract_choice(f"</think>{text}", options) in {None, *options}
     assert extract_choice(text.replace("</think>", ""), options) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(string.ascii_uppercase), st.text(max_size=20), min_size=1, max_size=6), REPLIES)
 def test_any_options_are_read_without_an_error(options, text):
     assert extract_choice(f"</think>{text}", options) in {None, *options}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(REPLIES, st.sampled_from("ABCD"))
 def test_a_plain_last_line_wins_over_whatever_stands_before(text, letter):
     assert extract_choice(f"</think>{text}\n\nFinal answer: {letter}", DRUGS) == letter
 
 
 def test_a_reply_that_repeats_itself_is_read_in_good_time():
-    for text in (
+    for text in [
         "A or ",
         "A patient ",
         "a patient or ",
@@ -53,7 +53,7 @@ def test_a_reply_that_repeats_itself_is_read_in_good_time():
         "si ",
         "选C",
         "<A>",
-    ):
+    ]:
         start = time.process_time()
         extract_choice("</think>" + text * (20_000 // len(text)), DRUGS)
         assert time.process_time() - start < 1, text
@@ -114,7 +114,7 @@ def options(draw):
     return dict(zip("ABCD", draw(st.lists(st.sampled_from(pool), min_size=4, max_size=4, unique=True)), strict=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(options(), st.sampled_from("ABCD"), st.sampled_from(CARRIERS), st.data())
 def test_a_letter_stays_with_its_text_a_reason_or_a_closing_sentence(lettered, letter, carrier, data):
     letter_form = data.draw(st.sampled_from(["{}", "({})", *WITH_TEXT]))
@@ -124,7 +124,7 @@ def test_a_letter_stays_with_its_text_a_reason_or_a_closing_sentence(lettered, l
     assert extract_choice(f"</think>{reply}", lettered) == letter
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(options(), st.permutations("ABCD"), st.sampled_from(CARRIERS), st.sampled_from(WITH_TEXT))
 def test_a_letter_with_another_options_text_is_none(lettered, order, carrier, letter_form):
     letter, other = order[:2]
@@ -132,7 +132,7 @@ def test_a_letter_with_another_options_text_is_none(lettered, order, carrier, le
     assert extract_choice(f"</think>{reply}", lettered) is None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(options(), st.sampled_from(["AB", "ABC", "BCD", "ABCD"]), st.sampled_from(WITH_TEXT), st.data())
 def test_a_walk_through_the_options_states_nothing(lettered, letters, letter_form, data):
     remark = data.draw(st.sampled_from([*AFTER_TEXT, ".", ": see above.", " is not used here.", ". It is rare."]))
@@ -149,14 +149,11 @@ OTHERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("carrier", ["The answer is ({}).", "The answer is {}.", "The answer is option {}."])
-@pytest.mark.parametrize("gap", [" ", "\n\n"])
+@pytest.mark.parametrize("lettered", [DRUGS, VITAMINS])
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_sentence_on_another_option_takes_no_statement_back(carrier, gap, other):
+def test_a_sentence_on_another_option_takes_no_statement_back(lettered, other):
     """As replies in the form that the question asks for go on. Options of one kind, named in plain sentences."""
-    for lettered in (DRUGS, VITAMINS):
-        for letter in lettered:
-            for one, text in lettered.items():
-                if one != letter:
-                    reply = carrier.format(letter) + gap + other.format(one, text)
-                    assert extract_choice(f"thought</think>{reply}", lettered) == letter, reply
+    carriers = ["The answer is ({}).", "The answer is {}.", "The answer is option {}."]
+    for carrier, gap, (letter, one) in product(carriers, [" ", "\n\n"], permutations(lettered, 2)):
+        reply = carrier.format(letter) + gap + other.format(one, lettered[one])
+        assert extract_choice(f"thought</think>{reply}", lettered) == letter, reply

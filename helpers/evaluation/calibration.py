@@ -29,8 +29,7 @@ def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
     whole = [row for row in rows if row["finished"]]
     tokens = np.array([row["thinking_tokens"] for row in whole], dtype=float)
     correct = np.array([row["correct"] for row in whole], dtype=float)
-    number = _bin_numbers(tokens, bins) if whole else tokens
-    groups = [(tokens[number == each], correct[number == each]) for each in np.unique(number)]
+    groups = [(tokens[here], correct[here]) for here in _bins(tokens, bins)]
     return {
         "n": len(whole),
         "truncated": len(rows) - len(whole),
@@ -61,10 +60,9 @@ def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:
     """Calibration of the letters' probabilities; None where no row has any. Rows without are counted as `left_out`.
 
-    `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017): the mean
-    over rows of the distance between a bin's accuracy and its mean confidence, the largest letter's probability. Bins
-    lie between quantiles: bins of equal width would hold one or two of a few hundred rows. `brier` is Brier's score
-    (1950) over all letters, 0 to 2.
+    `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), here over
+    quantile bins: the mean over rows of the distance between a bin's accuracy and its mean confidence, the largest
+    letter's probability. `brier` is Brier's score (1950) over all letters, 0 to 2.
 
     Noise adds to the ECE, so that a perfectly calibrated model has one above 0: `ece_if_calibrated` is its mean, and
     95% of its draws lie below `ece_if_calibrated_p95`, simulated with these confidences. The ECE has no interval: a
@@ -78,9 +76,9 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
     confidence = np.array([max(row["letters"].values()) for row in known])
     hit = np.array([likeliest(row["letters"]) == row["answer_idx"] for row in known], dtype=float)
     low, high = share_interval(int(hit.sum()), len(known))
+    groups = _bins(confidence, bins)
     draws = np.random.default_rng(seed).random((RESAMPLES, len(known))) < confidence
-    if_calibrated = _ece(np.broadcast_to(confidence, draws.shape), draws, bins)
-    number = _bin_numbers(confidence, bins)
+    if_calibrated = _ece(groups, confidence - draws)
     return {
         "n": len(known),
         "left_out": len(rows) - len(known),
@@ -88,25 +86,24 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
         "confidence": float(confidence.mean()),
         "overconfidence": float(confidence.mean() - hit.mean()),
         "overconfidence_ci95": [float(confidence.mean()) - high, float(confidence.mean()) - low],
-        "ece": float(_ece(confidence, hit, bins)),
+        "ece": float(_ece(groups, confidence - hit)),
         "ece_if_calibrated": float(if_calibrated.mean()),
         "ece_if_calibrated_p95": float(np.percentile(if_calibrated, 95)),
         "brier": fmean(_brier(row["letters"], row["answer_idx"]) for row in known),
-        "bins": [
-            {"confidence": float(confidence[number == each].mean()), **accuracy_of(hit[number == each])}
-            for each in np.unique(number)
-        ],
+        "bins": [{"confidence": float(confidence[here].mean()), **accuracy_of(hit[here])} for here in groups],
     }
 
 
-def _bin_numbers(values: np.ndarray, bins: int) -> np.ndarray:
-    """Numbers of the quantile bins of values (..., n) along the last axis, same shape.
+def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Masks of the quantile bins of values (n,), lowest first; fewer where one would hold under ROWS_A_BIN.
 
-    Equal values share a bin, so that some may be empty. There are fewer bins where one would hold under ROWS_A_BIN.
+    Equal values share a bin. None is empty.
     """
-    count = max(1, min(bins, values.shape[-1] // ROWS_A_BIN))
-    edges = np.quantile(values, np.arange(1, count) / count, axis=-1)
-    return sum((values > edge[..., None] for edge in edges), np.zeros(values.shape, dtype=int))
+    if not values.size:
+        return []
+    count = max(1, min(bins, values.size // ROWS_A_BIN))
+    number = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values)
+    return [number == each for each in np.unique(number)]
 
 
 def accuracy_of(right: Collection[bool]) -> dict[str, Any]:
@@ -115,10 +112,9 @@ def accuracy_of(right: Collection[bool]) -> dict[str, Any]:
     return {"n": n, "accuracy": k / n if n else None, "ci95": list(share_interval(k, n)) if n else None}
 
 
-def _ece(confidence: np.ndarray, hit: np.ndarray, bins: int) -> np.ndarray:
-    """The expected calibration error, (...), of confidences and hits, both (..., n)."""
-    number, gap = _bin_numbers(confidence, bins), confidence - hit
-    return sum(abs(np.where(number == each, gap, 0).sum(-1)) for each in range(bins)) / confidence.shape[-1]
+def _ece(bins: Sequence[np.ndarray], gap: np.ndarray) -> np.ndarray:
+    """The expected calibration error, (...), of confidences minus hits (..., n)."""
+    return sum(abs(np.where(here, gap, 0).sum(-1)) for here in bins) / gap.shape[-1]
 
 
 def _brier(letters: Mapping[str, float], right: str) -> float:

@@ -145,28 +145,23 @@ def evaluate(run: Run) -> dict[str, Any]:
 
 def _note_commits(run: Run) -> None:
     """Record the hub's commits of the questions; a printed line for each benchmark that has moved since."""
-    commits = question_commits(run.config.evaluation.questions)
-    if not commits:
-        return
-    for name, commit in run.record.get("questions", {}).items():
-        if commits.get(name, commit) != commit:
-            print(f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ")
-    note_in_record(run, questions=commits)
+    if commits := question_commits(run.config.evaluation.questions):
+        for name, commit in run.record.get("questions", {}).items():
+            if commits.get(name, commit) != commit:
+                print(f"{name} has moved on the hub, from {commit} to {commits[name]}: its questions may differ")
+        note_in_record(run, questions=commits)
 
 
 def _save(
-    run: Run, base: list[Prediction], tuned: list[Prediction], between: dict[float, list[Prediction]] | None
+    run: Run, base: list[Prediction], tuned: list[Prediction], between: dict[float, list[Prediction]]
 ) -> dict[str, Any]:
     """Write the predictions and the metrics of them, and return the metrics."""
     metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
-    if not is_main_process():
-        return metrics
-    predictions = {"base": base, "tuned": tuned}
-    if between is not None:
-        predictions["strength"] = [{"strength": share, **row} for share, rows in between.items() for row in rows]
-    for name, rows in predictions.items():
-        write_jsonl(run / f"evaluation/predictions.{name}.jsonl", rows)
-    write_json(run / "evaluation/metrics.json", metrics)
+    if is_main_process():
+        strength = [{"strength": share, **row} for share, rows in between.items() for row in rows]
+        for name, rows in (("base", base), ("tuned", tuned), ("strength", strength)):
+            write_jsonl(run / f"evaluation/predictions.{name}.jsonl", rows)
+        write_json(run / "evaluation/metrics.json", metrics)
     return metrics
 
 
@@ -188,7 +183,5 @@ def rescore(run: Run) -> dict[str, Any]:
     for row in chain(base, tuned, strength):
         if "reply" in row:
             row |= {"closed": split_reasoning(row["reply"]).closed} | (read_choice(row) if "options" in row else {})
-    between: dict[float, list[Prediction]] = {}
-    for row in strength:
-        between.setdefault(row["strength"], []).append(row)
-    return _save(run, base, tuned, between if path.is_file() else None)
+    between = {share: list(rows) for share, rows in groupby(strength, key=itemgetter("strength"))}
+    return _save(run, base, tuned, between)

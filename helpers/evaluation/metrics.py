@@ -1,16 +1,11 @@
 """evaluation/metrics.json from the two sides' predictions: what differs, and how sure that is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from helpers.answers import likeliest
-from helpers.evaluation.calibration import (
-    accuracy_by_budget,
-    accuracy_by_length,
-    accuracy_of,
-    calibration,
-)
+from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, accuracy_of, calibration
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown
 from helpers.statistics import (
@@ -75,8 +70,7 @@ def compare_tasks(
     for (name, noun), found in tests.items():
         paired = found["paired"]
         paired["mcnemar_p_holm"] = p = adjusted[name, noun]
-        figures = paired["delta"], paired["delta_ci95"]
-        found["verdict"] = verdict(*figures, noun=noun, detectable=paired["detectable"], p_value=p, n=found["n"])
+        found["verdict"] = verdict(paired["delta"], paired["delta_ci95"], found["n"], noun, paired["detectable"], p)
     for task in tasks.values():
         task["verdict"] += _cut_off(task) + _below_chance(task)
     return tasks
@@ -95,12 +89,11 @@ def strength_points(
     points = []
     for share in sorted(shares):
         point: dict[str, Any] = {"scale": share}
-        for name, key in (("nll", "nll"), ("accuracy", "correct")):
+        for name, key, compared in (("nll", "nll", paired_difference), ("accuracy", "correct", paired_shares)):
             zero, values = (
                 [row[key] for row in rows if key in row and (row["task"], row["id"]) in asked]
                 for rows in (base, shares[share])
             )
-            compared = paired_difference if key == "nll" else paired_shares
             found = compared(zero, values) if values else None
             point[name] = found and found["tuned"]
             change = found and found["delta_ci95"]
@@ -165,17 +158,17 @@ def _of(rows: list[Prediction], task: str) -> list[Prediction]:
 
 
 def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
-    def compared(measure: Callable[[Prediction], float], by: Callable[..., dict[str, Any]] = paired_difference):
-        return by([measure(row) for row in base], [measure(row) for row in tuned])
+    def values(key: str) -> list[list[Any]]:
+        return [[row[key] for row in rows] for rows in (base, tuned)]
 
-    nll = compared(lambda row: row["nll"])
+    nll, tokens = (paired_difference(*values(key)) for key in ("nll", "thinking_tokens"))
     known = [part for part in PARTS if f"nll_{part}" in base[0]]  # an older release wrote fewer
-    parts = {part: compared(lambda row, part=part: row[f"nll_{part}"]) for part in known}
-    form = {key: compared(lambda row, key=key: row[key], paired_shares) for key in ("closed", "finished")}
-    tokens = compared(lambda row: row["thinking_tokens"])
+    parts = {part: paired_difference(*values(f"nll_{part}")) for part in known}
+    form = {key: paired_shares(*values(key)) for key in ("closed", "finished")}
+    repetition = ([repetition_rate(reply) for reply in replies] for replies in values("reply"))
     measures = {"nll": nll, **form, "thinking_tokens": tokens}
     delta, interval = nll["delta"], nll["delta_ci95"]
-    claim = verdict(delta, interval, lower_is_better=True, noun="completion NLL", points=False, n=nll["n"])
+    claim = verdict(delta, interval, nll["n"], "completion NLL", loss=True)
     return {
         "n": len(base),
         **{side: {key: measure[side] for key, measure in measures.items()} for side in SIDES},
@@ -183,7 +176,7 @@ def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
         "parts": parts,
         "delimiter_share": parts["delimiter"]["delta"] / delta if "delimiter" in parts and delta else None,
         "form": {**form, "thinking_tokens": tokens},
-        "repetition": compared(lambda row: repetition_rate(row["reply"])),
+        "repetition": paired_difference(*repetition),
         "verdict": claim + _at_the_delimiter(nll, parts),
     }
 

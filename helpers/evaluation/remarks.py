@@ -15,37 +15,27 @@ Figures = Mapping[str, Any]
 
 def on_loss(validation: Figures, training: Figures | None) -> str:
     """Ties the NLL of 05 to the validation loss of 04, from training/metrics.json, which may be missing."""
-    here = " and ".join(
-        f"{validation[side]['nll']:.3f} {when}" for side, when in zip(SIDES, ("before", "after"), strict=True)
-    )
-    remark = f"Of {validation['n']} rows it is {here} tuning."
+    before, after = (validation[side]["nll"] for side in SIDES)
+    remark = f"Of {validation['n']} rows it is {before:.3f} before and {after:.3f} after tuning."
     if not training:
         return f"{remark} The folder holds no training to compare that with."
     losses = training["validation_nll"]
     there = f"{losses['before']:.3f} and {losses['after']:.3f}"
-    same = all(
-        abs(validation[side]["nll"] - losses[when]) < 0.01
-        for side, when in zip(SIDES, ("before", "after"), strict=True)
-    )
-    if same:
+    if max(abs(before - losses["before"]), abs(after - losses["after"])) < 0.01:
         return f"{remark} 04 ended with the same figures, {there}: it is one measure, taken twice."
     return f"{remark} 04 logged {there}: the measure is the same, and rows, compute type or batches differ."
 
 
 def on_parts(validation: Figures) -> str:
-    """Which parts of a row changed, and how much of the gain is form."""
+    """Which parts of a row changed."""
     n, parts = validation["n"], validation["parts"]
     if n < LEAST:
         return _too_few(n, "rows")
     changed = [name for name in ("thinking", "answer") if name in parts and is_shown(parts[name])]
+    if not changed:
+        return "Neither in the thought nor in the answer is a change shown."
     words = " and ".join(f"the {name} ({parts[name]['delta']:+.2f})" for name in changed)
-    remark = (
-        f"A change is shown in {words}." if changed else "Neither in the thought nor in the answer is a change shown."
-    )
-    share = validation.get("delimiter_share")
-    if share is None or not is_shown(parts["delimiter"]):
-        return remark
-    return f"{remark} The tag and the token after it make up {share:.0%} of the whole difference, which is form alone."
+    return f"A change is shown in {words}."
 
 
 def on_shape(validation: Figures) -> str:
@@ -74,26 +64,16 @@ def on_accuracy(task: Figures) -> str:
     n, chance = task["n"], task["chance"]
     if n < LEAST:
         return _too_few(n, "questions")
-    places = {side: _against(task[side]["ci95"], chance) for side in SIDES}
     base, tuned = (round(task[side]["accuracy"] * n) for side in SIDES)
-    remark = (
+    place = {
+        "above": "lies above guessing: guessing alone does not explain its score",
+        "around": "holds the level of guessing: this is chance level, whatever the base model's score",
+        "below": "lies below guessing: a reply that names no option counts as wrong",
+    }[_against(task["tuned"]["ci95"], chance)]
+    return (
         f"Of {n} questions the base model gets {base} right and the tuned model {tuned}; blind guessing would get "
-        f"about {chance * n:.0f} ({chance:.0%})."
+        f"about {chance * n:.0f} ({chance:.0%}). The tuned model's interval {place}."
     )
-    return f"{remark} {_place(places, task)}"
-
-
-def _place(places: Mapping[str, str], task: Figures) -> str:
-    tuned = {
-        "above": "The tuned model's interval lies above guessing: guessing alone does not explain its score.",
-        "around": "The tuned model's interval holds the level of guessing: this is chance level, whatever the base "
-        "model's score.",
-        "below": "The tuned model's interval lies below guessing: a reply that names no option counts as wrong.",
-    }[places["tuned"]]
-    if places["base"] == "below" and places["tuned"] != "below":
-        named = f"it names an option in {task['base']['answered']['n']} of {task['n']} replies"
-        tuned += f" The base model scores less than a guess: {named}."
-    return tuned
 
 
 def on_paired(task: Figures) -> str:
@@ -102,17 +82,17 @@ def on_paired(task: Figures) -> str:
     if n < LEAST:
         return _too_few(n, "questions")
     base_only, tuned_only = paired["base_only"], paired["tuned_only"]
+    missed = f"a difference of up to about {paired['detectable'] * 100:.0f} points could have been missed"
     if not base_only + tuned_only:
         return (
-            "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality: a "
-            f"difference of up to about {paired['detectable'] * 100:.0f} points could have been missed."
+            "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality: "
+            f"{missed}."
         )
     remark = (
         f"{tuned_only} questions are right only with the tuned model and {base_only} only with the base model. Fair "
         f"coins would split them at least as unevenly in {_percent(paired['mcnemar_p'])} of experiments."
     )
     if not _significant(paired):
-        missed = f"a difference of up to about {paired['detectable'] * 100:.0f} points could have been missed"
         rare = "That is no rarity" if paired["mcnemar_p"] >= 0.05 else "Beside the other tests that is not rare enough"
         return f"{remark} {rare}, so no difference is shown, and {missed}."
     better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
@@ -135,13 +115,13 @@ def on_forced(task: Figures) -> str:
         f"{points_apart(forced['paired'])}."
     )
     replied, stands = _significant(task["paired"]), _significant(forced["paired"])
-    if replied and not stands:
+    if not stands and not replied:
+        return f"{remark} No difference is shown in this reading either."
+    if not stands:
         return f"{remark} The difference in the replies is not shown here, so it can come from naming an option alone."
-    if replied and replied == stands:
+    if stands == replied:
         return f"{remark} The difference in the replies stands here too, so it is not one of length or form."
-    if stands:
-        return f"{remark} Here a difference shows that the replies did not show."
-    return f"{remark} No difference is shown in this reading either."
+    return f"{remark} Here a difference shows that the replies did not show."
 
 
 def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str:
@@ -152,11 +132,8 @@ def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str
         return f"Of {len(pairs)} questions none is right for one model alone."
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
     remark = f"Of {len(pairs)} questions {better} got better and {worse} worse."
-    if unclosed:
-        remark += (
-            f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
-        )
-    return remark
+    never = f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
+    return remark + never if unclosed else remark
 
 
 def on_letters(rows: Sequence[Prediction]) -> str:
@@ -182,10 +159,10 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
     if not tests:
         return "Too few questions were asked for a test."
     before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
-    raised = (
-        f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05"
+    return (
+        f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05 "
+        f"as computed and {after} after Holm's procedure."
     )
-    return f"{raised} as computed and {after} after Holm's procedure."
 
 
 def on_leaks(tasks: Mapping[str, Figures]) -> str:
@@ -197,7 +174,7 @@ def on_leaks(tasks: Mapping[str, Figures]) -> str:
     n = sum(task["n"] for task in compared.values())
     if not flagged:
         return f"None of {n} questions resembles a training row, so there is nothing to leave out. That is no proof."
-    turned = [name for name, task in compared.items() if task["flagged"]["n"] and _turns(task)]
+    turned = [name for name, task in compared.items() if _turns(task)]
     remark = f"{flagged} of {n} questions {'resembles' if flagged == 1 else 'resemble'} a training row."
     if turned:
         return f"{remark} Without them the finding is another one in {quoted(', '.join(turned))}: trust that column."
@@ -215,9 +192,10 @@ def on_length(task: Figures) -> str:
         n = task["length"]["tuned"]["n"]
         return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
     first, last = bins[0], bins[-1]
+    short, long = (f"{low} to {high}" for low, high in (first["tokens"], last["tokens"]))
     rates = (
-        f"The tuned model's shortest thoughts ({first['tokens'][0]} to {first['tokens'][1]} tokens) are right in "
-        f"{first['accuracy']:.0%}, its longest ({last['tokens'][0]} to {last['tokens'][1]}) in {last['accuracy']:.0%}."
+        f"The tuned model's shortest thoughts ({short} tokens) are right in {first['accuracy']:.0%}, its longest "
+        f"({long}) in {last['accuracy']:.0%}."
     )
     if _apart(first, last):
         return f"{rates} The two intervals do not overlap: length and accuracy go together here.{left_out}"
@@ -249,11 +227,9 @@ def on_calibration(task: Figures) -> str:
         return _too_few(n, "answers")
     said = []
     for side, each in found.items():
-        low, high = each["overconfidence_ci95"]
-        word = (
-            "is overconfident" if low > 0 else "is underconfident" if high < 0 else "is not shown to be miscalibrated"
-        )
-        said.append(f"the {side} model {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
+        words = {"above": "overconfident", "below": "underconfident", "around": "not shown to be miscalibrated"}
+        word = words[_against(each["overconfidence_ci95"], 0)]
+        said.append(f"the {side} model is {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
     return f"Of {n} answers {' and '.join(said)}."
 
 
@@ -316,13 +292,10 @@ def _significant(paired: Figures) -> int:
 
 
 def _turns(task: Figures) -> bool:
-    rest = task["flagged"]["without"]
-    return not rest or _alone(rest["paired"]) != _alone(task["paired"])
-
-
-def _alone(paired: Figures) -> int:
-    """As `_significant`, of one test: the figures without flagged questions are not adjusted."""
-    return _significant({**paired, "mcnemar_p_holm": paired["mcnemar_p"]})
+    """Whether the finding is another one without flagged questions, whose figures are not adjusted by Holm."""
+    rest, paired = task["flagged"]["without"], task["paired"]
+    alone = {**paired, "mcnemar_p_holm": paired["mcnemar_p"]}
+    return not rest or _significant(rest["paired"]) != _significant(alone)
 
 
 def _against(interval: Sequence[float], chance: float) -> str:

@@ -267,9 +267,15 @@ def trained(folder, rows):
     return run
 
 
-def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(tmp_path, sample_rows, monkeypatch):
-    alone, together = (trained(tmp_path / name, sample_rows) for name in ("alone", "together"))
-    evaluate(alone)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, sample_rows):
+    run = trained(tmp_path_factory.mktemp("runs") / "whole", sample_rows)
+    evaluate(run)
+    return run
+
+
+def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(whole, tmp_path, sample_rows, monkeypatch):
+    together = trained(tmp_path / "together", sample_rows)
     assert by_two_processes("evaluate.py", together).count("loss of unseen rows") == 1
     kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
     assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned", "strength-0.5")}
@@ -277,7 +283,7 @@ def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(tmp_
     monkeypatch.setattr("helpers.generation.decode", None)
     evaluate(together)
     for side in ("base", "tuned", "strength"):
-        one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (alone, together))
+        one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (whole, together))
         for a, b in zip(one, two, strict=True):
             assert a.keys() == b.keys()
             for key in a:  # losses and probabilities but for rounding, the rest to the letter
@@ -285,9 +291,9 @@ def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(tmp_
                 assert b[key] == (pytest.approx(a[key], rel=1e-4) if rounded else a[key])
 
 
-def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path, sample_rows, monkeypatch):
+def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, tmp_path, sample_rows, monkeypatch):
     """As after kill -9: what was kept is what had been flushed, and the last line may be torn."""
-    decode, counts, limit = decoding.decode, [], 1000
+    decode, counts, limit = decoding.decode, [], 5 + 3
 
     def counted(model, tokenizer, prompts, settings, seed, order, done, *more):
         counts.append(0)
@@ -301,18 +307,14 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp_path
         decode(model, tokenizer, prompts, settings, seed, order, one, *more)
 
     monkeypatch.setattr("helpers.generation.decode", counted)
-
-    whole, stopped = (trained(tmp_path / name, sample_rows) for name in ("whole", "stopped"))
-    evaluation.evaluate(whole)
-    assert counts == [5, 5, 1]
-    limit = 11 + 5 + 3
+    stopped = trained(tmp_path / "stopped", sample_rows)
     with pytest.raises(KeyboardInterrupt):
-        evaluation.evaluate(stopped)
+        evaluate(stopped)
     with open(stopped / "evaluation/.replies.tuned.jsonl", "a") as file:
         file.write("[4, [1, 2")
     limit = 1000
-    evaluation.evaluate(stopped)
-    assert counts == [5, 5, 1, 5, 3, 2, 1]
+    evaluate(stopped)
+    assert counts == [5, 3, 2, 1]
     sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned", "strength")]
     for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
         assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()

@@ -36,8 +36,7 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     task = metrics["tasks"]["t"]
     assert remarks.on_accuracy(task) == (
         "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
-        "The tuned model's interval holds the level of guessing: this is chance level, whatever the base model's "
-        "score. The base model scores less than a guess: it names an option in 0 of 40 replies."
+        "The tuned model's interval holds the level of guessing: this is chance level, whatever the base model's score."
     )
     paired = remarks.on_paired(task)
     assert paired.startswith("10 questions are right only with the tuned model and 0 only with the base model.")
@@ -97,6 +96,13 @@ def test_the_loss_is_that_of_04():
     assert "no training" in remarks.on_loss(validation, None)
 
 
+def test_the_parts_that_changed_are_named():
+    validation = questions(["A"], ["A"])[0]["validation"]
+    assert remarks.on_parts(validation) == "Neither in the thought nor in the answer is a change shown."
+    validation["parts"]["answer"] |= {"delta": -0.5, "delta_ci95": [-0.6, -0.4]}
+    assert remarks.on_parts(validation) == "A change is shown in the answer (-0.50)."
+
+
 def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
     sides = questions([None], ["A", "A", "A", "B"])[1]
 
@@ -107,6 +113,9 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
     assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
     assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
     assert leaks(None).startswith("03 compared no question")
+    tasks = summarise(*sides, SEED, {"t": ["t-0"]})["tasks"]
+    tasks["t"]["paired"]["mcnemar_p_holm"] = 0.9  # beside many other tests, for which the rest is not adjusted
+    assert remarks.on_leaks(tasks).endswith("each finding is the same.")
 
 
 def test_a_favourite_letter_is_a_habit():

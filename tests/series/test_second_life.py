@@ -138,7 +138,6 @@ def test_scoring_again_reads_the_replies_by_todays_rules(folder, no_model, monke
 def test_a_folder_from_before_strengths_were_measured_is_scored_too(folder, no_model):
     (folder / "evaluation/predictions.strength.jsonl").unlink()
     assert rescore(open_run("auto", folder))["strength"] == []
-    assert not (folder / "evaluation/predictions.strength.jsonl").exists()
 
 
 def test_score_on_the_command_line_prints_the_headline_and_refreshes_the_page(folder, no_model, cli):
