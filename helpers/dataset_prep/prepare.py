@@ -38,7 +38,7 @@ from helpers.knowledge.library import open_library
 from helpers.machine import cpu_cores
 from helpers.models.loading import context_length
 from helpers.progress import Progress
-from helpers.prompts.encoding import encode_example, encode_prompt, special_strings, unspellable
+from helpers.prompts.encoding import encode_example, encode_prompt, special_strings
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, alone, note_in_record
@@ -273,17 +273,15 @@ def _check_questions(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]], con
     most = context_length(config.model)
     for task, questions in tasks.items():
         for question in questions:
-            text = question.as_prompt()
-            if lost := unspellable(tokenizer, text):
-                raise InputError(f"{task}, question {question.id}: the model's vocabulary cannot spell {lost}")
-            # A token has at least one byte: with half the positions for the frame, few prompts have to be encoded.
-            if most and len(text.encode()) > most // 2:
-                length = len(encode_prompt(tokenizer, text, config.model.prompt_style))
-                if length >= most:
-                    raise InputError(
-                        f"{task}, question {question.id}: its prompt has {length:,} tokens, and the model has {most:,} "
-                        "positions for prompt and reply"
-                    )
+            try:
+                length = len(encode_prompt(tokenizer, question.as_prompt(), config.model.prompt_style))
+            except InputError as error:
+                raise InputError(f"{task}, question {question.id}: {error}") from None
+            if most and length >= most:
+                raise InputError(
+                    f"{task}, question {question.id}: its prompt has {length:,} tokens, and the model has {most:,} "
+                    "positions for prompt and reply"
+                )
 
 
 def _left_out(steps: list[dict[str, Any]]) -> str:
