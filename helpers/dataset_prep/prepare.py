@@ -50,7 +50,7 @@ Dropped = dict[str, list[int]]
 def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
     """The rows without `<think>` and `</think>` around a reasoning, as data sets made with R1 have it, and how many.
 
-    The tags and the white space around them are removed if they enclose all of it and occur nowhere else in it.
+    The tags, and white space around them, are removed if they enclose all of it and occur nowhere else in it.
     """
 
     def bare(row: Row) -> Row:
@@ -132,8 +132,7 @@ def split(
     Rows linked by pairs of `group_similarity` or more go to one side together. Groups go, in that order, to validation
     and test while they fit the room there (a share of all rows), the others to train. InputError when a side that
     training needs would be empty. 0.3: of 187 real rows one pair, a case told twice, has more (0.35 with what they
-    share left out) and no other has 0.13. A pair with 0.7 by 3-grams without blank words at the ends has at least 1/3,
-    where nothing is shared.
+    share left out) and no other has 0.13.
     """
     questions = Questions(rows)
     group = groups(questions, group_similarity, shared)

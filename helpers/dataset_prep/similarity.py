@@ -77,9 +77,8 @@ def shared_shingles(questions: Sequence[str]) -> dict[str, int]:
 
     An instruction or a template ("What are the treatments for X?") stands in every row; two rows are not alike by it.
     Too many is more than the square root of their number, so that no one text can tie a large part of the rows
-    together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. So
-    near-duplicates are still found by what they share; more copies than that, each changed somewhere, look like one
-    template. Repeats of a question count once.
+    together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. Repeats of a
+    question count once.
     """
     first: dict[bytes, int] = {}
     once = [k for k, question in enumerate(questions) if first.setdefault(digest(normalise(question)), k) == k]

@@ -521,15 +521,6 @@ def vignettes(count=60, instruction=0):
     return [f"{before} A patient has {case}. What is the diagnosis?".strip() for case in cases]
 
 
-def asked_of(forms, count=60):
-    """One-line questions in the form of MedQuAD's, `forms` of them in turn."""
-    endings = [f"{middle} {last}" for middle in ("thyroidism", "natraemia", "calcaemia", "glycaemia") for last in
-               ("type one", "syndrome", "in children")]  # fmt: skip
-    names = [f"{first}{ending}" for first in ("hypo", "hyper", "para", "poly", "endo") for ending in endings]
-    kinds = ["treatments for", "symptoms of", "causes of"][:forms]
-    return [f"What are the {kinds[k % forms]} {name} ?" for k, name in enumerate(names[:count])]
-
-
 def prepared(questions, similarity=0.3, near=0.7):
     """The sides' sizes after the rules that go by likeness."""
     shared = shared_shingles(questions)
@@ -562,11 +553,6 @@ def test_a_template_with_slots_trains_and_so_do_chinese_rows():
     signs = [chr(0x4E00 + k) for k in range(60)]
     chinese = ["\u8bf7\u9605\u8bfb\u75c5\u4f8b\uff1a" + "".join(rng.sample(signs, 25)) for _ in range(200)]
     assert prepared(chinese) == [160, 20, 20]
-
-
-@pytest.mark.parametrize("forms", [1, 3])
-def test_rows_of_one_template_train(forms):
-    assert prepared(asked_of(forms)) == [48, 6, 6]
 
 
 @pytest.mark.parametrize("instruction", [0, 27])
@@ -644,14 +630,6 @@ def test_the_message_of_one_group_says_what_ties_it():
     with pytest.raises(InputError, match=said):
         split(few_words, 0.1, 0.1, seed=1)
     assert sides(split(few_words, 0.1, 0.1, seed=1, group_similarity=alike + 0.01))["train"]
-
-
-def test_slots_that_chain_all_rows_are_said():
-    pairs = [(one, other) for one in SYMPTOMS[:8] for other in SYMPTOMS[8:16]]
-    rows = numbered([f"Which drug is used for {one} in patients with {other}?" for one, other in pairs])
-    with pytest.raises(InputError, match=r"'for hyperpnoea in'") as error:
-        split(rows, 0.1, 0.1, 1, 0.3, shared_shingles([r["Question"] for r in rows]))
-    assert len(str(error.value)) < 450
 
 
 # ------------------------------------------------------------------------------------------------------------- fit
