@@ -104,18 +104,17 @@ def _list_members(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, start)
             start = SPACE.match(text, start + 1).end()
             row, end = DECODER.raw_decode(text, start)
-            problem, unfinished = None, end == len(text)  # a number may go on
         except BadTableError as error:
             raise BadTableError(f"row {number + 1}: {error}") from None
         except (ValueError, RecursionError) as error:
-            problem, unfinished = _not_json(error, line), isinstance(error, json.JSONDecodeError)
-        rest = text[at:] if unfinished else ""
-        if unfinished and len(rest) <= MAX_ROW and (more := "".join(islice(pieces, 1 + len(rest) // CHUNK))):
+            problem, rest = _not_json(error, line), text[at:]
+            cut_off = isinstance(error, json.JSONDecodeError) and len(rest) <= MAX_ROW
+            more = "".join(islice(pieces, 1 + len(rest) // CHUNK)) if cut_off else ""
+            if not more:
+                raise problem from None
             line += text.count("\n", 0, at)
             text, at = rest + more, 0
             continue
-        if problem:
-            raise problem
         number, mark, at = number + 1, ",", end
         yield number, _not_deep(f"row {number}", text[start:end], row)
     extra = SPACE.match(text, end_of_list.end()).end()
