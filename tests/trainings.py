@@ -16,6 +16,16 @@ def losses(log):
     return {row["step"]: row["loss"] for row in log if "loss" in row}
 
 
+def killed_at(step):
+    """Watches a training, and kills it as this step is logged."""
+
+    def watch(log):
+        if step in losses(log):
+            raise Killed
+
+    return watch
+
+
 def by_two_processes(script, run):
     """The standard output of one of the project's scripts for several GPUs, run by two processes on this CPU."""
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]

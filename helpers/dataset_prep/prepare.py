@@ -38,7 +38,7 @@ from helpers.knowledge.library import open_library
 from helpers.machine import cpu_cores
 from helpers.models.loading import context_length
 from helpers.progress import Progress
-from helpers.prompts.encoding import encode_example, encode_prompt, special_strings, unspellable
+from helpers.prompts.encoding import encode_example, encode_prompt, special_strings
 from helpers.prompts.families import END_THINK, THINK
 from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
 from helpers.run_dir import Run, alone, note_in_record
@@ -50,7 +50,7 @@ Dropped = dict[str, list[int]]
 def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
     """The rows without `<think>` and `</think>` around a reasoning, as data sets made with R1 have it, and how many.
 
-    The tags and the white space around them are removed if they enclose all of it and occur nowhere else in it.
+    The tags, and white space around them, are removed if they enclose all of it and occur nowhere else in it.
     """
 
     def bare(row: Row) -> Row:
@@ -132,8 +132,7 @@ def split(
     Rows linked by pairs of `group_similarity` or more go to one side together. Groups go, in that order, to validation
     and test while they fit the room there (a share of all rows), the others to train. InputError when a side that
     training needs would be empty. 0.3: of 187 real rows one pair, a case told twice, has more (0.35 with what they
-    share left out) and no other has 0.13. A pair with 0.7 by 3-grams without blank words at the ends has at least 1/3,
-    where nothing is shared.
+    share left out) and no other has 0.13.
     """
     questions = Questions(rows)
     group = groups(questions, group_similarity, shared)
@@ -273,17 +272,15 @@ def _check_questions(tokenizer: Any, tasks: dict[str, list[ChoiceQuestion]], con
     most = context_length(config.model)
     for task, questions in tasks.items():
         for question in questions:
-            text = question.as_prompt()
-            if lost := unspellable(tokenizer, text):
-                raise InputError(f"{task}, question {question.id}: the model's vocabulary cannot spell {lost}")
-            # A token has at least one byte: with half the positions for the frame, few prompts have to be encoded.
-            if most and len(text.encode()) > most // 2:
-                length = len(encode_prompt(tokenizer, text, config.model.prompt_style))
-                if length >= most:
-                    raise InputError(
-                        f"{task}, question {question.id}: its prompt has {length:,} tokens, and the model has {most:,} "
-                        "positions for prompt and reply"
-                    )
+            try:
+                length = len(encode_prompt(tokenizer, question.as_prompt(), config.model.prompt_style))
+            except InputError as error:
+                raise InputError(f"{task}, question {question.id}: {error}") from None
+            if most and length >= most:
+                raise InputError(
+                    f"{task}, question {question.id}: its prompt has {length:,} tokens, and the model has {most:,} "
+                    "positions for prompt and reply"
+                )
 
 
 def _left_out(steps: list[dict[str, Any]]) -> str:

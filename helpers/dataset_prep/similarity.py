@@ -77,9 +77,8 @@ def shared_shingles(questions: Sequence[str]) -> dict[str, int]:
 
     An instruction or a template ("What are the treatments for X?") stands in every row; two rows are not alike by it.
     Too many is more than the square root of their number, so that no one text can tie a large part of the rows
-    together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. So
-    near-duplicates are still found by what they share; more copies than that, each changed somewhere, look like one
-    template. Repeats of a question count once.
+    together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. Repeats of a
+    question count once.
     """
     first: dict[bytes, int] = {}
     once = [k for k, question in enumerate(questions) if first.setdefault(digest(normalise(question)), k) == k]
@@ -113,12 +112,10 @@ def similar_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, block by block, the pairs (i, j), i < j, of living texts that are at least `threshold` alike.
 
-    They have to be so twice: by all their shingles, and by their own, those that are not `shared`.
-
-    An exact join, without the misses of MinHash: two sets with Jaccard index t share one of the n - ceil(t n) + 1
-    rarest members of each, n its size (prefix filter; Bayardo, Ma and Srikant 2007), and only texts that meet there
-    are compared. Rare members meet few texts, so the work grows about linearly. Pairs come in the order of j. The
-    caller may clear `alive` between blocks, so that a boilerplate cluster is compared with its one survivor.
+    They have to be so twice: by all their shingles, and by their own, those that are not `shared`. An exact join: a
+    sparse product counts what each text of a block has in common with every other. Few texts hold a shingle that is not
+    shared, so the work grows a little faster than linearly. Pairs come in the order of j. The caller may clear `alive`
+    between blocks.
     """
     if not texts:
         return
@@ -127,23 +124,12 @@ def similar_pairs(
     indices, ends = indices.astype(np.int32), ends.astype(np.int32)
     every = csr_matrix((np.ones(len(indices), dtype=np.int32), indices, ends), shape=(len(texts), len(columns)))
     sets = _own(every, np.flatnonzero(np.isin(columns, [*map(hash, shared)])))
-    by_rarity = np.empty(sets.shape[1], dtype=sets.indices.dtype)
-    by_rarity[np.argsort(sets.getnnz(axis=0), kind="stable")] = np.arange(sets.shape[1])
-    sets = csr_matrix((sets.data, by_rarity[sets.indices], sets.indptr), shape=sets.shape)
-    sets.sort_indices()
-    sizes = sets.getnnz(axis=1)
-    lengths = sizes - np.ceil(threshold * sizes - 1e-9).astype(int) + 1
-    inside = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], sizes) < np.repeat(lengths, sizes)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    prefixes = csr_matrix((sets.data[inside], sets.indices[inside], ends), shape=sets.shape)
-    holders = prefixes.tocsc()  # by shingle: only those that a block holds are looked at
+    sizes, holders = sets.getnnz(axis=1), sets.T.tocsr()  # by shingle, the texts that hold it
     for start in range(0, len(texts), BLOCK):
         block = start + np.flatnonzero(alive[start : start + BLOCK])
-        met = np.unique(holders[:, np.unique(prefixes[block].indices)].indices)
-        met = met[(met < start + BLOCK) & alive[met]]
-        common = (sets[block] @ sets[met].T).tocoo()
-        first, second = met[common.col], block[common.row]
-        alike = (first < second) & _reaches(threshold, common.data, sizes[first] + sizes[second])
+        common = (sets[block] @ holders).tocoo()
+        first, second = common.col, block[common.row]
+        alike = (first < second) & alive[first] & _reaches(threshold, common.data, sizes[first] + sizes[second])
         first, second = first[alike], second[alike]
         if shared:
             alike = _alike(every, first, second, threshold)
@@ -163,20 +149,15 @@ def groups(texts: Sequence[str], threshold: float, shared: Collection[str] = ())
 
 
 def why_one_group(texts: Sequence[str], lines: list[int], bound: float, shared: Collection[str] = ()) -> str:
-    """What makes one group of texts from these `lines`, by a pair of them, and the bound that parts it.
-
-    To follow a message; some pair has to reach the `bound`.
-    """
+    """What makes one group of texts from these `lines`, by a pair that reaches the `bound`; to follow a message."""
     alive = np.ones(len(texts), dtype=bool)
     i, j = next((int(a[0]), int(b[0])) for a, b in similar_pairs(texts, bound, alive, shared) if len(a))
     one, other = (own_shingles(texts[k], shared) for k in (i, j))
     common = ", ".join(f"'{shingle.strip()}'" for shingle in sorted(one & other, key=lambda s: (-len(s), s))[:3])
-    sizes = ((step / 20, np.bincount(groups(texts, step / 20, shared))) for step in range(1, 21) if step / 20 > bound)
-    parted = (f"above {bound} parts them: {step} makes {len(n)} groups" for step, n in sizes if 2 * n.max() <= n.sum())
     return (
         f": rows that are {bound} alike stay on one side, and each of these is so to another (lines {lines[i]} and "
         f"{lines[j]} are {len(one & other) / len(one | other):.2f}, by {common}); "
-        f"a data.group_similarity {next(parted, 'does not part them: they are the same but for the order of words')}"
+        "a higher data.group_similarity makes smaller groups of them"
     )
 
 

@@ -50,9 +50,9 @@ def reference_outputs(
 ) -> ReferenceOutputs | None:
     """Greedy replies to `questions`, and losses of the `last_tokens` of the `rows` shortest validation rows.
 
-    Training rows make up the number where validation has too few for an interval: any text can compare two programs.
-    Since both see the same tokens, few are enough: 64 a row, or 16 of a model beyond 2 GiB, of which llama.cpp computes
-    one or two a second on two cores. None where the model does not fit in memory.
+    Training rows make up the number where validation has too few for an interval. By default 64 tokens a row, or 16 of
+    a model beyond 2 GiB, of which llama.cpp computes one or two a second on two cores. None where the model does not
+    fit in memory.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -96,10 +96,8 @@ def check_file(run: Run, gguf: Path, reference: ReferenceOutputs | None) -> dict
     `passes` is True where the 95% interval of the difference in mean loss lies within the bound, the file's
     end-of-sequence token is the tokenizer's, and every row stops there; None where the file or the merged model does
     not fit in memory. `verdict` also separates a failure from too few tokens. The greedy agreement has no bound: a
-    near-tie that rounding tips makes two good replies part early.
-
-    The check covers weights, kernels and architecture on a few hundred tokens. It does not show what quantisation does
-    to long replies or to answers: 05_evaluation measures the adapter.
+    near-tie that rounding tips makes two good replies part early. It does not show what quantisation does to long
+    replies or to answers.
     """
     kind = gguf.stem.removeprefix("model-")
     if reason := _too_large(gguf.stat().st_size) if reference else "the merged model does not fit in memory":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFWriter, LlamaFileType
 from gguf import GGMLQuantizationType as Type
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quant_shape_to_byte_shape
 
 from helpers import InputError
 from helpers.files import publish
@@ -81,11 +81,6 @@ def _fitting(wanted: Type, columns: int) -> Type:
     return Type.F16
 
 
-def _bytes(shape: list[int], type_: Type) -> int:
-    block, size = GGML_QUANT_SIZES[type_]
-    return int(np.prod(shape)) // block * size
-
-
 def _write_head(source: GGUFReader, writer: GGUFWriter, types: Mapping[str, Type], kind: str) -> None:
     """Metadata and tensor infos, which precede the weights."""
     writer.data_alignment = source.alignment
@@ -97,7 +92,8 @@ def _write_head(source: GGUFReader, writer: GGUFWriter, types: Mapping[str, Type
     writer.add_quantization_version(QUANTIZATION_VERSION)
     for tensor in source.tensors:
         shape, to = tensor.shape.tolist()[::-1], types[tensor.name]  # GGUF gives (columns, rows)
-        writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), _bytes(shape, to), to)
+        size = int(np.prod(quant_shape_to_byte_shape(shape, to)))
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, to)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -107,7 +103,7 @@ def _quantised(tensor: Any, to: Type, pool: ThreadPoolExecutor) -> np.ndarray:
     """The tensor's data as `to`, uint8 (rows, bytes a row); threads help, since kernel and NumPy release the GIL."""
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     columns = int(tensor.shape[0])
-    result = np.empty((len(rows), _bytes([columns], to)), np.uint8)
+    result = np.empty(quant_shape_to_byte_shape((len(rows), columns), to), np.uint8)
     step = max(1, CHUNK // columns)
 
     def work(start: int) -> None:

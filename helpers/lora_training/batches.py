@@ -16,9 +16,9 @@ from helpers.run_dir import Run
 Encoded = dict[str, list[int]]
 
 
-def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
+def load_split(run: Run, name: str, tokenizer: Any) -> list[Encoded]:
     """The rows of data/`name`.jsonl as token ids and labels; InputError if one does not fit, which 03 has checked."""
-    rows = read_jsonl(run.require(f"data/{name}.jsonl", "03_dataset_prep"))[:limit]
+    rows = read_jsonl(run.require(f"data/{name}.jsonl", "03_dataset_prep"))
     model = run.config.model
     encoded = [encode_example(tokenizer, row, model.max_length, model.prompt_style) for row in rows]
     if not encoded or None in encoded:
@@ -26,7 +26,7 @@ def load_split(run: Run, name: str, tokenizer: Any, limit: int | None = None) ->
     return encoded
 
 
-def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) -> list[Encoded]:
+def load_corpus(run: Run, split: str, tokenizer: Any) -> list[Encoded]:
     """The passages of data/corpus.jsonl of one split, "train" or "unseen", title first, to be learnt as text.
 
     [] where `data.corpus` is empty. Passages that the vocabulary cannot spell, or that do not fit, are left out.
@@ -34,25 +34,23 @@ def load_corpus(run: Run, split: str, tokenizer: Any, limit: int | None = None) 
     if not run.config.data.corpus:
         return []
     rows = read_jsonl(run.require("data/corpus.jsonl", "03_dataset_prep"))
-    texts = [f"{row['title']}\n{row['text']}" for row in rows if row["split"] == split][:limit]
+    texts = [f"{row['title']}\n{row['text']}" for row in rows if row["split"] == split]
     return [each for text in texts if (each := encode_text(tokenizer, text, run.config.model.max_length))]
 
 
 class ByEpoch(Sampler[int]):
     """The order of a sampler that shuffles, by the seed and the epoch alone: the same after a resume, on each process.
 
-    transformers' groups of like length are shuffled by the global random state as an epoch begins, which a checkpoint
-    in the middle of a later epoch no longer has. `epoch` is asked then: accelerate does not pass it on to a sampler
-    behind its wrappers for several processes and for a resume.
+    transformers shuffles groups of like length by the global random state as an epoch begins, which a checkpoint in the
+    middle of a later epoch no longer has. accelerate does not pass the epoch on, so `epoch` is asked for it.
     """
 
     def __init__(self, sampler: Any, seed: int, epoch: Callable[[], float | None]) -> None:
         self.sampler, self.seed, self.epoch = sampler, seed, epoch
 
     def __iter__(self) -> Iterator[int]:
-        if epoch := int(
-            self.epoch() or 0
-        ):  # a resume in the first one begins as it began, with transformers' own order
+        epoch = int(self.epoch() or 0)
+        if epoch > 0:  # the first one, also after a resume in it, has transformers' own order
             self.sampler.generator = torch.Generator().manual_seed(self.seed + epoch)
         return iter(self.sampler)
 
@@ -113,8 +111,6 @@ def collator(config: Config, pad: int, unsloth: bool) -> Any:
 
     class PackCollator(DataCollatorForLanguageModeling):
         def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-            import torch
-
             batch = super().torch_call(examples)
             if unsloth:
                 lengths = [length for example in examples for length in example["seq_lengths"]]

@@ -26,8 +26,7 @@ KEPT = 2  # checkpoints
 def mark_complete(run: Run, folder: Path) -> None:
     """Flush a checkpoint to disk, record its files' fingerprints and its training, then delete all but the KEPT newest.
 
-    After a power cut, or on a network drive, the marker may exist while earlier writes are lost. The newest are those
-    of the most steps: by their dates, as transformers counts, a clock put back makes the newest the oldest.
+    The newest are those of the most steps: by their dates, as transformers counts, a clock put back makes them old.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     flush(folder)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from helpers.config import Config
@@ -65,32 +66,31 @@ def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
     if not losses or len(checks) < 2:
         return "Here: too little was measured to read a curve."
     width = min(5, max(1, len(losses) // 2))
-    first, last = sum(losses[:width]) / width, sum(losses[-width:]) / width
+    first, last = fmean(losses[:width]), fmean(losses[-width:])
     train = f"Here: the training loss goes from {first:.2f} to {last:.2f} (means of the first and last {width} steps)."
     (_, start), (_, end) = checks[0], checks[-1]
     best_step, best = min(checks, key=lambda check: check[1])
     if end - best > 0.01 * best:
         turn = "from its start" if best_step == checks[0][0] else f"after step {best_step}"
-        held = (
-            f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}: it rises {turn}"
-        )
-        return f"{train} {held}{', which is overfitting.' if last < first else ', and so does not generalise.'}"
+        why = "which is overfitting" if last < first else "and so does not generalise"
+        held = f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}"
+        return f"{train} {held}: it rises {turn}, {why}."
     if start - end > 0.01 * start:
         fell = f"{train} The validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
+        if last < first - 0.2 * (start - end):
+            return fell
         hidden = (
-            " The training line hides the gain, because each step has other rows; the validation rows stay the same."
+            "The training line hides the gain, because each step has other rows; the validation rows stay the same."
         )
-        return fell if last < first - 0.2 * (start - end) else fell + hidden
+        return f"{fell} {hidden}"
     return f"{train} The validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
 
 
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     """How good the plan was."""
-    planned, took = budget["minutes"], metrics["seconds"] / 60
-    time = (
-        f"Here: the time came to {took / planned:.1f} times the plan." if planned > 0 else "Here: no time was planned."
-    )
-    if planned > 0 and not 0.5 <= took / planned <= 2:
+    times = metrics["seconds"] / 60 / budget["minutes"]
+    time = f"Here: the time came to {times:.1f} times the plan."
+    if not 0.5 <= times <= 2:
         time += " The speed was measured just now; another load, or very small batches, make it another."
     more = metrics["peak_memory_gib"] - budget["memory_gib"]
     if more > 0.25 * budget["memory_gib"]:

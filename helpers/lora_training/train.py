@@ -35,7 +35,7 @@ from helpers.processes import weights_spread
 from helpers.report.results import write_model_card
 from helpers.run_dir import Run, alone
 from helpers.sources.hub import nameless_base, public_name
-from helpers.tracking import log_table, tracked
+from helpers.tracking import tracked
 
 # The embedding layers are not trained; by default PEFT asks the hub whether they might have been resized.
 ADAPTER_ONLY = {"save_embedding_layers": False}
@@ -100,7 +100,7 @@ def trainer_class(unsloth: bool) -> type:
     alone_on_cpu = not unsloth and gpu is None and world_size() == 1
 
     class ReasoningTrainer(SFTTrainer):
-        journal: "TrainingLogCallback"
+        journal: TrainingLogCallback
         corpus = 0  # items of the dataset that are text, trained before the rows
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -166,8 +166,7 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
             journal = TrainingLogCallback(run, validation, tokenizer.pad_token_id, watch, unseen)
             report_to = ["wandb"] if tracker else []
             try:
-                metrics = _train_once(run, model, tokenizer, texts, rows, journal, report_to, batch, accumulation)
-                break
+                return _train_once(run, model, tokenizer, texts, rows, journal, report_to, batch, accumulation)
             except torch.OutOfMemoryError:
                 if world_size() > 1:  # the other processes wait for its gradients
                     raise InputError("out of GPU memory on one of several GPUs: lower training.batch_size") from None
@@ -178,8 +177,6 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
             gc.collect()
             torch.cuda.empty_cache()
             set_peft_model_state_dict(model, untrained)  # a checkpoint, if there is one, is loaded over it
-        _log_before_after(tracker, journal)
-    return metrics
 
 
 def _train_once(
@@ -224,7 +221,11 @@ def _train_once(
 
 def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
     """Write adapter/: weights, tokenizer and a first model card. All processes call it, and one writes."""
-    weights = whole_adapter(model)
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    # Gathered where they are spread over the processes.
+    weights = {
+        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in trained.items()
+    }
     if not is_main_process():
         return
     model.peft_config["default"].base_model_name_or_path = public_name(run.config)
@@ -234,14 +235,6 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(folder, state_dict=weights, **ADAPTER_ONLY)
         save_tokenizer(tokenizer, run.config.model, folder)
         write_model_card(run, folder / "README.md")
-
-
-def whole_adapter(model: Any) -> dict[str, Any]:
-    """The trained weights by name, gathered where they are spread over the processes."""
-    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-    return {
-        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in trained.items()
-    }
 
 
 def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, rows: int) -> dict[str, Any]:
@@ -273,13 +266,3 @@ def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, ro
         "micro_batch": trainer.args.per_device_train_batch_size,
         "gradient_accumulation": trainer.args.gradient_accumulation_steps,
     }
-
-
-def _log_before_after(tracker: Any, journal: TrainingLogCallback) -> None:
-    first, last = journal.validations()[0], journal.validations()[-1]
-    pairs = zip(first["validation_rows"], last["validation_rows"], strict=True)
-    log_table(
-        tracker,
-        "validation_before_after",
-        [{"row": i, "nll_before": a, "nll_after": b, "change": b - a} for i, (a, b) in enumerate(pairs)],
-    )

@@ -51,14 +51,13 @@ def model_source(name: str) -> str:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The tokenizer of the base model: the one door through which every tokenizer of this project comes.
+    """The tokenizer of the base model, checked by `probe`.
 
-    `probe` checks it. Where the class that the model declares fails, tokenizer.json is taken as it is: transformers 5
-    applies SentencePiece's rules to the byte-level vocabulary of models that call themselves Llama, and every space is
-    lost. The end-of-sequence token is what the chat template writes after a reply, and there is a padding token.
-    Raises InputError, which names the model, where no tokenizer passes or the family is not supported.
-
-    A folder's tokenizer is cached until its files change: copy it before you change it.
+    Where the class that the model declares fails, tokenizer.json is taken as it is: transformers 5 applies
+    SentencePiece's rules to the byte-level vocabulary of models that call themselves Llama, and every space is lost.
+    The end-of-sequence token is what the chat template writes after a reply, and there is a padding token. InputError,
+    which names the model, where no tokenizer passes or the family is not supported. A folder's tokenizer is cached
+    until its files change: copy it before you change it.
     """
     folder = Path(model_source(settings.name))
     if not folder.is_dir():
@@ -117,10 +116,7 @@ def model_file(settings: ModelSettings, name: str) -> str | None:
     """The path of one of the base model's files, downloaded if need be; None for a model that lacks it."""
     from transformers.utils import cached_file
 
-    def find(source: str, **extra: Any) -> str | None:
-        return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **extra)
-
-    return from_source(find, settings)
+    return from_source(cached_file, settings, filename=name, _raise_exceptions_for_missing_entries=False)
 
 
 def _padding(tokenizer: Any) -> str:

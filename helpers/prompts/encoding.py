@@ -1,9 +1,8 @@
 """Prompts, rows with their labels, and replies split into reasoning and answer.
 
 No assistant turn goes through a chat template. R1's keeps only what follows `</think>`, so that TRL's prompt/completion
-rows and plain messages lose the reasoning. TRL 1.15 has a training template for R1-Distill that keeps it (`messages`
-with `assistant_only_loss=True`). Ids are built here all the same, because no template guarantees, for any family, that
-the prompt has the ids of generation, that special tokens in a text stay text, and that nothing is cut.
+rows and plain messages lose the reasoning; and no template guarantees, for any family, that the prompt has the ids of
+generation, that special tokens in a text stay text, and that nothing is cut.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from helpers.prompts.encoding import encode_prompt, unspellable
 
@@ -13,18 +13,12 @@ LEAD = (
 HEADING = re.compile(r"\W|question\s*:", re.IGNORECASE)  # what begins like a number, a heading or the question
 
 
-class Titled(Protocol):
-    """What a passage has to have: a text and the path of headings above it."""
-
-    title: str
-    text: str
-
-
-def with_passages(question: str, passages: Sequence[Titled]) -> str:
+def with_passages(question: str, passages: Sequence[Any]) -> str:
     """The question with numbered passages before it, each on one line under its title; bare where there are none.
 
-    A passage has no line breaks of its own, and `> ` before it where it begins like another passage or the question,
-    so that nothing in it passes for one of them. What it says is text all the same: a model may believe it.
+    A passage has a `text`, and a `title`: the path of headings above it. Here it has no line breaks, and `> ` before it
+    where it begins like another passage or the question, so that nothing in it passes for one of them. What it says is
+    text all the same: a model may believe it.
     """
     if not passages:
         return question

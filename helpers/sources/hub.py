@@ -23,7 +23,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
 from helpers.config import Config, ModelSettings
-from helpers.files import project_path, read_json
+from helpers.files import project_path
 from helpers.sources.tables import ENDINGS, brief
 
 HUB_DATASET = "FreedomIntelligence/medical-o1-reasoning-SFT"
@@ -113,22 +113,15 @@ def is_hub_id(name: str) -> bool:
 def public_name(config: Config) -> str:
     """The base model's name for an adapter's metadata and a model card, without a path on this machine.
 
-    Of a folder: `export.base_model`, else the id in a hub cache's path or in config.json, else the folder's own name.
+    Of a folder: `export.base_model`, else the id in a hub cache's path, else the folder's own name.
     """
     if config.export.base_model or config.model.name == "embedded":
         return config.export.base_model or "HuggingFaceTB/SmolLM2-135M-Instruct"
     folder = project_path(config.model.name)
     if not folder.is_dir():
         return config.model.name if is_hub_id(config.model.name) else folder.name
-    for part in folder.parts:
-        if match := re.fullmatch(r"models--([^-].*?)--(.+)", part):  # huggingface_hub's cache
-            return f"{match[1]}/{match[2]}"
-    try:
-        stored = read_json(folder / "config.json").get("_name_or_path") or ""
-    except (OSError, ValueError):
-        stored = ""
-    if is_hub_id(stored) and not project_path(stored).exists():
-        return stored
+    if cached := re.search(r"models--([^-][^/]*?)--([^/]+)", folder.as_posix()):  # huggingface_hub's cache
+        return f"{cached[1]}/{cached[2]}"
     # Kaggle's folders end in a version number, snapshots in a hash.
     return [part for part in folder.parts if not re.fullmatch(r"\d+|[0-9a-f]{40}", part)][-1]
 
@@ -181,9 +174,9 @@ def explain(error: BaseException, name: str, revision: str | None = None, datase
     """
     chain = _chain(error)
     page = f"{SITE}/{'datasets/' if dataset else ''}{name}"
-    answers = [one for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)]
     if full := next(filter(None, map(_disk, chain)), None):
         return full
+    answers = [one for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)]
     return _answer(answers[0], page, revision) if answers else _unreached(chain, revision) or brief(error)
 
 
@@ -215,8 +208,13 @@ def _answer(error: Any, page: str, revision: str | None) -> str:
     """The meaning of the hub's HTTP error."""
     status, headers = error.response.status_code, error.response.headers
     sent_token = "authorization" in error.response.request.headers
+    if isinstance(error, GatedRepoError) and sent_token:
+        return (
+            f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; "
+            "a fine-grained token also needs the permission to read gated repositories"
+        )
     if isinstance(error, GatedRepoError):
-        return _gated(page, sent_token)
+        return f"it is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({TOKENS})"
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision {revision or 'main'!r}: take a branch, tag or commit of {page}/commits/main"
     if status == 401 and sent_token and "X-Error-Code" not in headers:
@@ -236,15 +234,6 @@ def _answer(error: Any, page: str, revision: str | None) -> str:
         return f"the hub is out of order (HTTP {status}): try again later (https://status.huggingface.co)"
     message = headers.get("X-Error-Message")
     return f"the hub refused it (HTTP {status}{': ' + message if message else ''})"
-
-
-def _gated(page: str, sent_token: bool) -> str:
-    if not sent_token:
-        return f"it is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({TOKENS})"
-    return (
-        f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; "
-        "a fine-grained token also needs the permission to read gated repositories"
-    )
 
 
 def _unreached(chain: list[BaseException], revision: str | None) -> str | None:

@@ -58,9 +58,9 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     rows, ranks, digest, texts = [], [], hashlib.sha256(), Texts()
     for line, cells in table() if columns else ():
         row = {column: cells.get(found) for column, found in columns.items()}
-        digest.update(content := _content(row))
+        digest.update(_content(row))
         if data.sample_size:
-            ranks.append((_rank(content, seed), len(rows)))
+            ranks.append((seeded_rank(row, seed), len(rows)))
         rest = {"line": line}
         if isinstance(cells.get("specialty"), str) and not INVALID.search(cells["specialty"]):
             rest["specialty"] = sys.intern(cells["specialty"])
@@ -92,10 +92,6 @@ def _content(row: Row) -> bytes:
     return json.dumps([row[column] for column in COLUMNS], default=str).encode()
 
 
-def _rank(content: bytes, seed: int) -> bytes:
-    return hashlib.sha256(str(seed).encode() + content).digest()
-
-
 def seeded_rank(row: Row, seed: int) -> bytes:
     """A row's key in a shuffle that depends on the seed and the row's content, not on its position."""
-    return _rank(_content(row), seed)
+    return hashlib.sha256(str(seed).encode() + _content(row)).digest()

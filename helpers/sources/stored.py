@@ -61,12 +61,8 @@ class StoredRow(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._texts[self._number]) + len(self._rest)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._rest or name in self._texts[self._number]
-
     def __or__(self, changes: Mapping[str, Any]) -> "StoredRow":
-        texts = self._texts[self._number]
-        number = self._number
+        texts, number = self._texts[self._number], self._number
         if new := {name: value for name, value in changes.items() if name in texts}:
             number = self._texts.add(texts | new)
         rest = {name: value for name, value in changes.items() if name not in texts}

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,12 @@ ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (p
 MAX_ROW = 16 << 20  # bytes of a line, characters of a cell or of an object in a list
 MAX_DEPTH = 100  # levels of lists and objects in a row: of deeper ones some can be read and not written
 CHUNK = 1 << 20  # bytes
+SPACE = re.compile(r"[ \t\n\r]*")
+ENDS = {"[": re.compile(r"\[[ \t\n\r]*\]"), ",": re.compile(r"\]")}  # of a list, by what stands before a member
 
 
 class BadTableError(Exception):
     """What is wrong with a file; the words follow its name."""
-
-
-class _RepeatedKeyError(Exception):
-    """A repeated key in one JSON object."""
 
 
 def lines(handle: IO[bytes]) -> Iterator[str]:
@@ -50,9 +49,10 @@ def _decoded(pieces: Iterable[bytes], start: int = 0) -> Iterator[str]:
             error.start += start - waiting
             raise
         start += len(piece)
+        if text and first:
+            text, first = text.removeprefix("\ufeff"), False
         if text:
-            yield text.removeprefix("\ufeff") if first else text
-            first = False
+            yield text
 
 
 def json_rows(handle: IO[bytes]) -> Numbered:
@@ -60,7 +60,7 @@ def json_rows(handle: IO[bytes]) -> Numbered:
     first = next((line for line in lines(handle) if line.strip()), "")
     handle.seek(0)
     is_list = first.lstrip().startswith("[")
-    rows = _List(handle).members() if is_list else _json_lines(handle)
+    rows = _list_members(handle) if is_list else _json_lines(handle)
     opening = list(islice(rows, 2))
     row = opening[0][1] if len(opening) == 1 else None
     if row and isinstance(row, dict) and all(isinstance(value, list | dict) for value in row.values()):
@@ -79,73 +79,47 @@ def _json_lines(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
         try:
             row = DECODER.decode(line.removesuffix("\n"))
         except (ValueError, RecursionError) as error:
-            if number == 1 and _is_json(line + handle.read(MAX_ROW).decode("utf-8", "replace")):
+            if number == 1 and line.strip() == "{":
                 raise BadTableError(ONE_OBJECT) from None
             raise _not_json(error, number) from None
-        except _RepeatedKeyError as error:
-            raise _repeated(f"line {number}", error) from None
+        except BadTableError as error:
+            raise BadTableError(f"line {number}: {error}") from None
         yield number, _not_deep(f"line {number}", line, row)
 
 
-class _List:
-    """Reads one JSON list member by member."""
+def _list_members(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """(number, member) of one list; a piece of the file, or one member, is in memory.
 
-    def __init__(self, handle: IO[bytes]) -> None:
-        self.pieces = _decoded(iter(lambda: handle.read(CHUNK), b""))
-        self.text, self.at, self.line = "", 0, 1  # the piece in memory, where we are in it, the line it begins at
-
-    def members(self) -> Iterator[tuple[int, Any]]:
-        self._next()
-        self.at += 1  # the bracket
-        number, empty = 0, self._next() == "]"
-        while not empty:
-            number += 1
-            yield number, self._member(number)
-            mark = self._next()
-            if mark not in (",", "]"):
-                raise self._wrong("Expecting ',' delimiter")
-            self.at += 1
-            if mark == "]":
-                break
-        self.at += empty
-        if self._next():
-            raise self._wrong("Extra data")
-
-    def _member(self, number: int) -> Any:
-        self._next()
-        while True:
-            try:
-                row, end = DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or not self._more():  # a number may go on in the next piece
-                    break
-            except _RepeatedKeyError as error:
-                raise _repeated(f"row {number}", error) from None
-            except (ValueError, RecursionError) as error:
-                problem = _not_json(error, self.line)
-                cut_off = isinstance(error, json.JSONDecodeError) and len(self.text) - self.at <= MAX_ROW
-                if not cut_off or not self._more():
-                    raise problem from None
-        found, self.at = self.text[self.at : end], end
-        return _not_deep(f"row {number}", found, row)
-
-    def _more(self) -> bool:
-        """Whether there was more to read. Doubles what is in memory, so that the work stays linear."""
-        self.line += self.text.count("\n", 0, self.at)
-        rest = self.text[self.at :]
-        added = "".join(islice(self.pieces, 1 + len(rest) // CHUNK))
-        self.text, self.at = rest + added, 0
-        return bool(added)
-
-    def _next(self) -> str:
-        """Go to the next character that is no space, and return it; "" at the end."""
-        while True:
-            while self.text[self.at : self.at + 1] in tuple(" \t\n\r"):
-                self.at += 1
-            if self.at < len(self.text) or not self._more():
-                return self.text[self.at : self.at + 1]
-
-    def _wrong(self, message: str) -> BadTableError:
-        return _not_json(json.JSONDecodeError(message, self.text, self.at), self.line)
+    The bracket or comma and the member after it are read together, and again with more text where that fails. Each time
+    there is twice as much, so that the work stays linear.
+    """
+    pieces = _decoded(iter(lambda: handle.read(CHUNK), b""))
+    text, at, line, number, mark = "", 0, 1, 0, "["  # the text in memory, where we are in it, the line it begins at
+    while True:
+        start = SPACE.match(text, at).end()
+        if end_of_list := ENDS[mark].match(text, start):
+            break
+        try:
+            if not text.startswith(mark, start):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, start)
+            start = SPACE.match(text, start + 1).end()
+            row, end = DECODER.raw_decode(text, start)
+        except BadTableError as error:
+            raise BadTableError(f"row {number + 1}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            problem, rest = _not_json(error, line), text[at:]
+            cut_off = isinstance(error, json.JSONDecodeError) and len(rest) <= MAX_ROW
+            more = "".join(islice(pieces, 1 + len(rest) // CHUNK)) if cut_off else ""
+            if not more:
+                raise problem from None
+            line += text.count("\n", 0, at)
+            text, at = rest + more, 0
+            continue
+        number, mark, at = number + 1, ",", end
+        yield number, _not_deep(f"row {number}", text[start:end], row)
+    extra = SPACE.match(text, end_of_list.end()).end()
+    if text[extra:] or any(piece.strip(" \t\n\r") for piece in pieces):
+        raise _not_json(json.JSONDecodeError("Extra data", text, extra), line)
 
 
 def _not_json(error: BaseException, line: int) -> BadTableError:
@@ -153,14 +127,11 @@ def _not_json(error: BaseException, line: int) -> BadTableError:
     return BadTableError(f"line {line + getattr(error, 'lineno', 1) - 1}: not JSON ({why})")
 
 
-def _repeated(where: str, error: _RepeatedKeyError) -> BadTableError:
-    return BadTableError(f"{where}: the key {shorten(str(error))!r} stands twice in one object: remove one")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _RepeatedKeyError(twice([key for key, _ in pairs]))
+        name = shorten(twice([key for key, _ in pairs]))
+        raise BadTableError(f"the key {name!r} stands twice in one object: remove one")
     return found
 
 
@@ -187,11 +158,3 @@ def _not_deep(where: str, text: str, row: Any) -> Any:
     if level:
         raise BadTableError(f"{where}: nested more than {MAX_DEPTH} levels deep")
     return row
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

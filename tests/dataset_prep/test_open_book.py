@@ -125,32 +125,6 @@ def test_a_corpus_stays_in_reading_order_and_the_seed_chooses(tmp_path):
     assert corpus_rows([file], seed=1) == rows != corpus_rows([file], seed=2)
 
 
-def test_files_of_one_name_in_two_folders_are_two_documents(tmp_path):
-    files = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        files.append(tmp_path / name / "notes.md")
-        files[-1].write_text(f"# Notes\n\nThis is text {name}.\n")
-    rows = corpus_rows([str(file) for file in files], seed=1)
-    assert sorted(each["text"] for each in rows) == ["This is text one.", "This is text two."]
-    assert sorted(each["split"] for each in rows) == ["train", "unseen"]
-
-
-CITATION = (
-    "<PubmedArticle><MedlineCitation><PMID>{0}</PMID><DateRevised><Year>{1}</Year></DateRevised>"
-    "<Article><ArticleTitle>Title {0} of {1}.</ArticleTitle></Article></MedlineCitation></PubmedArticle>"
-)
-
-
-def test_of_versions_the_newest_stays_and_what_is_withdrawn_goes(tmp_path):
-    """As in an index, also where a file has no number that would date its deletions."""
-    citations = "".join(CITATION.format(*each) for each in [(1, 2020), (2, 2021), (2, 2019), (3, 2020)])
-    withdrawn = "<DeleteCitation><PMID>1</PMID></DeleteCitation>"
-    (tmp_path / "some.xml").write_text(f"<PubmedArticleSet>{citations}{withdrawn}</PubmedArticleSet>")
-    rows = corpus_rows([str(tmp_path / "some.xml")], seed=1)
-    assert [each["text"] for each in rows] == ["Title 2 of 2021.", "Title 3 of 2020."]
-
-
 @pytest.mark.parametrize("content", ["", '{"id": 1, "text": ""}\n'])
 def test_a_corpus_without_a_document_is_one_line(tmp_path, content):
     (tmp_path / "empty.jsonl").write_text(content)

@@ -2,13 +2,9 @@
 
 import csv
 import json
-import os
 import random
-import re
-import socket
 from itertools import combinations
 
-import datasets
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,7 +41,7 @@ def words_as_tokens(monkeypatch):
 
     monkeypatch.setattr(dataset_prep, "encode_example", encode)
     monkeypatch.setattr(dataset_prep, "special_strings", lambda tokenizer: SPECIAL)
-    monkeypatch.setattr(dataset_prep, "unspellable", lambda tokenizer, text: "")
+    monkeypatch.setattr(dataset_prep, "encode_prompt", lambda *_: [])
 
 
 def row(question, line=1, thinking="Think it through.", answer="An answer."):
@@ -100,6 +96,7 @@ def test_the_packaged_sample_reads_and_keeps_its_specialties():
     assert provenance["revision"] is None
 
 
+GOOD = json.dumps({"Question": "q", "Complex_CoT": "c", "Response": "r"})
 TRICKY = [
     {
         "Question": "What\u2028is this?\x85",
@@ -140,6 +137,16 @@ def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
     assert provenance["fingerprint"] == expected
 
 
+@pytest.mark.parametrize("piece", [1, 50])
+def test_a_list_is_the_same_in_pieces(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr("helpers.sources.text.CHUNK", piece)
+    rows, _ = read_rows(data_settings(write_as("json list", tmp_path)), seed=1)
+    assert [{name: r[name] for name in COLUMNS} for r in rows] == TRICKY
+    (tmp_path / "bad.json").write_text(f"[{GOOD},\n{GOOD} ,\n {GOOD}, ]")
+    with pytest.raises(InputError, match=r"bad\.json line 3: not JSON"):
+        read_rows(data_settings(tmp_path / "bad.json"), seed=1)
+
+
 CELLS = [{"Question": "q, q", "Complex_CoT": "c", "Response": "r"}, dict.fromkeys(COLUMNS, "x")]
 OTHER_CSV = {
     "semicolons, as Excel writes them in Germany": "\ufeffQuestion;Complex_CoT;Response\r\nq, q;c;r\r\nx;x;x\r\n",
@@ -157,41 +164,25 @@ def test_csv_of_another_dialect(tmp_path, name):
     assert [{column: r[column] for column in COLUMNS} for r in rows] == CELLS
 
 
-GOOD = json.dumps({"Question": "q", "Complex_CoT": "c", "Response": "r"})
 WRONG_FILES = {
     "empty": ("a.jsonl", b"", "a.jsonl holds no rows"),
-    "only blank lines": ("a.json", b"\n \r\n", "holds no rows"),
     "empty list": ("a.json", b"[]", "holds no rows"),
     "header alone": ("a.csv", b"Question,Complex_CoT,Response\n", "holds no rows"),
-    "empty csv": ("a.csv", b"", "holds no rows"),
     "missing column": (
         "a.jsonl",
         b'{"Question": "q", "Response": "r"}',
         "no column Complex_CoT; its columns are: Question",
     ),
-    "other names": (
-        "a.jsonl",
-        b'{"case": "q", "Complex_CoT": "c", "Response": "r"}',
-        "no column Question; .*case",
-    ),
-    "missing csv column": (
-        "a.csv",
-        b"Question,Response\n1,2\n",
-        "no column Complex_CoT; its columns are: Question, Resp",
-    ),
     "no header": ("a.csv", b"why?,because,so\nhow?,thus,yes\n", "columns are: why\\?, because, so; is its header line"),
     "more cells": ("a.csv", b"Question,Complex_CoT,Response\na,b,c\na,b,c,d\n", "line 3: 4 cells below 3 column names"),
     "open quote": ("a.csv", b'Question,Complex_CoT,Response\na,"b,c\n', "line 2: not CSV"),
     "not utf-8": ("a.jsonl", GOOD.encode() + b"\n\xe9\n", f"not UTF-8 \\(byte {len(GOOD) + 1}\\)"),
-    "not utf-8 after a mark": ("a.csv", b"\xef\xbb\xbfQuestion\xff", "not UTF-8 \\(byte 11\\)"),
-    "utf-16": ("a.csv", "Question,Complex_CoT,Response".encode("utf-16"), "not UTF-8 \\(byte 0\\)"),
     "bad line": ("a.jsonl", f"{GOOD}\n\n{GOOD}\n{{oops\n".encode(), "a.jsonl line 4: not JSON"),
     "cut line": ("a.json", f"{GOOD}\n{GOOD[:-4]}".encode(), "a.json line 2: not JSON"),
     "bad list": ("a.json", f"[{GOOD},\n{GOOD},\n,]".encode(), "a.json line 3: not JSON"),
+    "more after a list": ("a.json", f"[{GOOD},\n{GOOD}]\n\n{GOOD}".encode(), "a.json line 4: not JSON \\(Extra data"),
     "not an object": ("a.jsonl", f"{GOOD}\n3\n".encode(), "line 2: int instead of an object"),
-    "list of lists": ("a.json", b'[["q", "c", "r"]]', "row 1: list instead of an object"),
     "endless nesting": ("a.json", b"[" * 200_000, "line 1: not JSON"),
-    "endless number": ("a.jsonl", b'{"Question": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
     "unknown ending": ("a.xlsx", b"PK", "a.xlsx has the unknown ending '.xlsx'; valid: .json, .jsonl, .csv, .parquet"),
     "repeated key": (
         "a.jsonl",
@@ -214,8 +205,6 @@ WRONG_FILES = {
         b'{"Question": ["q"], "Complex_CoT": ["c"], "Response": ["r"]}',
         "a.json is one object, not rows: write a list of objects, or one a line \\(pandas: to_json",
     ),
-    "columns as pandas writes them": ("a.json", b'{"Question": {"0": "q"}, "Response": {"0": "r"}}', "one object"),
-    "rows under a name": ("a.json", f'{{"train": [{GOOD}]}}'.encode(), "is one object, not rows"),
     "columns over several lines": ("a.json", b'{\n "Question": [\n  "q"\n ]\n}', "is one object, not rows"),
     "more cells by semicolons": (
         "a.csv",
@@ -224,7 +213,6 @@ WRONG_FILES = {
     ),
     "old macintosh": ("a.csv", b"Question,Complex_CoT,Response\ra,b,c\r", "line 1: not CSV"),
     "not parquet": ("a.parquet", b"Question,Complex_CoT", "a.parquet is not a parquet table"),
-    "empty parquet": ("a.parquet", b"", "a.parquet is not a parquet table"),
 }
 
 
@@ -236,20 +224,6 @@ def test_a_wrong_file_gives_one_clear_line(tmp_path, name):
         read_rows(data_settings(tmp_path / filename), seed=1)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize("values", [pa.array([2**30], pa.date32()), pa.array([2**62], pa.timestamp("us"))])
-def test_a_parquet_file_with_a_value_that_python_has_no_date_for(tmp_path, values):
-    texts = {name: [name] for name in COLUMNS}
-    parquet.write_table(pa.table({**texts, "when": values}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"a\.parquet is not a parquet table that can be read"):
-        read_rows(data_settings(tmp_path / "a.parquet"), seed=1)
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(InputError, match=r"a\.csv is not a file"):
-        read_rows(data_settings(tmp_path / "a.csv"), seed=1)
 
 
 def test_a_file_that_is_absent_and_a_folder(tmp_path):
@@ -308,17 +282,6 @@ def test_a_configuration_is_for_the_hub_alone(tmp_path):
     for source in ("sample", write_as("jsonl", tmp_path)):
         with pytest.raises(InputError, match=r"data.config = 'zh' is for data sets of the hub, and data.source is"):
             read_rows(data_settings(source, config="zh"), seed=1)
-
-
-def test_the_hub_without_a_network_is_one_line(monkeypatch, tmp_path):
-    def no_network(*args, **kwargs):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(InputError, match=r"cannot get FreedomIntelligence.*data.source may also be") as caught:
-        read_rows(data_settings("hub"), seed=1)
-    assert "\n" not in str(caught.value)
 
 
 # ----------------------------------------------------------------------------------------- validating, keeping out
@@ -454,19 +417,6 @@ few = settings(max_examples=25, deadline=None, suppress_health_check=list(Health
 
 
 @few
-@given(questions_strategy, st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]))
-def test_near_duplicates_are_the_brute_force_ones(questions, threshold):
-    rows = numbered(questions)
-    kept = []
-    for candidate in rows:
-        if all(jaccard(candidate["Question"], r["Question"]) < threshold for r in kept):
-            kept.append(candidate)
-    found, dropped = drop_near(rows, threshold)
-    assert found == kept
-    assert_nothing_lost(rows, found, dropped)
-
-
-@few
 @given(st.lists(st.tuples(*[st.text(max_size=12) | st.none()] * 3), min_size=1, max_size=12))
 def test_no_rule_loses_a_row_or_changes_one(cells):
     rows = [row(q, line, c, a) for line, (q, c, a) in enumerate(cells, 1)]
@@ -571,15 +521,6 @@ def vignettes(count=60, instruction=0):
     return [f"{before} A patient has {case}. What is the diagnosis?".strip() for case in cases]
 
 
-def asked_of(forms, count=60):
-    """One-line questions in the form of MedQuAD's, `forms` of them in turn."""
-    endings = [f"{middle} {last}" for middle in ("thyroidism", "natraemia", "calcaemia", "glycaemia") for last in
-               ("type one", "syndrome", "in children")]  # fmt: skip
-    names = [f"{first}{ending}" for first in ("hypo", "hyper", "para", "poly", "endo") for ending in endings]
-    kinds = ["treatments for", "symptoms of", "causes of"][:forms]
-    return [f"What are the {kinds[k % forms]} {name} ?" for k, name in enumerate(names[:count])]
-
-
 def prepared(questions, similarity=0.3, near=0.7):
     """The sides' sizes after the rules that go by likeness."""
     shared = shared_shingles(questions)
@@ -588,12 +529,12 @@ def prepared(questions, similarity=0.3, near=0.7):
     return [len(part) for part in sides(split(rows, 0.1, 0.1, 1, similarity, shared)).values()]
 
 
-@pytest.mark.parametrize(("count", "words"), [(60, 0), (60, 65), (10, 27), (400, 27)])
+@pytest.mark.parametrize(("count", "words"), [(60, 0), (10, 27), (400, 27)])
 def test_rows_that_share_an_instruction_train(count, words):
     assert prepared(vignettes(count, words)) == [count - 2 * round(0.1 * count), *[round(0.1 * count)] * 2]
 
 
-@pytest.mark.parametrize("instructions", [2, 5, 12])
+@pytest.mark.parametrize("instructions", [2, 12])
 def test_rows_with_one_of_several_instructions_train(instructions):
     """Half of the rows with one preamble, half with another, and so on: each text is in too many rows to tie them."""
     before = [" ".join(f"order{k}{word}" for word in "abcdefghijkl") for k in range(instructions)]
@@ -614,12 +555,7 @@ def test_a_template_with_slots_trains_and_so_do_chinese_rows():
     assert prepared(chinese) == [160, 20, 20]
 
 
-@pytest.mark.parametrize("forms", [1, 2, 3])
-def test_rows_of_one_template_train(forms):
-    assert prepared(asked_of(forms)) == [48, 6, 6]
-
-
-@pytest.mark.parametrize("instruction", [0, 27, 65])
+@pytest.mark.parametrize("instruction", [0, 27])
 def test_near_duplicates_are_found_behind_an_instruction(instruction):
     questions = vignettes(60, instruction)
     copies = [question.replace("What is the diagnosis?", "What is the diagnosis, then?") for question in questions[:4]]
@@ -656,8 +592,8 @@ def test_a_question_of_nothing_but_what_is_shared_is_compared_by_all_of_it():
 
 
 @few
-@given(questions_strategy, st.sampled_from([0.3, 0.7, 1.0]), st.sets(st.integers(0, 99), max_size=20))
-def test_near_duplicates_with_shared_shingles_are_the_brute_force_ones(questions, threshold, chosen):
+@given(questions_strategy, st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]), st.sets(st.integers(0, 99), max_size=20))
+def test_near_duplicates_are_the_brute_force_ones(questions, threshold, chosen):
     rows, kept = numbered(questions), []
     every = sorted(set().union(*map(shingles, questions)))
     shared = {every[k % len(every)] for k in chosen}
@@ -670,7 +606,9 @@ def test_near_duplicates_with_shared_shingles_are_the_brute_force_ones(questions
         pairs = [(candidate["Question"], r["Question"]) for r in kept]
         if all(min(jaccard(*pair), own(*pair)) < threshold for pair in pairs):
             kept.append(candidate)
-    assert drop_near(rows, threshold, shared)[0] == kept
+    found, dropped = drop_near(rows, threshold, shared)
+    assert found == kept
+    assert_nothing_lost(rows, found, dropped)
 
 
 @needs_shared
@@ -682,36 +620,16 @@ def test_of_the_real_rows_one_pair_is_alike_with_what_they_share_left_out():
     assert alike[-1] > 0.3 > 0.13 > alike[-2]
 
 
-def test_the_message_of_one_group_says_what_ties_it_and_which_bound_parts_it():
+def test_the_message_of_one_group_says_what_ties_it():
     question = distinct(1)[0]
     few_words = numbered([f"{question} {end}" for end in ("now", "today", "here")])
-    with pytest.raises(
-        InputError, match=r"rows left: 3 \(groups of like questions: 1\), too few .*above 0\.3"
-    ) as error:
-        split(few_words, 0.1, 0.1, seed=1)
     alike = jaccard(few_words[0]["Question"], few_words[1]["Question"])
-    assert f"(lines 1 and 2 are {alike:.2f}, by '" in str(error.value)
-    bound = float(re.search(r": ([\d.]+) makes 3 groups", str(error.value))[1])
-    assert bound - 0.05 <= alike < bound
-    assert sides(split(few_words, 0.1, 0.1, seed=1, group_similarity=bound))["train"]
-
-
-def test_slots_that_chain_all_rows_are_said_with_the_bound_that_parts_them():
-    pairs = [(one, other) for one in SYMPTOMS[:8] for other in SYMPTOMS[8:16]]
-    rows = numbered([f"Which drug is used for {one} in patients with {other}?" for one, other in pairs])
-    with pytest.raises(
-        InputError, match=r"'for hyperpnoea in'.*above 0\.3 parts them: 0\.\d+ makes 64 groups"
-    ) as error:
-        split(rows, 0.1, 0.1, 1, 0.3, shared_shingles([r["Question"] for r in rows]))
-    assert len(str(error.value)) < 450
-
-
-def test_rows_that_differ_in_nothing_but_their_order_have_no_bound():
-    rows = numbered(["a b a b a b a b", "b a b a b a b a b", "a b a b a b"])
-    rows = [row for row in rows if shingles(row["Question"]) == shingles(rows[0]["Question"])]
-    assert len(rows) == 2
-    with pytest.raises(InputError, match=r"data\.group_similarity does not part them"):
-        split(rows, 0.1, 0.1, seed=1)
+    said = (
+        rf"rows left: 3 \(groups of like questions: 1\), too few .*lines 1 and 2 are {alike:.2f}, by '.*higher data\.gr"
+    )
+    with pytest.raises(InputError, match=said):
+        split(few_words, 0.1, 0.1, seed=1)
+    assert sides(split(few_words, 0.1, 0.1, seed=1, group_similarity=alike + 0.01))["train"]
 
 
 # ------------------------------------------------------------------------------------------------------------- fit
@@ -838,31 +756,6 @@ def test_the_known_rewrites_of_benchmark_items_come_first():
     assert max(medqa["ngram"]["max"], medmcqa["ngram"]["max"]) < 0.05
 
 
-@needs_shared
-def test_the_share_flagged_does_not_grow_with_the_rows_and_planted_questions_are_found():
-    """Beside real rows and answers of MedQuAD, which nobody made from these questions."""
-    count, rows = 2000, [*read_jsonl(SHARED / "medical_o1_en_187.jsonl")]
-    for other in read_jsonl(SHARED.parent / "knowledge" / "medquad.jsonl")[: 8 * max(0, count - 187) : 8]:
-        answer = " ".join((other["answer"] or "").split()[:110])
-        rows.append({"Question": other["question"], "Complex_CoT": "", "Response": answer})
-    rows = [{**row, "line": k} for k, row in enumerate(rows[:count], 1)]
-    task = read_jsonl(SHARED / "medqa_dev_4opt_600.jsonl")
-    planted = task[5:300:15]
-    for k, item in enumerate(planted):  # the same case, and something else asked
-        case = re.split(r"(?<=[.?!])\s+", item["question"])[:-1] or [item["question"]]
-        asked = " ".join([*case, "Which drug should be avoided in this patient?"])
-        rows.append({**rows[k], "Question": asked, "line": count + k + 1})
-    tasks = {
-        "medqa": [ChoiceQuestion.model_validate(q) for q in task],
-        "pubmedqa": [ChoiceQuestion.model_validate(q) for q in read_jsonl(SHARED / "pubmedqa_pqal_train_500.jsonl")],
-    }
-    report = overlap(rows, tasks)
-    found = {q["id"] for q in planted} & {*report["medqa"]["flagged"]}
-    assert len(found) == len(planted)
-    assert len(report["medqa"]["flagged"]) - len(found) <= 0.02 * 600
-    assert len(report["pubmedqa"]["flagged"]) <= 0.025 * 500
-
-
 def test_every_question_is_flagged_where_all_of_them_were_trained_on():
     """The measure is what a question's other rows have in common with it, so a whole benchmark can be found."""
     cases = vignettes(80)
@@ -939,20 +832,16 @@ def test_only_training_rows_flag_a_question(tmp_path, words_as_tokens):
 
 
 def test_a_row_that_was_left_out_can_be_looked_up_by_its_line(tmp_path, words_as_tokens):
-    """Every one of them, and of many thousand rows the report is still small."""
-    questions = distinct(2000)
-    rows = made_rows() + [{"Question": questions[k // 10], "Complex_CoT": "a", "Response": ""} for k in range(5_000)]
+    rows = made_rows() + [{"Question": q, "Complex_CoT": "a", "Response": ""} for q in distinct(500)]
     run = make_run(tmp_path / "run", write_rows(tmp_path / "rows.jsonl", rows))
     report = prepare(run, None)
-    read, _ = read_rows(run.config.data, run.config.seed)
-    by_line = {row["line"]: row for row in read}
+    by_line = {row["line"]: row for row in read_rows(run.config.data, run.config.seed)[0]}
     left_out = [line for step in report["steps"] for lines in step["lines"].values() for line in lines]
     kept = [row["line"] for side in ("train", "validation", "test") for row in read_jsonl(run / f"data/{side}.jsonl")]
     assert sorted(left_out + kept) == sorted(by_line)
     [validate] = [step for step in report["steps"] if step["rule"] == "validate"]
-    assert len(validate["lines"]["empty answer"]) == validate["reasons"]["empty answer"] == 5_000
+    assert len(validate["lines"]["empty answer"]) == validate["reasons"]["empty answer"] == 500
     assert not any(by_line[line]["Response"] for line in validate["lines"]["empty answer"])
-    assert (run / "data/report.json").stat().st_size < 200_000
 
 
 def test_prepare_says_how_many_rows_were_not_drawn(tmp_path, words_as_tokens):
@@ -1001,7 +890,7 @@ def test_a_question_that_the_model_cannot_read_is_said_before_training(tmp_path,
 
 
 BREAKAGES = {
-    "broken source": (lambda path: path.write_text("{", encoding="utf-8"), {}, "line 1: not JSON"),
+    "broken source": (lambda path: path.write_text("{oops", encoding="utf-8"), {}, "line 1: not JSON"),
     "nothing valid": (
         lambda path: write_rows(path, [{**TRICKY[0], "Response": ""}]),
         {},
@@ -1044,18 +933,17 @@ def test_a_failed_write_leaves_the_finished_artefacts_as_they_were(tmp_path, wor
     assert sorted(path.name for path in run.path.iterdir()) == ["data", "run.yaml"]
 
 
-def test_too_few_rows_of_one_side_fit(tmp_path, words_as_tokens):
+def test_too_few_rows_of_one_side_fit(tmp_path, words_as_tokens, monkeypatch):
     rows = made_rows(10)
     rows[0]["Response"] = "long " * 2000
     source = write_rows(tmp_path / "rows.jsonl", rows)
 
-    def validates_the_long_row(seed):
-        found = split(read_rows(data_settings(source), seed)[0], 0.1, 0.1, seed)
-        return [r["line"] for r in sides(found)["validation"]] == [1]
+    def put_the_long_one_aside(rows, *_):
+        return [row | {"split": "validation" if row["line"] == 1 else "train"} for row in rows]
 
-    seed = next(filter(validates_the_long_row, range(200)))
+    monkeypatch.setattr(dataset_prep, "split", put_the_long_one_aside)
     with pytest.raises(InputError, match=r"too few rows fit model.max_length = 1024 to train and to validate"):
-        prepare(make_run(tmp_path / "other", source, seed=seed), None)
+        prepare(make_run(tmp_path / "other", source), None)
 
 
 @needs_shared
@@ -1084,10 +972,10 @@ def test_real_rows_with_the_real_encoding(tmp_path):
 
 
 def test_a_question_longer_than_the_model_is_refused_before_training(tmp_path):
-    question = {"id": "long", "question": "word " * 150_000, "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
+    question = {"id": "long", "question": "word " * 5_000, "options": {"A": "a", "B": "b"}, "answer_idx": "A"}
     write_jsonl(tmp_path / "q.jsonl", [question])
     run = open_run("smoke", tmp_path / "run", {"evaluation.questions": str(tmp_path / "q.jsonl")})
     with pytest.raises(
-        InputError, match=r"^q, question long: its prompt has 150,\d\d\d tokens, and the model has 4,096 positions"
+        InputError, match=r"^q, question long: its prompt has 5,\d\d\d tokens, and the model has 4,096 positions"
     ):
         prepare(run, load_tokenizer(run.config.model))

@@ -25,8 +25,7 @@ from helpers.export.files import write_report
 from helpers.export.gguf import convert, write_modelfile
 from helpers.export.merge import merge
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers.models.loading import load_base, load_tokenizer, save_tokenizer
-from helpers.models.packaged import tiny_folder
+from helpers.models.loading import load_base, load_tokenizer
 from helpers.prompts.chat_template import chat_template
 from helpers.report.results import model_card, write_index
 from helpers.run_dir import open_run
@@ -34,7 +33,7 @@ from helpers.sources.rows import SAMPLE
 from helpers.use.server import gguf_file, sides
 
 # Characters that vocabularies split into bytes.
-PIECES = "K⁺ ↓, Na⁺ ↑; HCO₃⁻ ≥ 12, 39 ℃. Калий Низкий, 低钾血症, 低カリウム血症、نقص 👩‍⚕️ 👍🏽 🇩🇪"
+PIECES = "K⁺ ↓; HCO₃⁻ ≥ 12 ℃. Калий, 低カリウム血症、نقص 👩‍⚕️ 🇩🇪"
 QUESTIONS = ["Which nerve is compressed?", "Why is the patient breathless?"]
 
 
@@ -47,7 +46,7 @@ def exported(tmp_path_factory):
     write_jsonl(run / "data/validation.jsonl", read_jsonl(SAMPLE)[:6])
     merge(run)
     files = {kind: convert(run, kind) for kind in run.config.export.kinds}
-    reference = reference_outputs(run, QUESTIONS, max_new_tokens=6, rows=5, last_tokens=8)
+    reference = reference_outputs(run, QUESTIONS, max_new_tokens=6, rows=5, last_tokens=4)
     return SimpleNamespace(run=run, files=files, reference=reference)
 
 
@@ -59,7 +58,7 @@ def checks(exported):
 def test_the_reference_outputs_are_greedy_replies_and_losses_at_the_end_of_the_shortest_rows(exported):
     tokenizer = load_tokenizer(exported.run.config.model)
     assert [len(reply) for reply in exported.reference.replies] == [6, 6]
-    assert [len(nlls) for nlls in exported.reference.nlls] == [8] * 5
+    assert [len(nlls) for nlls in exported.reference.nlls] == [4] * 5
     assert {row[-1] for row in exported.reference.rows} == {tokenizer.eos_token_id}
     assert [len(row) for row in exported.reference.rows] == sorted(len(row) for row in exported.reference.rows)
 
@@ -68,7 +67,7 @@ def test_every_kind_of_a_good_export_passes(exported, checks):
     assert list(checks) == ["f16", "q8_0", "q4_k_m"]
     for kind, check in checks.items():
         assert check["passes"], (kind, check)
-        assert (check["nll"]["rows"], check["nll"]["tokens"]) == (5, 40)
+        assert (check["nll"]["rows"], check["nll"]["tokens"]) == (5, 20)
         assert check["ends"]["stopped"] == 5
         assert check["nll"]["bound"] == BOUNDS[kind]
     assert abs(checks["f16"]["nll"]["difference"]) < 0.01
@@ -109,16 +108,11 @@ def test_what_does_not_fit_in_memory_is_not_called_passing(exported, monkeypatch
 
 
 def test_a_difference_within_the_bound_must_be_shown(exported):
-    """Rows' losses that scatter: the mean hardly differs, but so few rows cannot show it."""
-    noisy = [[nll + (-1) ** i * 0.1 for nll in nlls] for i, nlls in enumerate(exported.reference.nlls)]
-    check = check_file(exported.run, exported.files["f16"], replace(exported.reference, nlls=noisy))
-    low, high = check["nll"]["ci95"]
-    assert low < -BOUNDS["f16"] < 0 < BOUNDS["f16"] < high
-    assert (check["passes"], check["verdict"]) == (False, "not shown to pass")
-    lower = [[nll - 0.15 for nll in nlls] for nlls in noisy]  # one end of the interval lies within the bound
+    """Rows' losses that scatter: so few rows cannot show it."""
+    lower = [[nll - 0.15 + (-1) ** i * 0.1 for nll in nlls] for i, nlls in enumerate(exported.reference.nlls)]
     check = check_file(exported.run, exported.files["f16"], replace(exported.reference, nlls=lower))
     low, high = check["nll"]["ci95"]
-    assert -BOUNDS["f16"] < low < BOUNDS["f16"] < high
+    assert -BOUNDS["f16"] < low < BOUNDS["f16"] < high  # one end of the interval lies within the bound
     assert (check["passes"], check["verdict"]) == (False, "not shown to pass")
     few = replace(exported.reference, rows=exported.reference.rows[:4], nlls=exported.reference.nlls[:4])
     check = check_file(exported.run, exported.files["f16"], few)
@@ -184,14 +178,13 @@ def test_the_report_names_the_file_to_use_and_the_cards_say_how_each_fared(expor
 
 
 @pytest.fixture(scope="module")
-def split_characters(tmp_path_factory):
-    """The base model itself as a GGUF file, and a validation row that ends in split characters."""
+def split_characters(exported, tmp_path_factory):
+    """The same model, and a validation row that ends in split characters."""
     run = open_run("smoke", tmp_path_factory.mktemp("split") / "run")
-    shutil.copytree(tiny_folder(), run / "export/merged")
-    save_tokenizer(load_tokenizer(run.config.model), run.config.model, run / "export/merged")
+    shutil.copytree(exported.run / "export/merged", run / "export/merged")
     row = {"Question": "Why ↓?", "Complex_CoT": "低钾 ↓.", "Response": PIECES}
     write_jsonl(run / "data/validation.jsonl", [row])
-    return SimpleNamespace(run=run, file=convert(run, "f16"), tokenizer=load_tokenizer(run.config.model))
+    return SimpleNamespace(run=run, file=exported.files["f16"], tokenizer=load_tokenizer(run.config.model))
 
 
 def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):

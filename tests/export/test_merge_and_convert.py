@@ -1,6 +1,5 @@
 """Stage 06: the merged folder is the base model plus the adapter, file by file, and whole or not there."""
 
-import re
 import shutil
 import weakref
 from types import SimpleNamespace
@@ -9,7 +8,6 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -41,12 +39,15 @@ def load(folder, **how):
     return AutoModelForCausalLM.from_pretrained(folder, **how).eval()
 
 
-def make(folder, dtype=torch.float32, shard="5GB", **lora):
-    """A base model in a folder of its own, and a run with an adapter whose change is large enough to be seen."""
-    base = folder / "base"
-    shutil.copytree(tiny_folder(), base)
-    (base / "model.safetensors").unlink()
-    load(tiny_folder(), dtype=dtype).save_pretrained(base, max_shard_size=shard)
+def make_base(folder, dtype=torch.float32, shard="5GB"):
+    shutil.copytree(tiny_folder(), folder)
+    (folder / "model.safetensors").unlink()
+    load(tiny_folder(), dtype=dtype).save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def make(folder, base, **lora):
+    """A run with an adapter on a base model, whose change is large enough to be seen."""
     run = open_run("smoke", folder / "run", {"model.name": str(base)})
     torch.manual_seed(1)
     settings = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -59,17 +60,19 @@ def make(folder, dtype=torch.float32, shard="5GB", **lora):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("first"))
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture
-def made(first, tmp_path):
-    """A copy of `first`."""
-    shutil.copytree(first.base, tmp_path / "base")
-    run = open_run("smoke", tmp_path / "run", {"model.name": str(tmp_path / "base")})
-    shutil.copytree(first.run / "adapter", run / "adapter")
-    return SimpleNamespace(run=run, base=tmp_path / "base")
+def made(base, tmp_path):
+    return make(tmp_path, base)
+
+
+@pytest.fixture
+def own(base, tmp_path):
+    """With a base model that a test may change."""
+    return make(tmp_path, shutil.copytree(base, tmp_path / "base"))
 
 
 def by_peft(made):
@@ -116,8 +119,8 @@ def one_line(made):
 
 
 @pytest.mark.parametrize("lora", [{}, {"use_rslora": True, "target_modules": ["q_proj", "down_proj"]}])
-def test_merging_is_what_peft_does(tmp_path, lora):
-    made = make(tmp_path, **lora)
+def test_merging_is_what_peft_does(base, tmp_path, lora):
+    made = make(tmp_path, base, **lora)
     folder = check(made, torch.float16)
     assert names(folder) == names(made.base)
     for name in ("tokenizer.json", "generation_config.json"):
@@ -138,7 +141,7 @@ def test_the_merged_folder_asks_as_training_did_and_can_be_a_base_again(made, r1
 
 
 def test_a_model_is_split_into_files_of_our_size(tmp_path, monkeypatch):
-    made = make(tmp_path, dtype=torch.bfloat16, shard="100KB")
+    made = make(tmp_path, make_base(tmp_path / "base", torch.bfloat16, "100KB"))
     assert len(list(made.base.glob("*.safetensors"))) > 2
     assert "model.safetensors" in names(merge(made.run))
     limit = 60_000
@@ -154,12 +157,12 @@ def test_a_model_is_split_into_files_of_our_size(tmp_path, monkeypatch):
     assert names(folder) == {INDEX, *files, *(name for name in names(made.base) if "safetensors" not in name)}
 
 
-def test_every_tensor_keeps_its_kind(made):
-    weights = load_file(made.base / "model.safetensors")
+def test_every_tensor_keeps_its_kind(own):
+    weights = load_file(own.base / "model.safetensors")
     weights |= {"extra.ids": torch.arange(5), "extra.wide": torch.ones(3, dtype=torch.float64)}
     weights["model.norm.weight"] = weights["model.norm.weight"].bfloat16()
-    save_file(weights, made.base / "model.safetensors")
-    merged = load_file(merge(made.run) / "model.safetensors")
+    save_file(weights, own.base / "model.safetensors")
+    merged = load_file(merge(own.run) / "model.safetensors")
     assert merged.keys() == weights.keys()
     kinds = {"extra.ids": torch.int64, "model.norm.weight": torch.bfloat16}
     assert {key: tensor.dtype for key, tensor in merged.items()} == {**dict.fromkeys(merged, torch.float16), **kinds}
@@ -218,9 +221,8 @@ def test_an_adapter_that_the_base_has_no_place_for(made, sides):
     stray = "base_model.model.model.layers.7.mlp.up_proj.lora_{}.weight"
     weights |= {stray.format(side): torch.ones(4, 4) for side in sides}
     save_file(weights, made.run / ADAPTER)
-    with pytest.raises(RuntimeError, match=stray.format(sides[0])) as caught:
+    with pytest.raises(RuntimeError, match=stray.format(sides[0])):
         merge(made.run)
-    assert "\n" not in str(caught.value)
     assert list((made.run / "export").iterdir()) == []
 
 
@@ -251,9 +253,9 @@ def without_a_shard(made):
         (without_a_shard, "has no gone.safetensors"),
     ],
 )
-def test_what_cannot_be_merged_is_said_in_one_line(made, damage, said):
-    damage(made)
-    assert said in one_line(made)
+def test_what_cannot_be_merged_is_said_in_one_line(own, damage, said):
+    damage(own)
+    assert said in one_line(own)
 
 
 # ------------------------------------------------------------------------------------------------------------ the hub
@@ -265,20 +267,20 @@ def on_the_hub(made, folder):
     return SimpleNamespace(run=run, base=made.base)
 
 
-def test_a_base_from_the_hub(made, tmp_path, monkeypatch, r1_tokenizer):
+def test_a_base_from_the_hub(own, tmp_path, monkeypatch, r1_tokenizer):
     calls = []
 
     def download(repo, **options):
         calls.append((repo, options.pop("revision"), options))
-        return str(made.base)
+        return str(own.base)
 
     monkeypatch.setattr(models, "ask_first", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(export, "load_tokenizer", lambda settings: r1_tokenizer)
-    monkeypatch.setattr(models, "model_file", lambda settings, name: str(made.base / name))
+    monkeypatch.setattr(models, "model_file", lambda settings, name: str(own.base / name))
     # A whole file goes before an index.
-    write_json(made.base / INDEX, {"weight_map": {"model.norm.weight": "another.safetensors"}})
-    folder = check(on_the_hub(made, tmp_path / "hub"), torch.float16)
+    write_json(own.base / INDEX, {"weight_map": {"model.norm.weight": "another.safetensors"}})
+    folder = check(on_the_hub(own, tmp_path / "hub"), torch.float16)
     assert "tokenizer.json" in names(folder)
     assert INDEX not in names(folder)
     [(repo, revision, patterns)] = calls
@@ -286,15 +288,6 @@ def test_a_base_from_the_hub(made, tmp_path, monkeypatch, r1_tokenizer):
     wanted = ["config.json", "generation_config.json", INDEX, "model-00001-of-00002.safetensors"]
     others = ["consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin", "README.md"]
     assert list(filter_repo_objects(wanted + others, **patterns)) == wanted
-
-
-def test_a_hub_out_of_reach(made, tmp_path, monkeypatch):
-    def download(*args, **options):
-        raise LocalEntryNotFoundError("Cannot find\nan appropriate cached snapshot folder")
-
-    monkeypatch.setattr(models, "ask_first", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert re.match(rf"cannot load {HUB_ID}: .* not in the cache", one_line(on_the_hub(made, tmp_path / "hub")))
 
 
 # ---------------------------------------------------------------------------------------------------- room, and failing

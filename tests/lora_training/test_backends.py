@@ -113,7 +113,7 @@ def test_without_a_card_nothing_is_quantised_or_packed():
     assert gpu_settings(CPU)["training.packing"] is False
 
 
-@pytest.mark.parametrize("card", [CPU, T4, L4, A100_40, H100])
+@pytest.mark.parametrize("card", [CPU, T4, H100])
 def test_opening_a_folder_settles_every_auto_that_the_table_knows(card, on, tmp_path):
     on(card)
     config = open_run("full", tmp_path, {"data.source": "sample"}).config
@@ -215,50 +215,41 @@ def torch_2_11(monkeypatch):
     monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
 
 
-def test_unsloth_is_started_with_its_cache_in_the_run_folder(on, fake_unsloth, torch_2_11, tmp_path, monkeypatch):
-    on(H100)
+@pytest.mark.parametrize(("card", "gib"), [(T4, "0.5"), (H100, "4")])
+def test_unsloth_is_started_with_its_cache_in_the_run_folder(card, gib, on, fake_unsloth, tmp_path):
+    on(card)
     assert start_backend(open_run("smoke", tmp_path)) == "unsloth"
     assert os.environ["UNSLOTH_COMPILE_LOCATION"] == str(tmp_path / "unsloth_compiled_cache")
+    assert os.environ["UNSLOTH_CE_LOSS_TARGET_GB"] == gib
+
+
+def test_unsloth_is_lent_the_attention_of_torch_2_11(on, fake_unsloth, torch_2_11, tmp_path):
+    on(H100)
+    start_backend(open_run("smoke", tmp_path))
     lent = fake_unsloth.utils.attention_dispatch._TORCH_VARLEN_ATTN
     answer = lent("q", "k", "v", 0, 0, 1, 1, scale=0.5, window_size=(-1, 0), enable_gqa=True)
     assert answer == ("q", 0.5, (-1, 0))
 
 
-def test_a_torch_that_needs_no_help_gets_none(on, fake_unsloth, tmp_path):
-    """This machine's torch, 2.12 or newer, knows `enable_gqa`."""
-    import inspect
-
-    from torch.nn.attention.varlen import varlen_attn
-
-    assert "enable_gqa" in inspect.signature(varlen_attn).parameters
-    on(H100)
-    start_backend(open_run("smoke", tmp_path))
-    assert fake_unsloth.utils.attention_dispatch._TORCH_VARLEN_ATTN is None
-
-
-@pytest.mark.parametrize("known", ["something of its own", "gone"])
-def test_an_unsloth_that_has_its_own_way_keeps_it(known, on, fake_unsloth, torch_2_11, tmp_path):
+@pytest.mark.parametrize(
+    ("card", "torch_version", "known"),
+    [
+        (H100, "this machine's, which knows enable_gqa", None),
+        (H100, "2.11", "something of its own"),
+        (H100, "2.11", "gone"),
+        (T4, "2.11", None),  # which could not run it
+    ],
+)
+def test_where_it_is_of_no_use_it_is_not_lent(card, torch_version, known, on, fake_unsloth, tmp_path, request):
     dispatch = fake_unsloth.utils.attention_dispatch
+    dispatch._TORCH_VARLEN_ATTN = known
+    if torch_version == "2.11":
+        request.getfixturevalue("torch_2_11")
     if known == "gone":
         del dispatch._TORCH_VARLEN_ATTN
-    else:
-        dispatch._TORCH_VARLEN_ATTN = known
-    on(H100)
-    start_backend(open_run("smoke", tmp_path))
-    assert getattr(dispatch, "_TORCH_VARLEN_ATTN", "gone") == known
-
-
-def test_a_t4_is_not_given_a_kernel_that_it_cannot_run(on, fake_unsloth, torch_2_11, tmp_path):
-    on(T4)
-    assert start_backend(open_run("smoke", tmp_path)) == "unsloth"
-    assert fake_unsloth.utils.attention_dispatch._TORCH_VARLEN_ATTN is None
-
-
-@pytest.mark.parametrize(("card", "gib"), [(T4, "0.5"), (L4, "0.5"), (H100, "4")])
-def test_the_loss_takes_as_much_memory_as_the_table_says(card, gib, on, fake_unsloth, tmp_path):
     on(card)
     start_backend(open_run("smoke", tmp_path))
-    assert os.environ["UNSLOTH_CE_LOSS_TARGET_GB"] == gib
+    assert getattr(dispatch, "_TORCH_VARLEN_ATTN", "gone") == known
 
 
 def test_a_machine_without_a_gpu_never_imports_unsloth(tmp_path, monkeypatch):
@@ -266,10 +257,9 @@ def test_a_machine_without_a_gpu_never_imports_unsloth(tmp_path, monkeypatch):
     assert start_backend(open_run("smoke", tmp_path)) == "transformers"
 
 
-@pytest.mark.parametrize("module", ["helpers.lora_training.backends", "helpers.run_dir"])
-def test_what_starts_the_backend_has_not_imported_transformers(module):
+def test_what_starts_the_backend_has_not_imported_transformers():
     """Unsloth can replace only what is imported after it."""
-    code = f"import sys, {module}; sys.exit('transformers' in sys.modules or 'trl' in sys.modules)"
+    code = "import sys, helpers.lora_training.backends; sys.exit('transformers' in sys.modules or 'trl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
 
 
@@ -332,18 +322,6 @@ def test_a_batch_of_packs_is_one_row_without_padding(encoded, unsloth, r1_tokeni
     expected = [r1_tokenizer.decode([t for t in row["labels"] if t != -100]) for row in encoded]
     assert sorted(trained) == sorted(expected)
     assert all(text.endswith(r1_tokenizer.eos_token) and "</think>" in text for text in trained)
-
-
-def test_without_packing_rows_are_padded_on_the_right(encoded, r1_tokenizer):
-    config = Config.resolve("smoke")
-    batch = collator(config, r1_tokenizer.pad_token_id, unsloth=True)(list(as_dataset(config, encoded[:3])))
-    assert set(batch) == {"input_ids", "labels", "attention_mask"}
-    for i, row in enumerate(encoded[:3]):
-        n = len(row["input_ids"])
-        assert batch["input_ids"][i].tolist()[:n] == row["input_ids"]
-        assert set(batch["input_ids"][i].tolist()[n:]) <= {r1_tokenizer.pad_token_id}
-        assert set(batch["labels"][i].tolist()[n:]) <= {-100}
-        assert batch["attention_mask"][i].tolist() == [1] * n + [0] * (len(batch["input_ids"][i]) - n)
 
 
 @pytest.fixture(scope="session")

@@ -17,18 +17,19 @@ from conftest import settings_read
 from peft import PeftModel
 from safetensors.torch import load_file
 from scipy.stats import chisquare
-from trainings import Killed, losses
+from trainings import Killed, killed_at, losses
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
 from helpers import InputError, StoppedError, decoding, generation
 from helpers.answers import adapter_switched
-from helpers.config import Config, GenerationSettings, ModelSettings
+from helpers.config import Config, GenerationSettings
 from helpers.decoding import can_decode
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import generate, stream
 from helpers.lora_training import checkpoints, stopping
 from helpers.lora_training import train as lora_training
+from helpers.lora_training.backends import load_trainable
 from helpers.lora_training.batches import load_split, planned_steps
 from helpers.lora_training.checkpoints import last_checkpoint, take_over
 from helpers.lora_training.train import sft_config, train
@@ -148,15 +149,12 @@ def test_trl_neither_cuts_nor_reports_by_itself(trained):
 @pytest.mark.parametrize(
     ("max_steps", "epochs", "batch", "accumulation", "rows", "devices", "steps"),
     [
-        (60, 1, 2, 4, 500, 1, 60),
         (60, 9, 2, 4, 1, 8, 60),
         (-1, 1, 2, 4, 500, 1, 63),
         (-1, 1, 2, 4, 504, 1, 63),
-        (-1, 1, 8, 1, 19_310, 1, 2414),
         (-1, 3, 2, 1, 5, 1, 9),
         (-1, 1.5, 2, 2, 10, 1, 5),
         (-1, 1, 8, 1, 100, 4, 4),
-        (-1, 1, 8, 4, 1, 1, 1),
         (-1, 0.1, 2, 1, 8, 1, 1),
     ],
 )
@@ -166,26 +164,18 @@ def test_planned_steps(max_steps, epochs, batch, accumulation, rows, devices, st
     assert planned_steps(config, rows, devices) == steps
 
 
-def test_padding_is_not_the_end_of_a_reply(r1_tokenizer, smollm_tokenizer):
-    for tokenizer in (r1_tokenizer, smollm_tokenizer):
-        assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
-
-
 @pytest.mark.parametrize("pad", [None, "<｜end▁of▁sentence｜>"])
 def test_a_tokenizer_that_pads_with_its_end_is_given_another_token(r1_tokenizer, tmp_path, pad):
-    def saved(name, tokenizer):
-        tokenizer.pad_token = pad
-        tokenizer.save_pretrained(tmp_path / name)
-        shutil.copy(tiny_folder() / "config.json", tmp_path / name)
-        settings = Config.resolve("smoke").model.model_dump()
-        return ModelSettings(**{**settings, "name": str(tmp_path / name)})
-
-    assert load_tokenizer(saved("llama", copy.deepcopy(r1_tokenizer))).pad_token == "<|finetune_right_pad_id|>"
+    tokenizer = copy.deepcopy(r1_tokenizer)
+    tokenizer.pad_token = pad
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_folder() / "config.json", tmp_path)
+    settings = Config.resolve("smoke", {"model.name": str(tmp_path)}).model
+    assert load_tokenizer(settings).pad_token == "<|finetune_right_pad_id|>"
 
 
 def test_rows_of_another_model_are_refused(trained, tmp_path, short_rows, r1_tokenizer):
     assert len(load_split(trained.run, "train", r1_tokenizer)) == 8
-    assert len(load_split(trained.run, "train", r1_tokenizer, 3)) == 3
     narrow = make_run(tmp_path / "narrow", short_rows, model__max_length=64)
     with pytest.raises(InputError, match=r"data/train\.jsonl was prepared for another model: run 03_dataset_prep"):
         load_split(narrow, "train", r1_tokenizer)
@@ -249,45 +239,49 @@ def test_an_epoch_counts_every_real_token_once(short_rows, tmp_path, r1_tokenize
     assert metrics["tokens"] == sum(len(encode_example(r1_tokenizer, row, 512)["input_ids"]) for row in short_rows[:5])
 
 
-def test_the_seed_decides(trained, short_rows, tmp_path):
-    again = make_run(tmp_path / "again", short_rows)
-    train(again)
-    log = read_jsonl(again / "training/log.jsonl")
-    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-6)
-    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-6)
-    other = make_run(tmp_path / "other", short_rows, seed=1, training__max_steps=1)
-    train(other)
-    assert losses(read_jsonl(other / "training/log.jsonl"))[1] != pytest.approx(losses(trained.log)[1], rel=1e-4)
+def test_the_seed_decides_on_the_adapters_and_on_the_order(trained, short_rows, tmp_path):
+    """That an equal seed gives an equal training, bit for bit, is shown by those that are stopped and go on."""
+    other = make_run(tmp_path / "other", short_rows, seed=1)
+    weights = [
+        {name: weight for name, weight in load_trainable(run.config).named_parameters() if "lora_A" in name}
+        for run in (trained.run, trained.run, other)
+    ]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert not any(torch.equal(weight, weights[2][name]) for name, weight in weights[0].items())
+    assert [sft_config(run, 4, [], 2, 1).seed for run in (trained.run, other)] == [trained.run.config.seed, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------ resume
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(trained, short_rows, tmp_path):
-    run = make_run(tmp_path / "run", short_rows)
-
-    def kill(log):
-        if 3 in losses(log):
-            raise Killed
-
+def test_a_killed_training_goes_on_on_another_machine_as_if_nothing_had_happened(trained, short_rows, tmp_path):
+    """From the copy that its session keeps: the end must be that of the undisturbed training, bit for bit."""
+    copy = tmp_path / "drive/run"
+    run = make_run(tmp_path / "one/run", short_rows, session__backup=str(copy))
+    back_up(run.path, str(copy))  # as the series does after 03
     with pytest.raises(Killed):
-        train(run, watch=kill)
-    assert 3 in losses(read_jsonl(run / "training/log.jsonl"))
+        train(run, watch=killed_at(3))
+    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-2", 2)
     assert not (run / "adapter").exists()
     assert not (run / "training/metrics.json").exists()
-    assert last_checkpoint(run) == (run / "checkpoints/checkpoint-2", 2)
+    shutil.rmtree(tmp_path / "one")
+    assert [path.name for path in (copy / "checkpoints").iterdir()] == ["checkpoint-2"]
 
-    metrics = train(run)
-    log = read_jsonl(run / "training/log.jsonl")
-    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
-    assert [(row["step"], "loss" in row) for row in log] == [(row["step"], "loss" in row) for row in trained.log]
-    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
-    assert validations(log) == pytest.approx(validations(trained.log), rel=1e-5)
-    assert metrics["validation_nll"] == pytest.approx(trained.metrics["validation_nll"], rel=1e-5)
+    other = open_run("auto", tmp_path / "two/run", {"session.backup": str(copy)})
+    metrics = train(other)
+    assert_ends_like(trained, other, metrics, resumed_from=2)
+    assert metrics["validation_nll"] == trained.metrics["validation_nll"]
     assert metrics["tokens"] == trained.metrics["tokens"]  # and seconds: of the whole training
     assert metrics["tokens_per_second"] == pytest.approx(metrics["tokens"] / metrics["seconds"])
-    for name, weight in adapter_weights(trained.run).items():
-        torch.testing.assert_close(adapter_weights(run)[name], weight, rtol=1e-4, atol=1e-6)
+    # The last checkpoints but no more, each whole.
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+def assert_ends_like(trained, run, metrics, resumed_from):
+    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, resumed_from)
+    log = read_jsonl(run / "training/log.jsonl")
+    assert (losses(log), validations(log)) == (losses(trained.log), validations(trained.log))
+    assert (run / ADAPTER[0]).read_bytes() == (trained.run / ADAPTER[0]).read_bytes()
 
 
 def test_rows_come_in_the_same_order_after_two_resumes_in_later_epochs(short_rows, tmp_path):
@@ -296,13 +290,8 @@ def test_rows_come_in_the_same_order_after_two_resumes_in_later_epochs(short_row
     undisturbed, run = (make_run(tmp_path / name, short_rows, **few) for name in ("undisturbed", "run"))
     train(undisturbed)
     for last in (5, 7):  # four steps an epoch
-
-        def kill(log, last=last):
-            if last in losses(log):
-                raise Killed
-
         with pytest.raises(Killed):
-            train(run, watch=kill)
+            train(run, watch=killed_at(last))
     train(run)
     before, after = (read_jsonl(folder / "training/log.jsonl") for folder in (undisturbed, run))
     assert [row.get("tokens") for row in after] == [row.get("tokens") for row in before]
@@ -310,16 +299,7 @@ def test_rows_come_in_the_same_order_after_two_resumes_in_later_epochs(short_row
     assert (run / ADAPTER[0]).read_bytes() == (undisturbed / ADAPTER[0]).read_bytes()
 
 
-def go_on(run, trained):
-    """Train on after a stop: the end must be that of the undisturbed training, bit for bit."""
-    metrics = train(run)
-    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, STEPS - 1)
-    log = read_jsonl(run / "training/log.jsonl")
-    assert (losses(log), validations(log)) == (losses(trained.log), validations(trained.log))
-    assert (run / ADAPTER[0]).read_bytes() == (trained.run / ADAPTER[0]).read_bytes()
-
-
-def test_a_training_ends_by_itself_before_the_session_does(trained, short_rows, tmp_path, monkeypatch):
+def test_a_training_ends_by_itself_before_the_session_does(short_rows, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", short_rows, session__minutes=10)
     clock, steps = SimpleNamespace(now=time.monotonic()), iter(range(STEPS + 1))
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock.now))
@@ -334,11 +314,9 @@ def test_a_training_ends_by_itself_before_the_session_does(trained, short_rows, 
         train(run, watch=minutes_pass)  # 8.5 minutes after three steps, and the next takes 2.5
     assert last_checkpoint(run)[1] == STEPS - 1
     assert not (run / "adapter").exists()
-    monkeypatch.undo()
-    go_on(open_run("auto", run.path, {"session.minutes": None}), trained)
 
 
-def test_a_training_that_is_told_to_go_saves_first(trained, short_rows, tmp_path):
+def test_a_training_that_is_told_to_go_saves_first_and_goes_on(trained, short_rows, tmp_path):
     run = make_run(tmp_path / "run", short_rows)
     told = []
 
@@ -351,38 +329,16 @@ def test_a_training_that_is_told_to_go_saves_first(trained, short_rows, tmp_path
     assert told == [True]
     assert not tell_training_to_stop(run.path)  # nobody trains there now
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    go_on(run, trained)
+    assert_ends_like(trained, run, train(run), resumed_from=STEPS - 1)
 
 
-def test_another_machine_goes_on_from_the_copy(trained, short_rows, tmp_path):
-    copy = tmp_path / "drive/run"
-    run = make_run(tmp_path / "one/run", short_rows, session__backup=str(copy))
-    back_up(run.path, str(copy))  # as the series does after 03
-    with pytest.raises(Killed):
-        train(run, watch=lambda log: (_ for _ in ()).throw(Killed) if STEPS in losses(log) else None)
-    shutil.rmtree(tmp_path / "one")
-    assert [path.name for path in (copy / "checkpoints").iterdir()] == ["checkpoint-2"]
-
-    other = open_run("auto", tmp_path / "two/run", {"session.backup": str(copy)})
-    assert train(other)["resumed_from"] == 2
-    assert losses(read_jsonl(other / "training/log.jsonl")) == losses(trained.log)
-    assert (other / ADAPTER[0]).read_bytes() == (trained.run / ADAPTER[0]).read_bytes()
-    # The last checkpoints but no more, each whole.
-    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
-
-
-def test_a_checkpoint_that_was_not_finished_is_no_checkpoint(trained, interrupted):
-    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)
-    (interrupted / "checkpoints/checkpoint-4/complete").unlink()
-    (interrupted / "checkpoints/checkpoint-4/optimizer.pt").unlink()
+@pytest.mark.parametrize("marker", [None, "", "[]", "{}", '{"training": "another", "files": {}}'])
+def test_a_checkpoint_without_its_marker_is_no_checkpoint(interrupted, marker):
+    newest = interrupted / "checkpoints/checkpoint-4"
+    assert last_checkpoint(interrupted) == (newest, 4)
+    (newest / "complete").unlink() if marker is None else (newest / "complete").write_text(marker)
     assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
-    metrics = train(interrupted)
-    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
-    log = read_jsonl(interrupted / "training/log.jsonl")
-    assert list(losses(log)) == [1, 2, 3, 4]
-    assert len(log) == len(trained.log)
-    assert losses(log) == pytest.approx(losses(trained.log), rel=1e-5)
-    assert (interrupted / "adapter/adapter_model.safetensors").is_file()
+    assert not newest.exists()
 
 
 def halve(path):
@@ -392,24 +348,20 @@ def halve(path):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("adapter_model.safetensors", lambda path: path.write_bytes(b""), "has changed"),
         ("adapter_model.safetensors", halve, "has changed"),
         ("adapter_model.safetensors", Path.unlink, "is missing"),
         ("optimizer.pt", halve, "has changed"),
         ("trainer_state.json", lambda path: path.write_text(""), "has changed"),
     ],
-    ids=["empty weights", "half of the weights", "no weights", "half of the optimizer", "empty state"],
+    ids=["half of the weights", "no weights", "half of the optimizer", "empty state"],
 )
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, interrupted, name, damage, said, capsys):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, name, damage, said, capsys):
     damage(interrupted / f"checkpoints/checkpoint-4/{name}")
-    metrics = train(interrupted)
-    assert (metrics["steps"], metrics["resumed_from"]) == (STEPS, 2)
-    assert [line for line in capsys.readouterr().out.splitlines() if "damaged" in line] == [
-        f"checkpoint-4 is damaged ({name} {said}) and renamed to damaged-checkpoint-4: training continues from step 2"
-    ]
+    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
+    assert capsys.readouterr().out == (
+        f"checkpoint-4 is damaged ({name} {said}) and renamed to damaged-checkpoint-4: training continues from step 2\n"
+    )
     assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
-    assert losses(read_jsonl(interrupted / "training/log.jsonl")) == pytest.approx(losses(trained.log), rel=1e-5)
-    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-4", 4)  # a new one
 
 
 def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(interrupted, capsys):
@@ -419,12 +371,6 @@ def test_where_every_checkpoint_is_damaged_training_starts_at_the_beginning(inte
     assert capsys.readouterr().out.count(": training continues from step 0\n") == 2
     assert last_checkpoint(interrupted) == (None, 0)
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"training": "another", "files": {}}'])
-def test_a_checkpoint_with_another_marker_is_no_checkpoint(interrupted, marker):
-    (interrupted / "checkpoints/checkpoint-4/complete").write_text(marker)
-    assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
 
 
 def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, interrupted):
@@ -500,11 +446,9 @@ def test_a_finished_training_is_left_as_it_is_and_says_so(trained, copied, monke
     assert read_json(copied / "training/metrics.json")["tokens"] > 0
 
 
-@pytest.mark.parametrize("age", ["new", "old"])
-def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys, age):
+def test_more_steps_go_on_from_the_last_checkpoint_by_the_longer_schedule(trained, copied, capsys):
     """Whatever the number of validation rows in the settings is by now: those of the log are measured again."""
-    if age == "old":
-        old_note(copied)
+    old_note(copied)
     for name in ("evaluation/metrics.json", "export/report.json"):
         write_json(copied / name, {"of": "the shorter training"})
     adapter, metrics = contents(copied / "adapter"), (copied / "training/metrics.json").read_bytes()

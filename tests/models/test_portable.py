@@ -34,10 +34,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 MAKERS = {
     "theta": {"model_type": "llama", "rope_theta": 100_000.0},
     "linear": {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    "dynamic": {"model_type": "llama", "rope_theta": 5e5, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
     "llama3": {"model_type": "llama", "rope_theta": 500_000.0, "rope_scaling": LLAMA3},
-    "qwen2": {"model_type": "qwen2", "rope_theta": 1_000_000.0},
-    "qwen3": {"model_type": "qwen3", "rope_theta": 1_000_000.0},
     "yarn": {"model_type": "qwen3", "rope_theta": 1_000_000.0, "rope_scaling": YARN},
     "partial": {"model_type": "phi", "rope_theta": 100_000.0, "partial_rotary_factor": 0.5},
     "gemma3": {

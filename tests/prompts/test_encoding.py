@@ -4,7 +4,6 @@ import copy
 import sys
 from collections import Counter
 from html.parser import HTMLParser
-from importlib.resources import files
 
 import pytest
 from datasets import Dataset
@@ -21,7 +20,7 @@ from helpers.prompts.encoding import (
     special_strings,
     split_reasoning,
 )
-from helpers.prompts.families import END_THINK, THINK
+from helpers.prompts.families import END_THINK
 from helpers.report.markdown import as_markdown, quoted
 from helpers.run_dir import open_run
 
@@ -207,9 +206,9 @@ def test_every_sample_row(tokenizer, sample_rows, style):
 
 
 @pytest.mark.parametrize("style", ["native", "plain"])
-@pytest.mark.parametrize("text", ODD)
-def test_odd_text_in_every_place(tokenizer, text, style):
-    check(tokenizer, made(text, text, text), style)
+def test_odd_text_in_every_place(tokenizer, style):
+    for text in ODD:
+        check(tokenizer, made(text, text, text), style)
 
 
 def test_a_row_fits_exactly_or_not_at_all(tokenizer, sample_rows):
@@ -419,28 +418,6 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
         assert row["Complex_CoT"] not in text
         assert END_THINK not in text
         assert len(text) < len(row["Response"]) + 100
-
-
-def test_trls_training_template_keeps_the_thought_but_not_the_rest_of_what_is_promised_here(r1_tokenizer, sample_rows):
-    """The other way that TRL has, for messages with `assistant_only_loss=True`, and why it is not taken."""
-    from trl.chat_template_utils import get_training_chat_template
-
-    tokenizer, row = copy.deepcopy(r1_tokenizer), sample_rows[0]
-    with pytest.raises(ValueError, match="template"):  # it knows templates to the letter, and this one is made here
-        get_training_chat_template(tokenizer)
-    tokenizer.chat_template = (files("trl") / "chat_templates/deepseek_r1_distill.jinja").read_text(encoding="utf-8")
-    template = get_training_chat_template(tokenizer)
-    question = f"What does {tokenizer.eos_token} do?"
-    reply = f"{THINK}{row['Complex_CoT']}{END_THINK}{row['Response']}"
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    how = {"chat_template": template, "return_dict": True, "return_assistant_tokens_mask": True}
-    encoded = tokenizer.apply_chat_template(turns, **how)
-    ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-    text = tokenizer.decode([token for token, kept in zip(ids, mask, strict=True) if kept])
-    assert text == f"<｜Assistant｜>{reply}{tokenizer.eos_token}"  # its start is in the prompt of generation already
-    assert ids.count(tokenizer.eos_token_id) == 2  # the question's has become one
-    ours = encode_example(tokenizer, {**row, "Question": question}, 4096)
-    assert ours["input_ids"].count(tokenizer.eos_token_id) == 1
 
 
 def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
