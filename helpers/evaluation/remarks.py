@@ -67,7 +67,7 @@ def on_accuracy(task: Figures) -> str:
     base, tuned = (round(task[side]["accuracy"] * n) for side in SIDES)
     place = {
         "above": "lies above guessing: guessing alone does not explain its score",
-        "around": "holds the level of guessing: this is chance level, whatever the base model's score",
+        "around": "holds the level of guessing: no more than that is shown, whatever the base model's score",
         "below": "lies below guessing: a reply that names no option counts as wrong",
     }[_against(task["tuned"]["ci95"], chance)]
     return (
@@ -98,7 +98,7 @@ def on_paired(task: Figures) -> str:
     better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
     remark += f" So the {better} model scores better than the {worse} model."
     if _against(task[better]["ci95"], task["chance"]) != "above":
-        remark += " It does not score better than guessing: the two findings answer two questions."
+        remark += " It is not shown to score better than guessing: the two findings answer two questions."
     return remark
 
 
@@ -160,8 +160,8 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
         return "Too few questions were asked for a test."
     before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
     return (
-        f"This run has {len(tests)} tests; {before} of their p values {'lies' if before == 1 else 'lie'} below 0.05 "
-        f"as computed and {after} after Holm's procedure."
+        f"This run has {len(tests)} tests, of the replies and of the models made to answer; {before} of their p values "
+        f"{'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
     )
 
 
@@ -192,14 +192,14 @@ def on_length(task: Figures) -> str:
         n = task["length"]["tuned"]["n"]
         return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
     first, last = bins[0], bins[-1]
-    short, long = (f"{low} to {high}" for low, high in (first["tokens"], last["tokens"]))
-    rates = (
-        f"The tuned model's shortest thoughts ({short} tokens) are right in {first['accuracy']:.0%}, its longest "
-        f"({long}) in {last['accuracy']:.0%}."
+    short, long = (
+        f"{part['tokens'][0]} to {part['tokens'][1]} tokens, n={part['n']}) are right in {part['accuracy']:.0%}"
+        for part in (first, last)
     )
-    if _apart(first, last):
+    rates = f"The tuned model's shortest thoughts ({short}, its longest ({long}."
+    if first["ci95"][1] < last["ci95"][0] or last["ci95"][1] < first["ci95"][0]:
         return f"{rates} The two intervals do not overlap: length and accuracy go together here.{left_out}"
-    return f"{rates} The intervals overlap: with groups of {min(first['n'], last['n'])} no slope is shown.{left_out}"
+    return f"{rates} The two intervals overlap: with so few no slope is shown.{left_out}"
 
 
 def on_budget(task: Figures) -> str:
@@ -210,12 +210,11 @@ def on_budget(task: Figures) -> str:
     none, whole = points[0], points[-1]
     rates = (
         f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
-        f"{whole['accuracy']:.0%}."
+        f"{whole['accuracy']:.0%} of the same {whole['paired']['n']} questions: {points_apart(whole['paired'])}."
     )
-    if _apart(none, whole):
-        does = "helps" if whole["accuracy"] > none["accuracy"] else "does harm"
-        return f"{rates} The two intervals do not overlap: the thought {does}."
-    return f"{rates} The two intervals overlap: it is not shown that its thinking helps."
+    if is_shown(whole["paired"]):
+        return f"{rates} The thought {'helps' if whole['paired']['delta'] > 0 else 'does harm'}."
+    return f"{rates} It is not shown that its thinking helps."
 
 
 def on_calibration(task: Figures) -> str:
@@ -301,10 +300,6 @@ def _turns(task: Figures) -> bool:
 def _against(interval: Sequence[float], chance: float) -> str:
     low, high = interval
     return "above" if low > chance else "below" if high < chance else "around"
-
-
-def _apart(one: Figures, two: Figures) -> bool:
-    return one["ci95"][1] < two["ci95"][0] or two["ci95"][1] < one["ci95"][0]
 
 
 def _percent(p: float) -> str:

@@ -63,10 +63,9 @@ class TrainingLogCallback(TrainerCallback):
             kept = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
             row = {name: float(logs[name]) for name in kept if name in logs}
             self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
+            self.progress.update(note=f"loss {row['loss']:.2f}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        loss = [row["loss"] for row in self.log if "loss" in row][-1:]
-        self.progress.update(note=f"loss {loss[0]:.2f}" if loss else "")
         parts = self.run.config.training.validations
         if state.global_step in {round(state.max_steps * i / parts) for i in range(1, parts + 1)}:
             self._validate(model, state.global_step)

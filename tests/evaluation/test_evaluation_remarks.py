@@ -7,6 +7,7 @@ from evaluated_rows import BASE, LETTERS, SEED, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
 from helpers.evaluation.metrics import summarise
+from helpers.statistics import compare_paired
 
 ON_TASK = [remarks.on_accuracy, remarks.on_paired, remarks.on_forced, remarks.on_length, remarks.on_budget,
            remarks.on_calibration]  # fmt: skip
@@ -36,12 +37,13 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     task = metrics["tasks"]["t"]
     assert remarks.on_accuracy(task) == (
         "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
-        "The tuned model's interval holds the level of guessing: this is chance level, whatever the base model's score."
+        "The tuned model's interval holds the level of guessing: no more than that is shown, whatever the base model's "
+        "score."
     )
     paired = remarks.on_paired(task)
     assert paired.startswith("10 questions are right only with the tuned model and 0 only with the base model.")
     assert "the tuned model scores better" in paired
-    assert paired.endswith("It does not score better than guessing: the two findings answer two questions.")
+    assert paired.endswith("It is not shown to score better than guessing: the two findings answer two questions.")
     assert remarks.on_differing(base, tuned) == "Of 40 questions 10 got better and 0 worse."
     assert remarks.on_holm(metrics["tasks"]).endswith("1 of their p values lies below 0.05 as computed and 1 after "
                                                       "Holm's procedure.")  # fmt: skip
@@ -130,15 +132,21 @@ def test_strength_names_the_lowest_loss(best, words):
     assert words in remarks.on_strength(points)
 
 
-def test_slopes_and_confidence_are_claimed_only_where_intervals_part():
+def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():
     def group(n, low, high, **more):
         return {"n": n, "accuracy": (low + high) / 2, "ci95": [low, high], "tokens": [1, 9], **more}
 
     for two, words in ((group(12, 0.1, 0.6), "no slope"), (group(12, 0.7, 0.9), "do not overlap")):
         bins = [group(12, 0.1, 0.5), two]
         assert words in remarks.on_length({"n": 24, "length": {"tuned": {"bins": bins, "truncated": 0, "n": 24}}})
-    for two, words in ((group(12, 0.1, 0.6), "not shown"), (group(12, 0.7, 0.9), "the thought helps")):
-        assert words in remarks.on_budget({"budget": {"tuned": [group(12, 0.1, 0.5), two]}})
+    no_thought, thought = [False] * 12, [True] * 12
+    for first, last, words in (
+        (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps"),
+        (no_thought, thought, "The thought helps"),
+        (thought, no_thought, "The thought does harm"),
+    ):
+        ends = [group(12, 0.1, 0.5), group(12, 0.1, 0.5, paired=compare_paired(first, last))]
+        assert words in remarks.on_budget({"budget": {"tuned": ends}})
     for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
         found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
         assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})

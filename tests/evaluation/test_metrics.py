@@ -158,8 +158,8 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     validation = summarise(base + task, tuned + task, SEED)["validation"]
     assert validation["delimiter_share"] == pytest.approx(0.5)
     assert validation["verdict"].endswith(
-        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); on all other tokens the "
-        "difference is -0.200."
+        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean of the other "
+        "tokens alone changes by -0.200."
     )
     assert summarise(BASE, TUNED, SEED)["validation"]["delimiter_share"] is None  # replies of an older release
 
