@@ -339,6 +339,7 @@ def test_the_folder_is_copied_while_a_stage_runs_and_at_its_end(tmp_path, monkey
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, monkeypatch, tmp_path, stop, status):
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as it is in tests that a shell runs behind
 
     def stopped(run, stage):
         if stage == "03_dataset_prep":
@@ -354,6 +355,7 @@ def test_a_stop_says_in_a_line_that_it_stopped_and_how_to_go_on(cli, pretended, 
     assert line.startswith(f"stopped: the same command goes on with {tmp_path / 'run'}; finished stages are skipped")
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.setattr(runner, "execute", pretended)
+    signal.signal(signal.SIGINT, ignored)
     pretended.since()
     assert cli("run", "--run-dir", tmp_path / "run").status == 0
     assert pretended.since() == NAMES[2:]
