@@ -212,8 +212,8 @@ def on_budget(task: Figures) -> str:
         f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
         f"{whole['accuracy']:.0%} of the same {whole['paired']['n']} questions: {points_apart(whole['paired'])}."
     )
-    if is_shown(whole["paired"]):
-        return f"{rates} The thought {'helps' if whole['paired']['delta'] > 0 else 'does harm'}."
+    if found := _significant(whole["paired"]):
+        return f"{rates} The thought {'helps' if found > 0 else 'does harm'}."
     return f"{rates} It is not shown that its thinking helps."
 
 

@@ -142,6 +142,7 @@ def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():
     no_thought, thought = [False] * 12, [True] * 12
     for first, last, words in (
         (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps"),
+        ([True] * 7 + no_thought, [False] * 7 + [True] + no_thought[1:], "not shown"),  # p is .07
         (no_thought, thought, "The thought helps"),
         (thought, no_thought, "The thought does harm"),
     ):
