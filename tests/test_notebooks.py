@@ -105,7 +105,8 @@ def test_refreshing_takes_outputs_by_cell_and_leaves_the_injected_parameters_out
     ran = nbformat.from_dict(ran)
     ran.cells.insert(1, v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}))
     table = {"text/plain": "<Styler object at 0x7f25>", "text/html": "<table>"}
-    ran.cells[2].outputs = [v4.new_output("execute_result", table, execution_count=3)]
+    bar = v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "0%"})
+    ran.cells[2].outputs = [bar, v4.new_output("execute_result", table, execution_count=3)]
     result = with_outputs(source, ran)
     assert result.cells[1].outputs[0].data == {"text/html": "<table>"}  # an address differs from run to run
     assert [cell.source for cell in result.cells] == ["a = 1", "a"]

@@ -40,7 +40,9 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
     ran = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
     code = [cell for cell in source.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
-        cell.outputs, cell.execution_count = ran[cell.id].outputs, number
+        cell.execution_count = number
+        # A file cannot show the bars that a model's first loading draws.
+        cell.outputs = [each for each in ran[cell.id].outputs if "widget" not in "".join(each.get("data", {}))]
         for output in cell.outputs:
             output.pop("transient", None)
             data = output.get("data", {})

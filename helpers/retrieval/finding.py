@@ -52,7 +52,7 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
             "n": len(known),
             "hits": {str(k): _share([place is not None and place <= k for place in found]) for k in HITS},
             "mrr": fmean(reciprocal[name]),
-            "mrr_ci95": mean_interval(reciprocal[name]),
+            "mrr_ci95": [min(max(end, 0.0), 1.0) for end in mean_interval(reciprocal[name]) or ()] or None,
             "paired": paired_difference(reciprocal["question"], reciprocal[name]) if name != "question" else None,
             "median_ms": median(times[name]),
         }
