@@ -81,8 +81,10 @@ run: $(STAMP) ## run the seven notebooks on this machine and print where the rep
 
 test: lint test-code test-notebooks ## lint, every test, and every notebook with the smoke profile
 
+# In their own order: by number of tests, the longest files would come last, alone.
 test-code: $(STAMP) ## the tests alone
-	@$(ISOLATED) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadscope $(ARGS)
+	@$(ISOLATED) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadscope \
+	  --no-loadscope-reorder $(ARGS)
 
 # 00 in a folder of its own beside the seven, since each takes about one core; what it said comes last.
 test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test and, for 00, runs/test-series
