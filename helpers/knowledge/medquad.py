@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError
 from helpers.knowledge.markup import clean, inline_text, parse, sections
+from helpers.sources.text import MAX_ROW
 
 LICENCE = "CC BY 4.0"
 KEYS = {"id", "source", "url", "focus", "question", "answer"}
-MAX_ROW = 16 << 20  # bytes
 SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows
 
 
