@@ -18,6 +18,7 @@ limit. FOLDER is a merged model's. What the server prints goes to FILE.log. Exit
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,7 @@ def try_engine(
                 ("checks", lambda: check(url, run)),
                 ("load", lambda: measured(url, clients, 2, 64)),
                 ("decoding", lambda: decoding(url, run, prompts, limit)),
+                ("ending", lambda: [ending(url, run, places, limit) for places in (8, 32, 96)]),
             ):
                 found[name] = step()
                 print(name, found[name], flush=True)
@@ -220,6 +222,34 @@ def decoding(url: str, run: Run, prompts: int, limit: int) -> dict[str, float]:
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }
+
+
+def ending(url: str, run: Run, places: int, limit: int, mean: int = 50) -> dict[str, float]:
+    """New tokens a second in replies that end unequally, as in `engines.py`: two prompts a place, as many at once.
+
+    The lengths are drawn beforehand (exponentially, at most `limit`), since random weights end no reply.
+    """
+    tokenizer, rows, draw = load_tokenizer(run.config.model), read_jsonl(SAMPLE), random.Random(places)
+    asked = [encode_prompt(tokenizer, rows[i % len(rows)]["Question"]) for i in range(2 * places)]
+    lengths = [min(limit, 1 + int(draw.expovariate(1 / mean))) for _ in asked]
+
+    async def whole() -> int:
+        room = asyncio.Semaphore(places)
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=600) as client:
+            name = (await client.models.list()).data[0].id
+
+            async def one(ids: list[int], length: int) -> int:
+                how = {"model": name, "max_tokens": length, "temperature": 1, "extra_body": {"ignore_eos": True}}
+                async with room:
+                    return (await client.completions.create(prompt=ids, **how)).usage.completion_tokens
+
+            return sum(await asyncio.gather(*map(one, sorted(asked, key=len, reverse=True), lengths)))
+
+    asyncio.run(whole())
+    started = time.monotonic()
+    tokens = asyncio.run(whole())
+    seconds = time.monotonic() - started
+    return {"places": places, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
 
 
 def machine() -> dict[str, Any]:

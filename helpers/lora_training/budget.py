@@ -16,6 +16,8 @@ REACHED = 0.58
 # Minimum seconds that a GPU takes for a layer of a micro-batch, however few its tokens: Unsloth's two rows of 350
 # tokens took 0.385 s for 32 layers (same file), of which 0.07 s is arithmetic.
 LAYER_SECONDS = 0.01
+# Compiling kernels in a GPU's first steps took 11 and 17 s with Unsloth (benchmarks/results/plan-h100.json).
+WARM_UP_SECONDS = 15
 
 
 def matmul_rate() -> float:
@@ -42,7 +44,8 @@ def training_budget(
     `units` is the number of rows or, where they are packed, of packs; `texts`, those of `data.corpus`, and `text_units`
     come before them, once. A token costs 2 operations a weight forward and 2 backward, since the frozen weights get no
     gradient of their own, and 2 more where activations are recomputed (Kaplan et al. 2020, section 2.1). A GPU's
-    arithmetic hides the minimum time of a layer, except where it waits for activations to be recomputed. Memory is
+    arithmetic hides the minimum time of a layer, except where it waits for activations to be recomputed, and its first
+    steps compile kernels. Memory is
     weights, adapters with their gradients and optimizer states, and activations: per token and layer six vectors of the
     hidden size, two of the keys' and two of the MLP's, or one vector where they are recomputed.
     """
@@ -64,11 +67,12 @@ def training_budget(
     memory = linear + shape["embeddings"] * width + adapters + training.batch_size * longest * kept
     operations = (6 if recomputed else 4) * (shape["linear"] + shape["head"])
     arithmetic = tokens * operations / (rate * REACHED)
-    least = batches * shape["layers"] * LAYER_SECONDS if describe_machine().gpu else 0
+    on_gpu = bool(describe_machine().gpu)
+    least, warm_up = batches * shape["layers"] * LAYER_SECONDS * on_gpu, WARM_UP_SECONDS * on_gpu
     return {
         "steps": steps,
         "tokens": round(tokens),
-        "minutes": (arithmetic + least if recomputed else max(arithmetic, least)) / 60,
+        "minutes": (warm_up + (arithmetic + least if recomputed else max(arithmetic, least))) / 60,
         "memory_gib": memory / GIB,
     }
 
