@@ -1,8 +1,10 @@
 """The two models that need no hub: the embedded one, from a package, and the tiny random one of the tests."""
 
 import os
+from functools import cache
 from importlib import util
 from pathlib import Path
+from unittest.mock import patch
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.files import atomic_dir, fingerprint, read_json, write_json
@@ -34,8 +36,11 @@ def embedded_folder() -> Path:
     """SmolLM2-135M-Instruct as a transformers folder, dequantised once from the GGUF inside its package."""
     gguf_file, folder = embedded_gguf(), _cached(EMBEDDED_PACKAGE.replace("==", "-"))
     if not (folder / "config.json").is_file():
-        with atomic_dir(folder) as temporary:
-            _dequantise(gguf_file, temporary)
+        import gguf
+
+        # Parsing the file takes some 3 s, and transformers does it four times.
+        with atomic_dir(folder) as temporary, patch("gguf.GGUFReader", cache(gguf.GGUFReader)):
+            _dequantise(str(gguf_file.parent), gguf_file.name, temporary)
     return folder
 
 
@@ -87,16 +92,16 @@ def tiny_folder() -> Path:
     return folder
 
 
-def _dequantise(gguf_file: Path, folder: Path) -> None:
+def _dequantise(package: str, name: str, folder: Path) -> None:
+    import gguf
     import torch
-    from gguf import GGUFReader
     from tokenizers import decoders, pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    fields = GGUFReader(gguf_file).fields
+    fields = gguf.GGUFReader(os.path.join(package, name)).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     eos = tokens[fields["tokenizer.ggml.eos_token_id"].contents()]
-    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=name)
     # transformers 5.17 reads the wrong end token from a GGUF, so the file's own metadata decides. ChatML opens every
     # turn with <|im_start|>: that is no beginning-of-sequence token, whatever the metadata calls it.
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = eos, tokens[0], None
@@ -109,8 +114,8 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
     )
     tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     if (tokenizer.eos_token, tokenizer.pad_token) != ("<|im_end|>", "<|endoftext|>"):
-        raise InputError(f"{gguf_file.name} is not the model this code knows: its end token is {eos!r}")
-    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
+        raise InputError(f"{name} is not the model this code knows: its end token is {eos!r}")
+    loaded = AutoModelForCausalLM.from_pretrained(package, gguf_file=name, dtype=torch.float32)
     config = loaded.config
     del config.quantization_config  # the weights are plain float32 now; the Trainer refuses a "GGUF" model
     config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, None
