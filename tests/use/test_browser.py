@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from io import BytesIO
 from itertools import repeat
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from fake_server import Server
+from PIL import Image
 
 from helpers import PROJECT_ROOT
 from helpers.report.markdown import as_markdown, quoted
@@ -297,6 +299,8 @@ def test_light_or_dark_is_as_the_readers_system_has_it(visit, scheme, dark):
     page = visit("evaluation", color_scheme=scheme)
     body = page.frame_locator("iframe").locator("body")
     assert rgb(body, "backgroundColor") == rgb(page.get_by_test_id("stApp"), "backgroundColor")  # the iframe is no box
+    figure = Image.open(BytesIO(page.frame_locator("iframe").locator("figure img").first.screenshot())).convert("RGB")
+    assert list(figure.getpixel((2, 2))) == rgb(body, "backgroundColor")  # nor is a figure
 
 
 def brightness(element, what):
