@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 GRID = {"color": "#888888", "alpha": 0.28, "linewidth": 0.6}  # as faint on a dark ground as on white
+WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # for markers that may lie on an axis, which would halve them
 STYLES: dict[str, dict[str, str]] = {
     "base": {"color": BASE, "marker": "o", "linestyle": "-"},
     "tuned": {"color": TUNED, "marker": "s", "linestyle": "--"},
@@ -73,7 +74,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> Picture:
         smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
         axes.plot(steps[width - 1 :], smooth, color=BASE, label=f"training, mean of {width} steps")
     if checked:
-        axes.plot(*np.array(checked).T, "o--", color=TUNED, label="validation")
+        axes.plot(*np.array(checked).T, "o--", color=TUNED, label="validation", **WHOLE)
     axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.set_xlim(left=0)
     if train or checked:
@@ -90,8 +91,7 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
     limits = (low - edge, high + edge)
     axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
     axes.scatter(base, tuned, color=TUNED, alpha=0.8, s=28)
-    axes.annotate("below the line: the tuned\nmodel expects the row better", (0.97, 0.05), xycoords="axes fraction",
-                  ha="right", color=GREY)  # fmt: skip
+    axes.set_title("below the line: the tuned model expects the row better", fontsize="medium", color=GREY)
     axes.set(xlabel="base model, nats a token", ylabel="tuned model, nats a token", xlim=limits, ylim=limits)
     axes.set_aspect("equal")
     return figure
@@ -105,7 +105,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
         for side, height in (("base", y + 0.14), ("tuned", y - 0.14)):
             colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
             axes.plot(task[side]["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
-            axes.plot(task[side]["accuracy"], height, marker, color=colour, label=side if y == 0 else None)
+            axes.plot(task[side]["accuracy"], height, marker, color=colour, label=side if y == 0 else None, **WHOLE)
         axes.plot([task["chance"]] * 2, [y - 0.32, y + 0.32], color=GREY, linestyle=":",
                   label="chance" if y == 0 else None)  # fmt: skip
     axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
@@ -168,10 +168,12 @@ def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[M
     With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
     """
     figure, axes = new_figure(7, 3.8)
-    for side, points in (("base", base), ("tuned", tuned)):
+    aside = 0.01 * max((each["tokens"] for each in (*base, *tuned)), default=0)  # so that neither hides the other
+    for side, points, shift in (("base", base, 0), ("tuned", tuned, aside)):
         x = [each["tokens"] for each in points]
         if points:
-            _with_intervals(axes, x, points, side, f"{side}, made to answer (n={points[-1]['n']})")
+            label = f"{side}, made to answer (n={points[-1]['n']})"
+            _with_intervals(axes, [each + shift for each in x], points, side, label)
         replied = [each["replied"] for each in points]
         axes.plot(
             x, replied, color=STYLES[side]["color"], linewidth=0.8, alpha=0.7, label=f"{side}, as replied by then"
@@ -188,11 +190,12 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
     figure, axes = new_figure(4.8, 4.8)
     axes.grid(axis="x", **GRID)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
-    for side, found in (("base", base), ("tuned", tuned)):
+    hollow = {"markerfacecolor": "none", "markeredgewidth": 1.5, "zorder": 3}  # the tuned side is seen through it
+    for side, found, how in (("base", base, hollow), ("tuned", tuned, {})):
         if found:
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
             label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
-            _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label)
+            _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label, **how)
     if not base and not tuned:
         _note(axes, "no letter could be had")
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
@@ -237,11 +240,13 @@ def _note(axes: Axes, what: str) -> None:
     axes.annotate(what, (0.5, 0.8), xycoords="axes fraction", ha="center", color=GREY)
 
 
-def _with_intervals(axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str) -> None:
-    """One side's accuracies at x, with bars for their 95% intervals."""
+def _with_intervals(
+    axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str, **how: Any
+) -> None:
+    """One side's accuracies at x, with bars for their 95% intervals; `how` they look, beside the side's own style."""
     y = np.array([each["accuracy"] for each in bins])
     spread = abs(np.array([each["ci95"] for each in bins]).reshape(-1, 2).T - y)
-    axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label)
+    axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
 
 
 class LiveCurve:
@@ -263,7 +268,7 @@ def hits(finding: Mapping[str, Any]) -> Picture:
     for y, found in enumerate(finding.values()):
         for (k, hit), colour, shift in zip(found["hits"].items(), (BASE, ACCENT, TUNED), (-0.2, 0, 0.2), strict=True):
             axes.plot(hit["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
-            axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None)
+            axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
     axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
@@ -280,7 +285,7 @@ def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
         for y, condition in enumerate(conditions):
             if found := sides[side].get(condition, {}).get(measure):
                 axes.plot(found["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
-                axes.plot(found["accuracy"], y + shift, marker, color=colour, label=side if y == 0 else None)
+                axes.plot(found["accuracy"], y + shift, marker, color=colour, label=side if y == 0 else None, **WHOLE)
     counts = {name: next(found[name]["n"] for found in sides.values() if name in found) for name in conditions}
     axes.set_yticks(range(len(conditions)), [f"{name} (n={counts[name]})" for name in conditions])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))

@@ -38,6 +38,16 @@ NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|req
 # And when memory ran out: Python's, NumPy's and PyTorch's words.
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
 
+# For nbconvert's pages, whose own style cuts long lines of code, breaks words anywhere and shrinks figures to a phone.
+PAGE_STYLE = """
+.jp-InputArea-editor .cm-editor { overflow-x: auto !important; }
+.jp-OutputArea-output pre { word-break: normal !important; overflow-wrap: anywhere !important; }
+@media (max-width: 40rem) {
+  .jp-RenderedImage { display: block !important; overflow-x: auto; }
+  .jp-RenderedImage img { max-width: none !important; }
+}
+"""
+
 
 class PrivateKernelManager(AsyncKernelManager):
     """Kernels reached through Unix sockets of this user, not through TCP ports that other users could connect to.
@@ -248,7 +258,9 @@ def write_page(notebook: Path) -> None:
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
-    write_text(notebook.with_suffix(".html"), body.replace("<head>", f"<head>{policy}", 1))
+    body = body.replace("<head>", f"<head>{policy}", 1)
+    body = body.replace("</head>", f"<style>{PAGE_STYLE}</style></head>", 1)
+    write_text(notebook.with_suffix(".html"), body)
 
 
 @contextmanager

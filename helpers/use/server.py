@@ -88,9 +88,12 @@ def _exported(run: Run) -> list[Path]:
 
 
 @contextmanager
-def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) -> Iterator[Any]:
+def llama_cpp(
+    gguf: Path, template: str, settings: ServerSettings, name: str, cache_prompt: bool = True
+) -> Iterator[Any]:
     """llama.cpp's own server in this process, at its `listening_address`. Leaving the block waits for its replies.
 
+    With `cache_prompt` it computes only what is new in a prompt, which a long conversation needs.
     InputError where it cannot load the file or listen.
     """
     import xllamacpp
@@ -101,6 +104,7 @@ def llama_cpp(gguf: Path, template: str, settings: ServerSettings, name: str) ->
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
+    params.cache_prompt = cache_prompt
     # Its own defaults would leave out all but the 40 likeliest tokens, which no client of this API can take back.
     params.sampling.top_k, params.sampling.min_p = 0, 0.0
     # A reply to be continued would go past the template, and its special tokens with it.
@@ -131,7 +135,9 @@ def local_server(run: Run | None, side: str, parallel: int = 2, context: int | N
     """One side of a run behind a port of this machine, with a random key."""
     config = _config(run)
     settings = ServerSettings(port=0, api_key=secrets.token_urlsafe(), parallel=parallel, context=context)
-    with llama_cpp(gguf_file(run, side), _template(config), settings.fitted(config), side) as server:
+    # A prompt in the cache was computed in other batches than a new one, which rounds otherwise: at temperature 0 the
+    # first reply to a question would differ from the next ones.
+    with llama_cpp(gguf_file(run, side), _template(config), settings.fitted(config), side, False) as server:
         yield Endpoint(f"{server.listening_address}/v1", settings.api_key, side)
 
 
@@ -240,7 +246,7 @@ def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program
                 pass
             process.terminate()
     if not stopped.is_set():
-        raise RuntimeError(f"vLLM ended by itself, with status {process.returncode}")
+        raise InputError(f"vLLM ended by itself, with status {process.returncode}: its own message is above")
 
 
 @contextmanager

@@ -105,6 +105,37 @@ def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength(
     assert [text.get_text() for text in nothing.texts] == ["not measured"]
 
 
+def test_markers_on_an_axis_are_whole():
+    """Each figure with a value at the end of its axis."""
+    nothing, all_of_it = ({"accuracy": share, "ci95": [share, share], "share": share} for share in (0, 1))
+    figures = {
+        "loss": plots.loss_curve([{"step": 0, "validation_nll": 4.0}, {"step": 9, "validation_nll": 3.0}]),
+        "accuracy": plots.accuracy({"a": {"base": nothing, "tuned": all_of_it, "chance": 0.25, "n": 9}}),
+        "hits": plots.hits({"a": {"hits": dict.fromkeys((1, 5, 10), nothing), "n": 9}}),
+        "reading": plots.reading({side: {"closed": {"replied": nothing, "n": 9}} for side in ("base", "tuned")}),
+    }
+    for name, figure in figures.items():
+        [axes] = drawn(figure)
+        marked = [line for line in axes.lines if line.get_marker() != "None"]
+        assert marked, name
+        assert not any(line.get_clip_on() for line in marked), name
+
+
+def test_no_dot_of_the_paired_rows_is_covered_and_neither_side_hides_the_other():
+    [axes] = drawn(plots.paired_nll([3, 4, 5], [2, 3, 3.5]))
+    assert list(axes.texts) == []
+    assert "below the line" in axes.get_title()
+    points = [{"tokens": n, "accuracy": 0.5, "ci95": [0.4, 0.6], "replied": 0.2, "n": 9} for n in (0, 100, 200)]
+    [axes] = drawn(plots.accuracy_against_budget(points, points))
+    base, tuned = (list(container.lines[0].get_xdata()) for container in axes.containers)
+    assert (base, tuned) == ([0, 100, 200], [2, 102, 202])
+    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20), 0)
+    [axes] = drawn(plots.reliability(found, found))
+    base, tuned = (container.lines[0] for container in axes.containers)
+    assert base.get_markerfacecolor() == "none" != tuned.get_markerfacecolor()
+    assert base.get_zorder() > tuned.get_zorder()
+
+
 def test_figures_of_nothing_are_drawn_without_a_warning():
     nothing = accuracy_by_length([])
     for figure in (

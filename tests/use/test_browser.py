@@ -1,5 +1,6 @@
 """The app as a reader meets it: `streamlit run app.py` in a real browser, before servers that only pretend a model."""
 
+import base64
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from io import BytesIO
 from itertools import repeat
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -16,9 +18,11 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 from fake_server import Server
+from PIL import Image
 
 from helpers import PROJECT_ROOT
 from helpers.report.markdown import as_markdown, quoted
+from helpers.report.plots import new_figure
 from helpers.series.runner import write_page
 from helpers.use.app.engine import ENDPOINTS
 
@@ -31,6 +35,7 @@ expect.set_options(timeout=30_000)
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
 PHONE = {"width": 390, "height": 844}
+WIDER = "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 200))"
 SPEED = re.compile(r"\d+ tokens a second, 7 in all")
 
 
@@ -263,6 +268,8 @@ def test_the_pages_fit_a_phone_even_with_long_words(visit, reply):
     run = page.frame_locator("iframe")
     expect(run.get_by_role("heading", name="Did it help?")).to_be_visible()
     assert run.locator("html").evaluate("page => page.scrollWidth <= page.clientWidth")
+    assert run.locator(".scroll").count() > 2
+    assert run.locator(".scroll").evaluate_all(WIDER) == []
     page = visit(viewport=PHONE)
     reply([{"content": f"{'A' * 300}</think>"}, {"content": "B" * 300}])
     send(page, "C" * 300)
@@ -273,8 +280,7 @@ def test_the_pages_fit_a_phone_even_with_long_words(visit, reply):
 def fits(page):
     """Nothing is wider than what shows it: the window, the page's main part, a text."""
     shown = "html, [data-testid=stMain], [data-testid=stText]"
-    wider = "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 200))"
-    assert page.locator(shown).evaluate_all(wider) == []
+    assert page.locator(shown).evaluate_all(WIDER) == []
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("dark", True), ("light", False)])
@@ -286,12 +292,38 @@ def test_light_or_dark_is_as_the_readers_system_has_it(visit, scheme, dark):
     texts = [page.get_by_test_id("stText").first, page.get_by_label("Clinical question")]
     assert (background < 60) == dark
     assert all((brightness(text, "color") > 180) == dark for text in texts)
+    drawn(page)
+    button = page.get_by_role("button", name="Ask", exact=True)
+    expect(button).to_be_enabled()
+    assert contrast(*(rgb(button, what) for what in ("color", "backgroundColor"))) >= 4.5  # WCAG 2.2, 1.4.3
+    page = visit("evaluation", color_scheme=scheme)
+    body = page.frame_locator("iframe").locator("body")
+    assert rgb(body, "backgroundColor") == rgb(page.get_by_test_id("stApp"), "backgroundColor")  # the iframe is no box
+    figure = Image.open(BytesIO(page.frame_locator("iframe").locator("figure img").first.screenshot())).convert("RGB")
+    assert list(figure.getpixel((2, 2))) == rgb(body, "backgroundColor")  # nor is a figure
 
 
 def brightness(element, what):
     """Mean of red, green and blue of a computed colour, 0 to 255."""
+    return sum(rgb(element, what)) / 3
+
+
+def rgb(element, what):
+    """Red, green and blue of a computed colour."""
     colour = element.evaluate("(node, what) => getComputedStyle(node)[what]", what)
-    return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) / 3
+    return [int(part) for part in re.findall(r"\d+", colour)[:3]]
+
+
+def contrast(one, other):
+    """Of two colours, as WCAG defines it: 1 to 21."""
+    lights = sorted(
+        sum(
+            share * (part / 3294.6 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4)
+            for share, part in zip((0.2126, 0.7152, 0.0722), colour, strict=True)
+        )
+        for colour in (one, other)
+    )
+    return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 
 # ----------------------------------------------------------------------------------------------- the pages of a run
@@ -322,3 +354,28 @@ def test_the_page_of_a_notebook_runs_nothing_and_fetches_nothing(browser, models
     page.close()
     assert not dialogs
     assert elsewhere.gets == before
+
+
+def test_on_a_phone_code_and_figures_of_a_notebook_scroll_and_printed_words_stay_whole(browser, tmp_path):
+    image = new_figure()[0]._repr_png_()
+    cell = nbformat.v4.new_code_cell(f"x = '{'long ' * 40}'")
+    png = {"image/png": base64.b64encode(image).decode(), "text/plain": "a figure"}
+    cell.outputs = [nbformat.v4.new_output("display_data", png)]
+    cell.outputs += [nbformat.v4.new_output("stream", text="wholesome words " * 20 + "A" * 300)]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "page.ipynb")
+    write_page(tmp_path / "page.ipynb")
+    page = browser.new_page(viewport=PHONE)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.locator("html, .jp-OutputArea-output pre").evaluate_all(WIDER) == []
+    for shown in (".cm-editor", ".jp-RenderedImage"):
+        page.locator(shown).hover()
+        page.mouse.wheel(60, 0)
+        expect(page.locator(shown)).to_have_js_property("scrollLeft", 60)
+    assert page.locator("img").evaluate("img => img.width == img.naturalWidth")
+    broken = page.locator(".jp-OutputArea-output pre").evaluate(
+        "pre => { const text = pre.firstChild, range = document.createRange();"
+        " return [...text.data.matchAll(/[a-z]+/g)].filter(word => { range.setStart(text, word.index);"
+        " range.setEnd(text, word.index + word[0].length); return range.getClientRects().length > 1; }).length }"
+    )
+    assert broken == 0
+    page.close()

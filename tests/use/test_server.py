@@ -183,6 +183,14 @@ def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tm
     assert reply.model_extra["unknown_citations"] == [2]
 
 
+def test_vllm_that_ends_by_itself_is_one_line(tmp_path):
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(InputError, match=r"^vLLM ended by itself, with status 3: its own message is above$"):
+        serving.serve_until_stopped(None, "base", ServerSettings(port=free_port()), "vllm", str(program))
+
+
 @pytest.mark.parametrize(("asked", "context"), [(None, 4096), (9000, 2000 + 9000)])
 def test_llama_cpps_context_holds_the_longest_question_and_reply(asked, context):
     config = Config.resolve("laptop", {"generation.max_new_tokens": asked} if asked else {})
@@ -225,6 +233,15 @@ def test_the_official_client_gets_reasoning_apart(client):
     pieces = [chunk.choices[0].delta.model_extra.get("reasoning_content") for chunk in stream if chunk.choices]
     assert len([piece for piece in pieces if piece]) > 5
     assert "".join(piece for piece in pieces if piece) == reply.choices[0].message.reasoning_content
+
+
+def test_a_question_asked_again_is_computed_as_the_first_time(endpoint):
+    """A prompt out of the cache rounds otherwise, and the likeliest token can become another."""
+    talk = {"messages": [{"role": "user", "content": "Which nerve is it?"}], "max_tokens": 8, "temperature": 0}
+    first, again = (post(endpoint, "/v1/chat/completions", talk) for _ in range(2))
+    assert first["choices"] == again["choices"]
+    assert first["timings"]["cache_n"] == again["timings"]["cache_n"] == 0
+    assert first["timings"]["prompt_n"] == again["timings"]["prompt_n"] == again["usage"]["prompt_tokens"]
 
 
 def test_the_prompt_is_the_one_of_training(endpoint, smollm_tokenizer):

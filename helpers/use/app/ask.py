@@ -65,7 +65,8 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
             chosen = options[st.radio("Ask", options, key="sides", persist_state="session", disabled=busy)]
         temperature = st.slider(
             "Temperature", 0.0, 1.5, usual.temperature, 0.05, key="temperature", persist_state="session", disabled=busy,
-            help="0 takes the likeliest token each time. R1's makers advise 0.6.",
+            help="0 takes the likeliest token each time, which rounding can change while other readers ask too. R1's "
+            "makers advise 0.6.",
         )  # fmt: skip
         limit = st.slider(
             "Tokens, at most", 16, longest, usual.max_new_tokens, 16, key="limit", persist_state="session",
@@ -81,7 +82,7 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
 
 def _form(busy: bool) -> None:
     with st.form("box", border=False):
-        st.text_area("Clinical question", key="question", max_chars=MAX_QUESTION, height=110, persist_state="session")
+        st.text_area("Clinical question", key="question", max_chars=MAX_QUESTION, height=140, persist_state="session")
         st.form_submit_button("Ask", type="primary", on_click=_send, disabled=busy)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Examples", width="content")
@@ -110,7 +111,8 @@ def _answer(run: Run | None, turn: Turn, turns: deque[Turn], at_once: int) -> No
     with st.container(border=True):
         st.button("Stop", icon=":material/stop_circle:")  # like every widget it restarts the script, which ends this
         with engine.slot(at_once):
-            endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
+            with st.spinner("Loading the model …"):
+                endpoints = {side: engine.endpoint(run, side, at_once) for side in turn.replies}
             turns.append(turn)
             panels = _panels(turn, expanded=True)
             with answering(turn, endpoints):

@@ -33,7 +33,7 @@ def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
     return _started(run, side, parallel, str(run and run.path), str(file), file.stat().st_mtime_ns)[0]
 
 
-@st.cache_resource(max_entries=2, on_release=lambda started: started[1].close(), show_spinner="Loading the model …")
+@st.cache_resource(max_entries=2, on_release=lambda started: started[1].close(), show_spinner=False)
 def _started(
     _run: Run | None, side: str, parallel: int, path: str, file: str, changed: int
 ) -> tuple[Endpoint, ExitStack]:
