@@ -164,8 +164,8 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
         return "Too few questions were asked for a test."
     before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
     return (
-        f"This run has {len(tests)} tests, of the replies and of the models made to answer; {before} of their p values "
-        f"{'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
+        f"This run has {len(tests)} tests of accuracy, of the replies and of the models made to answer; {before} of "
+        f"their p values {'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
     )
 
 
