@@ -61,7 +61,7 @@ def step_remark(before: float, after: float) -> str:
 def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
     """A loss curve read aloud: the validation loss, and whether it turned.
 
-    Not the training loss: its points are of other rows each, and rows of like length come together.
+    Not the training loss: each point is of other rows, and rows of like length, some with a lower loss, come together.
     """
     checks = [(row["step"], row["validation_nll"]) for row in log if "validation_nll" in row]
     if len(checks) < 2:
