@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 LOOPS = 0.5  # the repetition rate above which a text is said to go round in circles
+NEARLY_ALL = 0.9  # the share of answers from which a model is said to name one letter whatever is asked
 LEAST = 5  # rows or questions; with fewer nothing is claimed
 TAIL = (1 - 0.95) / 2  # what an interval leaves out at each end
 Z = NormalDist().inv_cdf(1 - 0.05 / 2)  # so many standard deviations to each side hold 95%
@@ -127,9 +128,9 @@ def verdict(
 ) -> str:
     """One sentence on a difference, tuned minus base, of n rows; it claims one only if the interval excludes zero.
 
-    It claims nothing if n is below LEAST, or if `p_value` (adjusted, where there are several tests) is 0.05 or more.
-    What could have been missed is `detectable`, or else the interval's far end. A `loss` is better if lower, and in
-    nats; all else is a share, shown in percentage points.
+    It claims nothing if n is below LEAST, or if `p_value` (adjusted, where there are several tests) is 0.05 or more;
+    where interval and test disagree, it says so. `detectable` is the difference that so many rows mostly show. A `loss`
+    is better if lower, and in nats; all else is a share, shown in percentage points.
     """
     scale, unit, digits = (1, "", 3) if loss else (100, " points", 1)
     if interval is None or n < LEAST:
@@ -143,11 +144,37 @@ def verdict(
     if p_value < 0.05 and not low <= 0 <= high:
         word = "better" if (low > 0) != loss else "worse"
         return f"The tuned model's {noun} is {word} than the base model's: {figures}."
-    missed = max(-low, high) if detectable is None else detectable
-    return (
-        f"No difference in {noun} is shown: tuned minus base is {figures}, and a difference of up to about "
-        f"{missed * scale:.{digits}f}{unit} in either direction could have been missed."
-    )
+    sentences = f"No difference in {noun} is shown: tuned minus base is {figures}."
+    if not low <= 0 <= high:
+        return f"{sentences} The interval leaves zero out, but {at_the_edge(p_value, n, adjusted=True)}"
+    sentences += " The interval says which differences fit this result."
+    if detectable is None:
+        return sentences
+    return f"{sentences} {least_shown(detectable, n)}"
+
+
+def at_the_edge(p_value: float, n: int, adjusted: bool = False) -> str:
+    """The end of a sentence on an interval that the exact test, maybe `adjusted` for many tests, disagrees with."""
+    given = f"p = {p_value:.2g}{' after Holm' if adjusted else ''}"
+    return f"the exact test gives {given}, so this is at the edge of what {n} questions show."
+
+
+def least_shown(detectable: float, n: int) -> str:
+    """A sentence on the `detectable_difference` of n questions."""
+    points = f"{100 * detectable:.0f} points or more"
+    return f"With {n} questions, only a difference of about {points} had four chances in five of being shown."
+
+
+def favourite(letters: Iterable[str | None]) -> dict[str, Any]:
+    """The letter that is named most, None if none is; `times` of it, and all that were `named`."""
+    counts = Counter(letter for letter in letters if letter)
+    [(letter, times)] = counts.most_common(1) or [(None, 0)]
+    return {"letter": letter, "times": times, "named": counts.total()}
+
+
+def always_the_same(found: Mapping[str, Any] | None) -> bool:
+    """Whether a `favourite` makes up nearly all answers, of LEAST or more."""
+    return bool(found) and found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
 
 
 def majority_baseline(answers: Sequence[str]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from helpers.answers import likeliest
-from helpers.statistics import compare_paired, share_interval
+from helpers.statistics import compare_paired, favourite, share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 RESAMPLES = 5000
@@ -45,8 +45,8 @@ def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     `replied`: the share of replies that end within so many tokens and are right. `accuracy` and `ci95`: of answers that
     were forced after so many tokens of the thought, or after all of a shorter one (budget forcing: Muennighoff et al.,
-    s1: Simple test-time scaling, 2025). Rows without forced answers are left out. The last point has `paired`: its
-    answers against those of the first, question by question.
+    s1: Simple test-time scaling, 2025); `favourite` is the letter named most of these. Rows without forced answers are
+    left out. The last point has `paired`: its answers against those of the first, question by question.
     """
     known = [row for row in rows if row.get("forced")]
     points = []
@@ -54,7 +54,8 @@ def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
         inside = [row for row in known if str(budget) in row["forced"]]
         forced = [row["forced"][str(budget)] == row["answer_idx"] for row in inside]
         replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
-        points.append({"tokens": budget, "replied": replied, **accuracy_of(forced)})
+        named = favourite(row["forced"][str(budget)] for row in inside)
+        points.append({"tokens": budget, "replied": replied, **accuracy_of(forced), "favourite": named})
     if points:
         first, last = (str(point["tokens"]) for point in (points[0], points[-1]))
         right = ([row["forced"][each] == row["answer_idx"] for row in known] for each in (first, last))

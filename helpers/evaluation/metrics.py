@@ -9,9 +9,12 @@ from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_lengt
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown
 from helpers.statistics import (
+    LEAST,
     adjust_holm,
+    always_the_same,
     chance,
     compare_paired,
+    favourite,
     majority_baseline,
     paired_difference,
     paired_shares,
@@ -72,7 +75,7 @@ def compare_tasks(
         paired["mcnemar_p_holm"] = p = adjusted[name, noun]
         found["verdict"] = verdict(paired["delta"], paired["delta_ci95"], found["n"], noun, paired["detectable"], p)
     for task in tasks.values():
-        task["verdict"] += _cut_off(task) + _below_chance(task)
+        task["verdict"] += _cut_off(task) + _below_chance(task) + _like_guessing(task)
     return tasks
 
 
@@ -208,10 +211,12 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
             "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
             "truncated": fmean(not row["finished"] for row in rows),
             "answered": accuracy_of([row["correct"] for row in rows if row["choice"] is not None]),
+            "favourite": favourite(row["choice"] for row in rows),
         }
     return {
         "n": figures.pop("n"),
         "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
+        "majority_letter": favourite(row["answer_idx"] for row in base)["letter"],
         "chance": chance([len(row["options"]) for row in base]),
         **figures,
     }
@@ -247,6 +252,21 @@ def _below_chance(task: Mapping[str, Any]) -> str:
         shares.append(f"the {side} model names an option in {answered['n']} of {task['n']} replies{right}")
     guess = f"a guess would be right more often ({task['chance']:.0%})"
     return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(shares)}."
+
+
+def _like_guessing(task: Mapping[str, Any]) -> str:
+    """Sentences on a tuned model that is not shown to differ from a guess, and on one that names a single letter."""
+    if task["n"] < LEAST:
+        return ""
+    said, (low, high), named = "", task["tuned"]["ci95"], task["tuned"]["favourite"]
+    if low <= task["chance"] <= high:
+        holds = f"its interval, {low:.1%} to {high:.1%}, holds {task['chance']:.0%}"
+        said += f" The tuned model's accuracy is not shown to differ from guessing: {holds}."
+    if always_the_same(named):
+        said += f" The tuned model names {named['letter']} in {named['times']} of its {named['named']} answers"
+        silent = task["base"]["favourite"]["named"] < named["named"] / 2
+        said += ": what it has gained is that it answers at all." if silent else ", whatever is asked."
+    return said
 
 
 def _without(base: list[Prediction], tuned: list[Prediction], flagged: Sequence[str]) -> dict[str, Any]:

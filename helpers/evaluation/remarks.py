@@ -1,13 +1,20 @@
 """What 05's tables and figures show of this run, in a sentence or two each, made from the figures."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.evaluation.metrics import SIDES, Prediction
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import quoted
-from helpers.statistics import LEAST, LOOPS, is_shown, points_apart
+from helpers.statistics import (
+    LEAST,
+    LOOPS,
+    always_the_same,
+    at_the_edge,
+    favourite,
+    is_shown,
+    points_apart,
+)
 
 HABIT = 0.5  # the share of replies above which a letter is called a habit
 Figures = Mapping[str, Any]
@@ -16,7 +23,7 @@ Figures = Mapping[str, Any]
 def on_loss(validation: Figures, training: Figures | None) -> str:
     """Ties the NLL of 05 to the validation loss of 04, from training/metrics.json, which may be missing."""
     before, after = (validation[side]["nll"] for side in SIDES)
-    remark = f"Of {validation['n']} rows it is {before:.3f} before and {after:.3f} after tuning."
+    remark = f"Over {validation['n']} rows the completion NLL is {before:.3f} before and {after:.3f} after tuning."
     if not training:
         return f"{remark} The folder holds no training to compare that with."
     losses = training["validation_nll"]
@@ -31,10 +38,11 @@ def on_parts(validation: Figures) -> str:
     n, parts = validation["n"], validation["parts"]
     if n < LEAST:
         return _too_few(n, "rows")
-    changed = [name for name in ("thinking", "answer") if name in parts and is_shown(parts[name])]
+    names = {"thinking": "the reasoning", "answer": "the answer"}
+    changed = [name for name in names if name in parts and is_shown(parts[name])]
     if not changed:
-        return "Neither in the thought nor in the answer is a change shown."
-    words = " and ".join(f"the {name} ({parts[name]['delta']:+.2f})" for name in changed)
+        return "Neither in the reasoning nor in the answer is a change shown."
+    words = " and ".join(f"{names[name]} ({parts[name]['delta']:+.2f})" for name in changed)
     return f"A change is shown in {words}."
 
 
@@ -72,7 +80,8 @@ def on_accuracy(task: Figures) -> str:
     }[_against(task["tuned"]["ci95"], chance)]
     return (
         f"Of {n} questions the base model gets {base} right and the tuned model {tuned}; blind guessing would get "
-        f"about {chance * n:.0f} ({chance:.0%}). The tuned model's interval {place}."
+        f"about {chance * n:.0f} ({chance:.0%}). The tuned model's interval {place}. Always naming "
+        f"{task['majority_letter']}, the most frequent right answer, would score {task['majority_baseline']:.0%}."
     )
 
 
@@ -82,23 +91,19 @@ def on_paired(task: Figures) -> str:
     if n < LEAST:
         return _too_few(n, "questions")
     base_only, tuned_only = paired["base_only"], paired["tuned_only"]
-    missed = f"a difference of up to about {paired['detectable'] * 100:.0f} points could have been missed"
     if not base_only + tuned_only:
-        return (
-            "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality: "
-            f"{missed}."
-        )
+        return "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality."
     remark = (
         f"{tuned_only} questions are right only with the tuned model and {base_only} only with the base model. Fair "
         f"coins would split them at least as unevenly in {_percent(paired['mcnemar_p'])} of experiments."
     )
     if not _significant(paired):
         rare = "That is no rarity" if paired["mcnemar_p"] >= 0.05 else "Beside the other tests that is not rare enough"
-        return f"{remark} {rare}, so no difference is shown, and {missed}."
+        return f"{remark} {rare}, so no difference is shown."
     better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
     remark += f" So the {better} model scores better than the {worse} model."
     if _against(task[better]["ci95"], task["chance"]) != "above":
-        remark += " It is not shown to score better than guessing: the two findings answer two questions."
+        remark += " Whether it scores better than guessing is another question."
     return remark
 
 
@@ -138,12 +143,11 @@ def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str
 
 def on_letters(rows: Sequence[Prediction]) -> str:
     """Whether the tuned model names one letter above all, which is a habit and no knowledge."""
-    named = Counter(row["choice"] for row in rows if row.get("choice"))
-    if named.total() < LEAST:
-        return f"The tuned model names an option in {named.total()} replies, too few to look for a favourite letter."
-    [(letter, times)] = named.most_common(1)
-    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named.total()} replies."
-    if times / named.total() > HABIT:
+    letter, times, named = favourite(row.get("choice") for row in rows).values()
+    if named < LEAST:
+        return f"The tuned model names an option in {named} replies, too few to look for a favourite letter."
+    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named} replies."
+    if times / named > HABIT:
         return f"{remark} That is a habit: it is right wherever {letter} happens to be the answer."
     return remark
 
@@ -160,8 +164,8 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
         return "Too few questions were asked for a test."
     before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
     return (
-        f"This run has {len(tests)} tests, of the replies and of the models made to answer; {before} of their p values "
-        f"{'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
+        f"This run has {len(tests)} tests of accuracy, of the replies and of the models made to answer; {before} of "
+        f"their p values {'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
     )
 
 
@@ -185,7 +189,7 @@ def on_length(task: Figures) -> str:
     """Whether anything can be read from accuracy by length."""
     bins = task["length"]["tuned"]["bins"]
     cut = task["length"]["tuned"]["truncated"]
-    left_out = f" {cut} of its replies ran out of tokens and are not drawn." if cut else ""
+    left_out = f" {cut} of its replies ran out of tokens and {'is' if cut == 1 else 'are'} not drawn." if cut else ""
     if task["n"] < LEAST:
         return _too_few(task["n"], "questions")
     if len(bins) < 2:
@@ -212,9 +216,17 @@ def on_budget(task: Figures) -> str:
         f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
         f"{whole['accuracy']:.0%} of the same {whole['paired']['n']} questions: {points_apart(whole['paired'])}."
     )
-    if found := _significant(whole["paired"]):
+    at_once = none.get("favourite")  # an older release did not count letters
+    if always_the_same(at_once):
+        said = f"At once it names {at_once['letter']} in {at_once['times']} of {at_once['named']}, whatever is asked."
+        rates = f"{rates} {said}"
+    paired = whole["paired"]
+    if found := _significant(paired):
         return f"{rates} The thought {'helps' if found > 0 else 'does harm'}."
-    return f"{rates} It is not shown that its thinking helps."
+    if is_shown(paired):
+        does = "helps" if paired["delta"] > 0 else "does harm"
+        return f"{rates} By the interval the thought {does}; {at_the_edge(paired['mcnemar_p'], paired['n'])}"
+    return f"{rates} It is not shown that its thinking helps or harms."
 
 
 def on_calibration(task: Figures) -> str:
@@ -229,7 +241,7 @@ def on_calibration(task: Figures) -> str:
         words = {"above": "overconfident", "below": "underconfident", "around": "not shown to be miscalibrated"}
         word = words[_against(each["overconfidence_ci95"], 0)]
         said.append(f"the {side} model is {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
-    return f"Of {n} answers {' and '.join(said)}."
+    return f"Over {n} answers {' and '.join(said)}."
 
 
 def on_strength(points: Sequence[Figures]) -> str:
@@ -242,7 +254,7 @@ def on_strength(points: Sequence[Figures]) -> str:
     best = min(known, key=lambda point: point["nll"])
     where = f"The NLL is lowest, {best['nll']:.3f}, at {best['scale']:.0%} of the adapter's strength"
     if best["scale"] == 1:
-        return f"{where}: the whole adapter is the best of those measured."
+        return f"{where}: the whole adapter is the best of the {len(known)} strengths measured."
     if best["scale"] == 0:
         return f"{where}, the base model itself: on these rows the adapter only costs."
     whole = max(known, key=lambda point: point["scale"])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from helpers.config import Config
@@ -60,30 +59,22 @@ def step_remark(before: float, after: float) -> str:
 
 
 def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
-    """A loss curve read aloud: the first and last training loss, the validation loss, and whether that turned."""
-    losses = [row["loss"] for row in log if "loss" in row]
+    """A loss curve read aloud: the validation loss, and whether it turned.
+
+    Not the training loss: each point is of other rows, and rows of like length, some with a lower loss, come together.
+    """
     checks = [(row["step"], row["validation_nll"]) for row in log if "validation_nll" in row]
-    if not losses or len(checks) < 2:
+    if len(checks) < 2:
         return "Here: too little was measured to read a curve."
-    width = min(5, max(1, len(losses) // 2))
-    first, last = fmean(losses[:width]), fmean(losses[-width:])
-    train = f"Here: the training loss goes from {first:.2f} to {last:.2f} (means of the first and last {width} steps)."
     (_, start), (_, end) = checks[0], checks[-1]
     best_step, best = min(checks, key=lambda check: check[1])
     if end - best > 0.01 * best:
         turn = "from its start" if best_step == checks[0][0] else f"after step {best_step}"
-        why = "which is overfitting" if last < first else "and so does not generalise"
-        held = f"The validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}"
-        return f"{train} {held}: it rises {turn}, {why}."
+        held = f"Here: the validation loss starts at {start:.2f}, is lowest at {best:.2f} and ends at {end:.2f}"
+        return f"{held}. It rises {turn}, which is overfitting if the training loss goes on falling."
     if start - end > 0.01 * start:
-        fell = f"{train} The validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
-        if last < first - 0.2 * (start - end):
-            return fell
-        hidden = (
-            "The training line hides the gain, because each step has other rows; the validation rows stay the same."
-        )
-        return f"{fell} {hidden}"
-    return f"{train} The validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
+        return f"Here: the validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
+    return f"Here: the validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
 
 
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:

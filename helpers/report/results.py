@@ -2,6 +2,7 @@
 
 import base64
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ STAGES = {
     "06_export": "Export",
     "07_retrieval": "Retrieval",
 }
+# The parts of the completion NLL, in the words of tables and pictures alike.
 PARTS = {
-    "thinking": "of it, the reasoning and </think> alone",
-    "answer": "of it, the answer alone",
-    "text": "without </think> and the token after it",
-    "delimiter": "what these two add to the first line",
+    "thinking": "reasoning and </think>",
+    "answer": "answer and end token",
+    "text": "all but </think> and the token after it",
+    "delimiter": "what these two add to the whole",
 }
 # 07's ways of reading, in a table's words.
 BOOKS = {"open": "open book", "thought": "thought, then open book", "oracle": "the right document"}
@@ -113,7 +115,7 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     nll = {"base": unseen["base"]["nll"], "tuned": unseen["tuned"]["nll"]}
     nll |= {"delta": paired["nll_delta"], "delta_ci95": paired["nll_delta_ci95"]}
     rows = [_nll_row(f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)", nll)]
-    rows += [_nll_row(PARTS[part], found) for part, found in unseen.get("parts", {}).items()]
+    rows += [_nll_row(f"of it, {PARTS[part]}", found) for part, found in unseen.get("parts", {}).items()]
     for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
         if found := unseen.get("form", {}).get(key):
             rows.append((what, f"{found['base']:.0%}", f"{found['tuned']:.0%}", points_apart(found)))
@@ -126,6 +128,11 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
             rest = flagged["without"]
             rows.append(_accuracy_row(f"without {flagged['n']} flagged as like training rows (n={rest['n']})", rest))
     return rows
+
+
+def named_parts(parts: dict[str, Any], width: int = 24) -> dict[str, Any]:
+    """The parts of the NLL under their names in PARTS, in lines of up to `width` letters, for a picture."""
+    return {textwrap.fill(PARTS[part], width): found for part, found in parts.items()}
 
 
 def open_book(run: Run) -> list[tuple[str, str, str, str]]:
@@ -178,7 +185,7 @@ def figures(run: Run) -> list[tuple[str, plots.Picture]]:
         nlls = [[row["nll"] for row in rows if row["task"] == "validation"] for rows in sides]
         drawn.append(("Unseen rows, one dot each", plots.paired_nll(*nlls)))
         if parts := evaluation["validation"].get("parts"):
-            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(parts)))
+            drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(named_parts(parts))))
         drawn.append(("Multiple-choice accuracy", plots.accuracy(evaluation["tasks"])))
         if evaluation.get("strength"):
             drawn.append(("Less than the whole adapter", plots.strength_curve(evaluation["strength"])))

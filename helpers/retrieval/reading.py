@@ -25,7 +25,7 @@ from helpers.prompts.passages import fit_passages, with_passages
 from helpers.questions import ChoiceQuestion, choice_questions
 from helpers.retrieval.finding import find, queries
 from helpers.run_dir import Run, alone
-from helpers.statistics import adjust_holm, compare_paired, is_shown, points_apart
+from helpers.statistics import adjust_holm, at_the_edge, compare_paired, is_shown, least_shown, points_apart
 
 SIDES = ("base", "tuned")
 CLOSED = "closed"
@@ -237,7 +237,8 @@ def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool 
     if is_shown(figures) and figures["mcnemar_p_holm"] < 0.05:
         word, said = ("more", "helped") if figures["delta"] > 0 else ("less", "hurt")
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
-    return (
-        f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}. "
-        f"A change of {100 * figures['detectable']:.0f} points would mostly have been seen."
-    )
+    said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
+    if is_shown(figures):
+        edge = at_the_edge(figures["mcnemar_p_holm"], figures["n"], adjusted=True)
+        return f"{said} The interval leaves zero out, but {edge}"
+    return f"{said} {least_shown(figures['detectable'], figures['n'])}"

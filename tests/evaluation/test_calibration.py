@@ -74,6 +74,7 @@ def test_accuracy_by_budget_by_hand():
     assert [point["accuracy"] for point in points] == [0.25, 0.5, 0.75]
     assert [point["replied"] for point in points] == [0, 0.25, 0.5]
     assert [point["n"] for point in points] == [4, 4, 4]
+    assert points[0]["favourite"] == {"letter": "B", "times": 4, "named": 4}
     assert points[2]["ci95"] == list(share_interval(3, 4))
     assert [points[2]["paired"][key] for key in ("n", "base_only", "tuned_only", "both")] == [4, 0, 2, 1]
     assert accuracy_by_budget(rows[4:]) == accuracy_by_budget([]) == []

@@ -38,12 +38,12 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     assert remarks.on_accuracy(task) == (
         "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
         "The tuned model's interval holds the level of guessing: no more than that is shown, whatever the base model's "
-        "score."
+        "score. Always naming A, the most frequent right answer, would score 100%."
     )
     paired = remarks.on_paired(task)
     assert paired.startswith("10 questions are right only with the tuned model and 0 only with the base model.")
     assert "the tuned model scores better" in paired
-    assert paired.endswith("It is not shown to score better than guessing: the two findings answer two questions.")
+    assert paired.endswith("Whether it scores better than guessing is another question.")
     assert remarks.on_differing(base, tuned) == "Of 40 questions 10 got better and 0 worse."
     assert remarks.on_holm(metrics["tasks"]).endswith("1 of their p values lies below 0.05 as computed and 1 after "
                                                       "Holm's procedure.")  # fmt: skip
@@ -57,7 +57,7 @@ def test_no_discordant_question_proves_no_equality():
 
 def test_a_split_that_is_no_rarity_shows_no_difference():
     task = questions(["A", "B", "B", "B"], ["B", "A", "A", "B"])[0]["tasks"]["t"]
-    assert "That is no rarity, so no difference is shown" in remarks.on_paired(task)
+    assert "That is no rarity, so no difference is shown." in remarks.on_paired(task)
     task["paired"] |= {"mcnemar_p": 0.03, "mcnemar_p_holm": 0.06}
     assert "Beside the other tests that is not rare enough, so no difference" in remarks.on_paired(task)
 
@@ -100,7 +100,7 @@ def test_the_loss_is_that_of_04():
 
 def test_the_parts_that_changed_are_named():
     validation = questions(["A"], ["A"])[0]["validation"]
-    assert remarks.on_parts(validation) == "Neither in the thought nor in the answer is a change shown."
+    assert remarks.on_parts(validation) == "Neither in the reasoning nor in the answer is a change shown."
     validation["parts"]["answer"] |= {"delta": -0.5, "delta_ci95": [-0.6, -0.4]}
     assert remarks.on_parts(validation) == "A change is shown in the answer (-0.50)."
 
@@ -125,7 +125,7 @@ def test_a_favourite_letter_is_a_habit():
     assert "habit" not in remarks.on_letters([choice("t", i, "A", "ABCD"[i % 4]) for i in range(8)])
 
 
-@pytest.mark.parametrize(("best", "words"), [(0, "only costs"), (1, "the best of those measured"), (2, "weaker")])
+@pytest.mark.parametrize(("best", "words"), [(0, "only costs"), (1, "the best of the 3 strengths"), (2, "weaker")])
 def test_strength_names_the_lowest_loss(best, words):
     points = [{"scale": s, "nll": 2.0, "nll_n": 9} for s in (0.0, 1.0, 0.5)]
     points[best]["nll"] = 1.0
@@ -141,13 +141,20 @@ def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():
         assert words in remarks.on_length({"n": 24, "length": {"tuned": {"bins": bins, "truncated": 0, "n": 24}}})
     no_thought, thought = [False] * 12, [True] * 12
     for first, last, words in (
-        (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps"),
-        ([True] * 7 + no_thought, [False] * 7 + [True] + no_thought[1:], "not shown"),  # p is .07
+        (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps or harms"),
+        (
+            [True] * 7 + no_thought,
+            [False] * 7 + [True] + no_thought[1:],
+            "the thought does harm; the exact test gives p = 0.07, so this is at the edge of what",
+        ),
         (no_thought, thought, "The thought helps"),
         (thought, no_thought, "The thought does harm"),
     ):
         ends = [group(12, 0.1, 0.5), group(12, 0.1, 0.5, paired=compare_paired(first, last))]
         assert words in remarks.on_budget({"budget": {"tuned": ends}})
+    at_once = {"favourite": {"letter": "C", "times": 11, "named": 12}}
+    said = remarks.on_budget({"budget": {"tuned": [ends[0] | at_once, ends[1]]}})
+    assert "At once it names C in 11 of 12, whatever is asked. The thought does harm" in said
     for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
         found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
         assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})

@@ -18,9 +18,9 @@ def test_metrics_have_the_schema_of_the_design():
         assert set(metrics["validation"][side]) == {"nll", "closed", "finished", "thinking_tokens"}
     assert list(metrics["tasks"]) == ["medqa", "other"]
     for task in metrics["tasks"].values():
-        assert set(task) >= {"n", "majority_baseline", "chance", "base", "tuned", "paired"}
+        assert set(task) >= {"n", "majority_baseline", "majority_letter", "chance", "base", "tuned", "paired"}
         for side in ("base", "tuned"):
-            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated", "answered"}
+            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated", "answered", "favourite"}
         paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "mcnemar_p_holm", "detectable"}
         assert set(task["paired"]) == paired
 
@@ -40,7 +40,7 @@ def test_validation_figures_are_those_worked_out_by_hand():
 def test_task_figures_are_those_worked_out_by_hand():
     task = summarise(BASE, TUNED, SEED)["tasks"]["medqa"]
     assert task["n"] == 4
-    assert task["majority_baseline"] == 0.5  # A, B, A, C
+    assert (task["majority_letter"], task["majority_baseline"]) == ("A", 0.5)  # A, B, A, C
     assert task["chance"] == pytest.approx((3 / 4 + 1 / 3) / 4)
     shares = ("accuracy", "abstained", "truncated")
     assert [task["base"][share] for share in shares] == [0.25, 0.25, 0.25]
@@ -98,12 +98,27 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
         "No reply was cut off at the token limit. But a guess would be right more often (25%) than the base model: the "
-        "base model names an option in 0 of 40 replies."
+        "base model names an option in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
+        "guessing: its interval, 5.7% to 29.8%, holds 25%."
     )
     many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4, SEED)["tasks"]["t"]
     assert many["verdict"].endswith(
         "in 0 of 160 replies; the tuned model names an option in 40 of 160 replies and is right in 60% of those."
     )
+
+
+def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
+    """Twelve of 48 right by naming A in every reply: more than none, and as many as a guess."""
+    rights = ["A", "B", "C", "D"] * 12
+    base, tuned = ([choice("t", i, right, named) for i, right in enumerate(rights)] for named in (None, "A"))
+    said = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]["verdict"]
+    assert "is better than the base model's" in said
+    assert said.endswith(
+        "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. The "
+        "tuned model names A in 48 of its 48 answers: what it has gained is that it answers at all."
+    )
+    same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned, SEED)["tasks"]["t"]["verdict"]
+    assert same.endswith("The tuned model names A in 48 of its 48 answers, whatever is asked.")
 
 
 def test_a_side_that_never_closes_a_thought_does_not_hide_the_others_calibration():

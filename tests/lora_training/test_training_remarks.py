@@ -16,15 +16,13 @@ def log(train, validation):
 @pytest.mark.parametrize(
     ("train", "validation", "said"),
     [
-        ([4, 3, 2, 1], [4, 3, 2], "from 3.50 to 1.50 (means of the first and last 2 steps). The validation loss falls"),
-        ([4, 3, 2, 1], [4, 3, 5], "is lowest at 3.00 and ends at 5.00: it rises after step 2, which is overfitting."),
-        ([4, 3, 2, 1], [4, 5, 6], "it rises from its start, which is overfitting."),
-        ([4, 4, 5, 6], [4, 5, 6], "and so does not generalise."),
-        ([4, 4, 4, 4], [4, 3, 2], "The training line hides the gain"),
+        ([4, 3, 2, 1], [4, 3, 2], "Here: the validation loss falls from 4.00 to 2.00 without a turn"),
+        ([4, 3, 2, 1], [4, 3, 5], "is lowest at 3.00 and ends at 5.00. It rises after step 2, which is overfitting if"),
+        ([4, 3, 2, 1], [4, 5, 6], "It rises from its start, which is"),
+        ([4, 9, 4, 9], [4, 3, 2], "Here: the validation loss falls"),  # whatever the rows of a step
         ([4, 3, 2, 1], [4, 4, 4], "hardly moves"),
         ([4], [4], "too little was measured"),
         ([], [], "too little was measured"),
-        ([4], [4, 3], "means of the first and last 1 steps"),
     ],
 )
 def test_the_curve_is_read_as_it_runs(train, validation, said):

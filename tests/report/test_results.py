@@ -78,8 +78,8 @@ class Page(HTMLParser):
 FEW = "(too few rows for an interval)"
 HEADLINE = [
     ("Completion NLL, 2 unseen rows (nats a token, lower is better)", "2.500", "2.300", f"-0.200 {FEW}"),
-    ("of it, the reasoning and </think> alone", "2.000", "1.800", f"-0.200 {FEW}"),
-    ("of it, the answer alone", "3.500", "3.300", f"-0.200 {FEW}"),
+    ("of it, reasoning and </think>", "2.000", "1.800", f"-0.200 {FEW}"),
+    ("of it, answer and end token", "3.500", "3.300", f"-0.200 {FEW}"),
     ("Replies that close </think>", "0%", "50%", f"+50.0 points {FEW}"),
     ("Replies that end by themselves", "50%", "100%", f"+50.0 points {FEW}"),
     ("Accuracy, medqa (n=4, chance 27%)", "25.0%", "50.0%", "+25.0 points (-100.0 to +100.0)"),
