@@ -1,4 +1,4 @@
-"""Stage 05: base against tuned on rows and questions that training never saw."""
+"""Stage 05: base against tuned on rows and questions kept from training."""
 
 from helpers.scoring import extract_choice
 from helpers.statistics import compare_paired

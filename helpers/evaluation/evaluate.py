@@ -1,4 +1,4 @@
-"""Stage 05: base against tuned on rows and questions that training never saw, paired, with intervals."""
+"""Stage 05: base against tuned on rows and questions kept from training, paired, with intervals."""
 
 from itertools import chain, groupby, islice
 from operator import itemgetter
