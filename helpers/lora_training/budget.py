@@ -45,9 +45,9 @@ def training_budget(
     come before them, once. A token costs 2 operations a weight forward and 2 backward, since the frozen weights get no
     gradient of their own, and 2 more where activations are recomputed (Kaplan et al. 2020, section 2.1). A GPU's
     arithmetic hides the minimum time of a layer, except where it waits for activations to be recomputed, and its first
-    steps compile kernels. Memory is
-    weights, adapters with their gradients and optimizer states, and activations: per token and layer six vectors of the
-    hidden size, two of the keys' and two of the MLP's, or one vector where they are recomputed.
+    steps compile kernels. Memory is weights, adapters with their gradients and optimizer states, and activations: per
+    token and layer six vectors of the hidden size, two of the keys' and two of the MLP's, or one vector where they are
+    recomputed.
     """
     training, shape = config.training, model_shape(config.model)
     dtype = compute_dtype(config)

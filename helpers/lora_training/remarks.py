@@ -39,7 +39,8 @@ def steps_remark(config: Config, steps: int, units: int, text_units: int = 0) ->
     what = "packs" if training.packing else "rows"
     together = training.batch_size * training.gradient_accumulation * world_size()
     epoch, drawn = math.ceil(units / together), steps * together - text_units
-    first = f"Here: a step sees {together} {what}, so {units:,} {what} make {epoch:,} steps an epoch."
+    seen = what if together > 1 else what.removesuffix("s")
+    first = f"Here: a step sees {together} {seen}, so {units:,} {what} make {epoch:,} steps an epoch."
     if text_units:
         before = math.ceil(text_units / together)
         first += f" {text_units:,} {what} of the corpus come first, once, in {before:,} steps of their own."

@@ -16,7 +16,7 @@ from trainings import by_two_processes
 from benchmarks.training import LLAMA_8B, PUBLISHED
 from helpers import PROJECT_ROOT, InputError, files
 from helpers.config import Config
-from helpers.files import read_jsonl, write_jsonl
+from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.lora_training import backends, budget
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.backends import choose_backend, start_backend
@@ -529,6 +529,18 @@ def test_the_budget_is_near_what_was_measured(overrides, length, rate, tokens_pe
     assert plan["tokens"] / (plan["minutes"] * 60) == pytest.approx(tokens_per_second, rel=0.2)
     assert plan["memory_gib"] == pytest.approx(peak, rel=0.25)
     assert plan["tokens"] == pytest.approx(4000 * length, rel=0.01)
+
+
+@pytest.mark.parametrize(("variant", "four_bit", "epochs"), [("full", False, 8), ("full 4-bit", True, 4)])
+def test_the_plan_of_a_short_training_counts_the_first_steps(variant, four_bit, epochs, on, llama_8b, tmp_path):
+    on(H100)
+    found = read_json(PROJECT_ROOT / "benchmarks/results/plan-h100.json")["results"][variant]
+    overrides = {"model.name": llama_8b, "model.load_in_4bit": four_bit, "training.epochs": epochs}
+    config = open_run("full", tmp_path / "run", {"data.source": "sample", **overrides}).config
+    rows = [{"input_ids": [1] * 773, "labels": [1] * 773}] * 159  # in 63 packs
+    plan = budget.training_budget(config, rows, 63, found["matmul_tflops"] * 1e12)
+    assert plan["steps"] == found["happened"]["steps"]
+    assert plan["minutes"] * 60 == pytest.approx(found["happened"]["seconds"], rel=0.15)
 
 
 def test_the_plan_counts_the_corpus_once_and_what_it_takes():

@@ -33,6 +33,7 @@ def test_steps_are_set_against_epochs():
     config = Config.resolve("laptop", {"training.batch_size": 2, "training.gradient_accumulation": 3})
     said = steps_remark(config, 5, 100)
     assert "a step sees 6 rows, so 100 rows make 17 steps an epoch." in said
+    assert "a step sees 1 row, so 97 rows" in steps_remark(Config.resolve("laptop"), 97, 97)
     assert said.endswith("70 rows are never seen.")
     assert steps_remark(config, 17, 100).endswith("see each of them once.")
     assert steps_remark(config, 34, 100).endswith("about 2.0 times.")
