@@ -127,7 +127,7 @@ def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]
         "model.generate": partial(ours, generate_in_batches),
         "decode": partial(ours, decode),
         "generate_batch": continuous,
-        "generate_batch, CUDA graphs": partial(continuous, use_cuda_graph=True, use_async_batching=True),
+        "generate_batch with CUDA graphs": partial(continuous, use_cuda_graph=True, use_async_batching=True),
     }
 
 
