@@ -3,6 +3,7 @@
     python benchmarks/several_gpus.py ddp FOLDER FILE.json       16-bit and 4-bit LoRA on 1 and on N cards
     python benchmarks/several_gpus.py answers FOLDER FILE.json   the same questions on 1 and on N cards
     python benchmarks/several_gpus.py fsdp FOLDER FILE.json      weights spread over N cards, and on one if they fit
+    python benchmarks/several_gpus.py kills FOLDER FILE.json     a training on N cards, killed again and again
     python benchmarks/several_gpus.py make-model FOLDER --layers 64   the width of the 70B Llama with random weights
 
 FOLDER is a model's (`benchmarks/training.py make-model` makes the 8B shape). Each variant is `accelerate launch` of
@@ -11,6 +12,8 @@ batch as one card: then the losses of each step should be the same but for round
 """
 
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -19,12 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import PROJECT_ROOT
-from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from helpers.machine import describe_machine
 from helpers.run_dir import Run, open_run, versions
 from helpers.sources.rows import SAMPLE
@@ -128,6 +132,59 @@ def answers(model: str, out: Path, cards: int = 2, new_tokens: int = 256) -> Non
 
 
 @app.command()
+def kills(model: str, out: Path, cards: int = 2, count: int = 9, steps: int = 60, seed: int = 0) -> None:
+    """Two undisturbed trainings and one killed at random moments: what the third has in common with the other two.
+
+    Two that nobody disturbs show how far this hardware repeats itself; every kill is of the launcher, its tree or its
+    process group, by SIGKILL, SIGTERM or SIGINT.
+    """
+    settings = {**TRAINING, "model.name": model, "training.max_steps": steps, "training.checkpoints": 12}
+    dice = random.Random(seed)
+    ways = [(number, whom) for number in (9, 15, 2) for whom in ("launcher", "tree", "group")]
+    last = ways.pop(0)  # workers whose launcher is gone train to the end
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: prepared(Path(folder) / name, settings) for name in ("one", "other", "killed")}
+        seconds = launch("train.py", runs["one"], cards, "ddp")
+        launch("train.py", runs["other"], cards, "ddp")
+        run, done = runs["killed"], []
+        for number, whom in (*dice.sample(ways * (1 + count // len(ways)), count - 1), last):
+            note = run / "training/log.jsonl"
+            before = note.stat().st_mtime_ns if note.exists() else 0
+            command = launcher("train.py", run, cards, "ddp")
+            process = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True, process_group=0)
+            while process.poll() is None and (not note.exists() or note.stat().st_mtime_ns == before):
+                time.sleep(0.1)
+            time.sleep(dice.random() * seconds / 8)
+            if process.poll() is not None:
+                break  # it came to its end
+            workers = psutil.Process(process.pid).children(recursive=True)
+            if whom == "group":
+                os.killpg(process.pid, number)
+            for each in (process, *(workers if whom == "tree" else ())) if whom != "group" else ():
+                each.send_signal(number)
+            said = [line for line in process.communicate()[1].splitlines() if line.startswith("stopped")]
+            _, alive = psutil.wait_procs(workers, timeout=120)
+            at = len(read_jsonl(note)) if note.exists() else 0
+            done.append({"signal": number, "whom": whom, "status": process.returncode, "lines": said, "log_rows": at})
+            print(done[-1], "left alive:", len(alive), flush=True)
+        launch("train.py", run, cards, "ddp")
+        losses = {name: {row["step"]: row["loss"] for row in read_jsonl(each / "training/log.jsonl") if "loss" in row}
+                  for name, each in runs.items()}  # fmt: skip
+        adapters = {name: fingerprint(each / "adapter/adapter_model.safetensors") for name, each in runs.items()}
+        found = {
+            "kills": done,
+            "same_steps": losses["one"].keys() == losses["other"].keys() == losses["killed"].keys(),
+            "same_adapter": {name: adapters[name] == adapters["one"] for name in ("other", "killed")},
+            "losses_apart": {
+                name: max(abs(losses[name][step] / loss - 1) for step, loss in losses["one"].items())
+                for name in ("other", "killed")
+            },
+            "losses": losses,
+        }
+    record(out, f"killed, {cards} cards, seed {seed}", lambda: found)
+
+
+@app.command()
 def make_model(folder: Path, tokenizer: Path, layers: int = 80) -> None:
     """Save the width of the 70B Llama with random bfloat16 weights, a file a layer, behind another's tokenizer."""
     import shutil
@@ -188,10 +245,7 @@ def prepared(folder: Path, settings: dict[str, Any]) -> Run:
 def launch(script: str, run: Run, cards: int, config: str) -> float:
     """Run a script by `accelerate launch` on `cards` cards; seconds, its start and the model's loading included."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(cards)]
-    command += ["--config_file", str(PROJECT_ROOT / f"launch/{config}.yaml")] if cards > 1 else ["--num_machines", "1"]
-    command += [str(PROJECT_ROOT / script), "--run-dir", str(run.path)]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    done = subprocess.run(launcher(script, run, cards, config), cwd=PROJECT_ROOT, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if "│" not in line or "❱" in line]
         raise RuntimeError("\n".join(lines)[-6000:])
@@ -214,6 +268,12 @@ def trained(settings: dict[str, Any], cards: int, config: str) -> dict[str, Any]
             "losses": [row["loss"] for row in log],
             **{key: [row[key] for row in log] for key in ("learning_rate", "grad_norm")},
         }
+
+
+def launcher(script: str, run: Run, cards: int, config: str) -> list[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(cards)]
+    command += ["--config_file", str(PROJECT_ROOT / f"launch/{config}.yaml")] if cards > 1 else ["--num_machines", "1"]
+    return [*command, str(PROJECT_ROOT / script), "--run-dir", str(run.path)]
 
 
 def record(out: Path, name: str, measure: Any) -> None:
