@@ -132,56 +132,60 @@ def answers(model: str, out: Path, cards: int = 2, new_tokens: int = 256) -> Non
 
 
 @app.command()
-def kills(model: str, out: Path, cards: int = 2, count: int = 9, steps: int = 60, seed: int = 0) -> None:
-    """Two undisturbed trainings and one killed at random moments: what the third has in common with the other two.
+def kills(
+    model: str, out: Path, cards: int = 2, count: int = 9, steps: int = 60, seed: int = 0, backend: str = "auto"
+) -> None:
+    """A training that nobody disturbs, one killed at random moments, and another undisturbed: what is the same.
 
-    Two that nobody disturbs show how far this hardware repeats itself; every kill is of the launcher, its tree or its
-    process group, by SIGKILL, SIGTERM or SIGINT.
+    The third shows how far this hardware repeats itself. A kill is of the launcher, its tree or its process group, by
+    SIGKILL, SIGTERM or SIGINT.
     """
     settings = {**TRAINING, "model.name": model, "training.max_steps": steps, "training.checkpoints": 12}
-    dice = random.Random(seed)
+    settings |= {"training.backend": backend}
+    found: dict[str, Any] = {"kills": [], "seconds": {}, "losses": {}, "same_adapter": {}, "losses_apart": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {name: prepared(Path(folder) / name, settings) for name in ("undisturbed", "killed", "another")}
+        for name, run in runs.items():
+            if name == "killed":
+                longest = found["seconds"]["undisturbed"] / 8
+                found["kills"] = killed(run, cards, count, longest, random.Random(seed))
+            found["seconds"][name] = launch("train.py", run, cards, "ddp")
+            log = [row for row in read_jsonl(run / "training/log.jsonl") if "loss" in row]
+            found["losses"][name] = {row["step"]: row["loss"] for row in log}
+            first = found["losses"]["undisturbed"]
+            adapters = [fingerprint(each / "adapter/adapter_model.safetensors") for each in (runs["undisturbed"], run)]
+            found["same_adapter"][name] = adapters[0] == adapters[1]
+            found["losses_apart"][name] = max(abs(found["losses"][name][i] / loss - 1) for i, loss in first.items())
+            write_json(out, {"hardware": describe_machine().model_dump(), "versions": versions(), "settings": settings,
+                             "cards": cards, "seed": seed, "results": found})  # fmt: skip
+            print(name, found["same_adapter"][name], found["losses_apart"][name], flush=True)
+
+
+def killed(run: Run, cards: int, count: int, longest: float, dice: random.Random) -> list[dict[str, Any]]:
+    """Start a training again and again, and kill it up to `longest` seconds after its first line; what each left."""
     ways = [(number, whom) for number in (9, 15, 2) for whom in ("launcher", "tree", "group")]
     last = ways.pop(0)  # workers whose launcher is gone train to the end
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {name: prepared(Path(folder) / name, settings) for name in ("one", "other", "killed")}
-        seconds = launch("train.py", runs["one"], cards, "ddp")
-        launch("train.py", runs["other"], cards, "ddp")
-        run, done = runs["killed"], []
-        for number, whom in (*dice.sample(ways * (1 + count // len(ways)), count - 1), last):
-            note = run / "training/log.jsonl"
-            before = note.stat().st_mtime_ns if note.exists() else 0
-            command = launcher("train.py", run, cards, "ddp")
-            process = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True, process_group=0)
-            while process.poll() is None and (not note.exists() or note.stat().st_mtime_ns == before):
-                time.sleep(0.1)
-            time.sleep(dice.random() * seconds / 8)
-            if process.poll() is not None:
-                break  # it came to its end
-            workers = psutil.Process(process.pid).children(recursive=True)
-            if whom == "group":
-                os.killpg(process.pid, number)
-            for each in (process, *(workers if whom == "tree" else ())) if whom != "group" else ():
-                each.send_signal(number)
-            said = [line for line in process.communicate()[1].splitlines() if line.startswith("stopped")]
-            _, alive = psutil.wait_procs(workers, timeout=120)
-            at = len(read_jsonl(note)) if note.exists() else 0
-            done.append({"signal": number, "whom": whom, "status": process.returncode, "lines": said, "log_rows": at})
-            print(done[-1], "left alive:", len(alive), flush=True)
-        launch("train.py", run, cards, "ddp")
-        losses = {name: {row["step"]: row["loss"] for row in read_jsonl(each / "training/log.jsonl") if "loss" in row}
-                  for name, each in runs.items()}  # fmt: skip
-        adapters = {name: fingerprint(each / "adapter/adapter_model.safetensors") for name, each in runs.items()}
-        found = {
-            "kills": done,
-            "same_steps": losses["one"].keys() == losses["other"].keys() == losses["killed"].keys(),
-            "same_adapter": {name: adapters[name] == adapters["one"] for name in ("other", "killed")},
-            "losses_apart": {
-                name: max(abs(losses[name][step] / loss - 1) for step, loss in losses["one"].items())
-                for name in ("other", "killed")
-            },
-            "losses": losses,
-        }
-    record(out, f"killed, {cards} cards, seed {seed}", lambda: found)
+    note, done = run / "training/log.jsonl", []
+    for number, whom in (*dice.sample(ways * (1 + count // len(ways)), count - 1), last):
+        before = note.stat().st_mtime_ns if note.exists() else 0
+        command = launcher("train.py", run, cards, "ddp")
+        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True, process_group=0)
+        while process.poll() is None and (not note.exists() or note.stat().st_mtime_ns == before):
+            time.sleep(0.1)
+        time.sleep(dice.random() * longest)
+        if process.poll() is not None:
+            break  # it came to its end
+        workers = psutil.Process(process.pid).children(recursive=True)
+        if whom == "group":
+            os.killpg(process.pid, number)
+        for each in (process, *(workers if whom == "tree" else ())) if whom != "group" else ():
+            each.send_signal(number)
+        said = [line for line in process.communicate()[1].splitlines() if line.startswith("stopped")]
+        _, alive = psutil.wait_procs(workers, timeout=120)
+        rows = len(read_jsonl(note)) if note.exists() else 0
+        done.append({"signal": number, "whom": whom, "status": process.returncode, "lines": said, "log_rows": rows})
+        print(done[-1], "left alive:", len(alive), flush=True)
+    return done
 
 
 @app.command()
