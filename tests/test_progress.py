@@ -54,14 +54,21 @@ def test_the_rest_is_expected_to_go_on_like_what_is_done(clock, lines):
     ]
 
 
-def test_on_a_terminal_it_is_a_bar_with_an_eta_and_the_note(monkeypatch, capsys):
+def test_on_a_terminal_each_line_is_written_over_the_one_before_and_the_last_goes(monkeypatch, capsys, clock):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "41")
     with Progress(4, "replies", done=1) as p:
+        clock.now += 2
         p.update(1, "210 tokens/s")
-        p._show()
-    bar = capsys.readouterr().err
-    assert "2/4 [00:00<" in bar
-    assert "210 tokens/s]" in bar
+    lines = capsys.readouterr().err.split("\r")
+    assert [line.rstrip() for line in lines[1::2]] == [
+        "1/4 replies · 0 s",
+        "2/4 replies · 2 s · 210 tokens/s · about",  # as much as fits
+        "2/4 replies · 2 s · 210 tokens/s",
+        "",
+    ]
+    assert {len(line) for line in lines[1::2]} == {40}
+    assert not any(lines[::2])
 
 
 # 00 -------------------------------------------------------------------------------------------------------------
