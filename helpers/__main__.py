@@ -4,8 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,57 +91,40 @@ def ask(
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
     compare: Annotated[bool, typer.Option(help="Ask the base model and then the tuned one.")] = False,
-    file: Annotated[Path | None, typer.Option(help="Many questions: a .txt file, or a table with `question`.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
     sources: Sources = False,
     index: IndexFile = None,
 ) -> None:
-    """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
+    """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
-    from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
+    from helpers.use.ask import endpoint_answerer, local_answerers
     from helpers.use.client import Endpoint, check_question, key_for
     from helpers.use.sources import find_index, open_book, source_lines
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
-    if (file is None) != (out is None):
-        raise InputError("--file and --out go together")
-    if question == "-" and file is None and sys.stdin.isatty():
-        raise InputError("no question: give one, or --file and --out, or pipe one in")
-    one = check_question(sys.stdin.read() if question == "-" else question) if file is None else ""
-    many = read_questions(file) if file else []
+    if question == "-" and sys.stdin.isatty():
+        raise InputError("no question: give one, or pipe one in")
+    text, passages = check_question(sys.stdin.read() if question == "-" else question), None
     opened = None if endpoint else _open(profile, _made(run_dir), settings, record=False)
     if opened:
         config = opened.config
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
-    look_up = None
     if sources or index:  # before a model is loaded, or a server asked for its name
-        library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
-        look_up = partial(open_book, library, k=k)
+        text, passages = open_book(find_index(opened, index and Path.cwd() / index), text, config.retrieval.k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
         answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
-    if look_up:
-        made_by = f", with {k} passages of {library.documents} documents"
-        answerers = {side: replace(each, made_by=each.made_by + made_by) for side, each in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
-    if out:
-        made = ask_file(many, out, answerers, config.generation.batch_size, look_up)
-        print(
-            f"{made} replies added to {out}, which has {len(many) * len(answerers) - made} from before", file=sys.stderr
-        )
-        return
-    text, passages = look_up(one) if look_up else (one, None)
     for side, answerer in answerers.items():
         if compare:
             print(f"## {side}\n")
-        reply, sent = _print_reply(answerer.stream(text))
-        found = passages if look_up else sent
+        reply, sent = _print_reply(answerer(text))
+        found = sent if passages is None else passages
         if found is not None:
             print("\nSources:", *source_lines(found, reply), sep="\n")
 

@@ -56,7 +56,7 @@ def unknown_citations(reply: str, passages: Sequence[Any]) -> list[int]:
 
 
 def listed(passages: Sequence[Passage], *replies: str) -> dict[str, Any]:
-    """`sources` and `unknown_citations` of a row in a file of replies, or of a server's answer with its replies."""
+    """`sources` and `unknown_citations` of a server's answer, for its replies."""
     names = ("title", "source", "licence", "address", "text")
     rows = [{"number": n} | {name: getattr(each, name) for name in names} for n, each in enumerate(passages, 1)]
     unknown = {number for reply in replies for number in unknown_citations(reply, passages)}

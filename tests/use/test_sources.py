@@ -5,7 +5,6 @@ from fake_server import Server
 from libraries import document, library_of
 
 from helpers import InputError
-from helpers.files import read_jsonl
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
@@ -163,20 +162,6 @@ def test_ask_lists_the_sources_under_the_reply(cli, notes):
     ]
     [(_, body)] = server.requests
     assert body["messages"][-1]["content"].count("The liver is brown.") == 1
-
-
-def test_a_file_of_questions_has_sources_in_every_row(cli, notes):
-    cli("index", "notes", "--out", "i.sqlite")
-    (notes.parent / "q.txt").write_text("Does the heart beat?\nzebra\n")
-    server = Server([{"content": "Hm.</think>Yes [2]."}])
-    for _ in range(2):  # the second call finds all of it done
-        called = cli("ask", "--file", "q.txt", "--out", "r.jsonl", "--endpoint", server.url, "--index", "i.sqlite")
-        assert called.status == 0
-    rows = read_jsonl(notes.parent / "r.jsonl")
-    assert [row["question"] for row in rows] == ["Does the heart beat?", "zebra"]
-    assert [[each["source"] for each in row["sources"]] for row in rows] == [["heart.md"], []]
-    assert [row["unknown_citations"] for row in rows] == [[2], [2]]
-    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("option", [["--sources"], ["--index", "none.sqlite"]])
