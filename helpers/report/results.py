@@ -66,13 +66,12 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
     """
     facts = _facts(run)
     title = f"{facts['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data"
-    name = repo_id.split("/")[-1] if repo_id else title
     return _render(
         "model_card.md.j2",
         autoescape=False,
         kind=kind,
         title=title,
-        metadata=card_data(run, kind, name, facts, merged_id).to_yaml(),
+        metadata=card_data(run, kind, facts, merged_id).to_yaml(),
         licences=licences(run, facts),
         training_data=training_data(run),
         language=LANGUAGES.get(language(run, facts)),
