@@ -2,15 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from helpers import InputError, ends_in_one_line
 
@@ -52,13 +51,14 @@ def run(
         "checkpoint, 05 and 07 keep their replies"
     )
     with stops_in_one_line(line, Path.cwd() / Path(run_dir).expanduser()):
+        from helpers.progress import StageLines
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
 
         stages = choose_stages(start, only)
         opened = _open(profile, run_dir, settings, force)
         console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-        with _stage_lines() as tell:
+        with closing(StageLines()) as tell:
             times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
@@ -246,25 +246,6 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     console.print(table)
-
-
-@contextmanager
-def _stage_lines() -> Iterator[Callable[[str, str, str], None]]:
-    """Yields `tell` for `run_series`: on a terminal the running stage is a live line, finished ones stay."""
-    announced: set[str] = set()
-    with console.status("") as status:
-
-        def tell(stage: str, state: str, detail: str) -> None:
-            if state != "running":
-                status.update("")
-                console.print(f"{stage:<24} {state:<9} {detail}")
-            elif console.is_terminal:
-                status.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
-            elif stage not in announced:
-                announced.add(stage)
-                console.print(f"{stage:<24} running   {detail}".rstrip())
-
-        yield tell
 
 
 def _made(run_dir: str) -> str:

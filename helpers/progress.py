@@ -72,23 +72,40 @@ def _write_over(line: str) -> None:
 
 
 class StageLines:
-    """`run_series(tell=StageLines())` in a notebook: a line for each finished stage and one for the running stage."""
+    """`run_series(tell=StageLines())`: a line for each finished stage, and one that changes for the running stage.
+
+    Where no line can change, in a log, the running stage has one when it starts.
+    """
 
     def __init__(self) -> None:
-        from IPython.display import display
-
         self._ended: list[str] = []
-        self._shown = ""
-        self._display = display({"text/plain": ""}, raw=True, display_id=True)
+        self._shown, self._started, self._display = "", "", None
+        self._terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        if _in_notebook():
+            from IPython.display import display
+
+            self._display = display({"text/plain": ""}, raw=True, display_id=True)
 
     def __call__(self, stage: str, state: str, detail: str) -> None:
         line = f"{stage:24}{state:10}{detail}".rstrip()
         lines = "\n".join([*self._ended, line])
         if state != "running":
             self._ended.append(line)
-        if lines != self._shown:
-            self._shown = lines
-            self._display.update({"text/plain": lines}, raw=True)
+        if self._display is not None:
+            if lines != self._shown:
+                self._shown = lines
+                self._display.update({"text/plain": lines}, raw=True)
+        elif self._terminal and state == "running":
+            _write_over(line)
+        elif state != "running" or stage != self._started:
+            self.close()
+            print(line, flush=True)
+            self._started = stage
+
+    def close(self) -> None:
+        """Clear the running stage's line from a terminal."""
+        if self._terminal:
+            _write_over("")
 
 
 def _in_notebook() -> bool:

@@ -1,6 +1,7 @@
 """The line that says how far a long step is, and how much longer it will take."""
 
 import json
+from contextlib import closing
 from types import SimpleNamespace
 
 import nbformat
@@ -11,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import PROJECT_ROOT, generation, progress
 from helpers.config import GenerationSettings
 from helpers.generation import generate
-from helpers.progress import PROGRESS_FILE, Progress
+from helpers.progress import PROGRESS_FILE, Progress, StageLines
 
 
 @pytest.fixture
@@ -101,6 +102,39 @@ def test_00_shows_what_a_stage_is_doing_in_one_line_and_keeps_none_of_it(tmp_pat
         "04_lora_training        finished  7 s"
     }
     assert not output.metadata
+
+
+TOLD = [
+    ("03_dataset_prep", "running", "changed: seed"),
+    ("03_dataset_prep", "running", "1/9 rows · 0 s"),
+    ("03_dataset_prep", "moved", "set aside in earlier/now: data"),
+    ("03_dataset_prep", "running", "9/9 rows · 8 s"),
+    ("03_dataset_prep", "finished", "8 s"),
+    ("04_lora_training", "running", "1/2 steps · [1] 0 s"),
+]
+ENDED = [
+    "03_dataset_prep         moved     set aside in earlier/now: data",
+    "03_dataset_prep         finished  8 s",
+]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_the_command_line_only_a_terminal_hears_more_than_a_stages_start_and_end(monkeypatch, capsys, terminal):
+    for stream in (progress.sys.stdout, progress.sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "61")
+    with closing(StageLines()) as tell:
+        for words in TOLD:
+            tell(*words)
+    out, err = capsys.readouterr()
+    running = [f"{stage:24}running   {detail}" for stage, _, detail in (TOLD[0], TOLD[-1])]
+    if not terminal:
+        assert (out.splitlines(), err) == ([running[0], *ENDED, running[1]], "")
+        return
+    assert out.splitlines() == ENDED
+    shown = [line.rstrip() for line in err.split("\r")[1::2]]
+    more = [f"03_dataset_prep         running   {rows} rows · {s} s" for rows, s in (("1/9", 0), ("9/9", 8))]
+    assert shown == [running[0], more[0], "", more[1], "", running[1], ""]
 
 
 # While replies are decoded ----------------------------------------------------------------------------------------
