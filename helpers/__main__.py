@@ -50,13 +50,14 @@ def run(
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
         "checkpoint, 05 and 07 keep their replies"
     )
-    with stops_in_one_line(line, Path.cwd() / Path(run_dir).expanduser()):
+    path = Path.cwd() / Path(run_dir).expanduser()
+    with stops_in_one_line(line, path):
         from helpers.progress import StageLines
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
 
         stages = choose_stages(start, only)
-        opened = _open(profile, run_dir, settings, force)
+        opened = _open(profile, path, settings, force)
         console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
         with closing(StageLines()) as tell:
             times = run_series(opened, stages, force, tell)
@@ -199,7 +200,7 @@ def serve(
     from helpers.use.sources import find_index
 
     folder = _made(run_dir)
-    opened = find_run(Path.cwd() / Path(folder).expanduser())
+    opened = find_run(folder)
     if opened is None and not base:
         raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
@@ -248,20 +249,20 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     console.print(table)
 
 
-def _made(run_dir: str) -> str:
+def _made(run_dir: str) -> Path:
     """The requested run folder, else the newest, whose name is then printed."""
-    from helpers.run_dir import newest_run
+    from helpers.run_dir import run_folder
 
-    newest = None if run_dir else newest_run()
-    if newest:
-        print(f"run folder {newest}", file=sys.stderr)
-    return run_dir or str(newest or DEFAULT_RUN)
+    found = run_folder(run_dir)
+    if found and not run_dir:
+        print(f"run folder {found}", file=sys.stderr)
+    return found or Path.cwd() / DEFAULT_RUN
 
 
-def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
+def _open(profile: str, path: Path, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
     from helpers.run_dir import open_run
 
-    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), _overrides(settings), force, record)
+    return open_run(profile, path, _overrides(settings), force, record)
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
