@@ -1,17 +1,22 @@
-"""A model card's metadata for the hub, its licences, and the prompt as trained."""
+"""The model cards of an adapter, a merged model and GGUF files, in the hub's format."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from helpers.files import write_text
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
 from helpers.questions import BENCHMARKS, baseline_questions
+from helpers.report.markdown import quoted
+from helpers.report.results import facts, templates
 from helpers.run_dir import Run
 from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
+from helpers.statistics import nats_apart
 
 TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
 
@@ -53,6 +58,32 @@ LICENCES = {
 }
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 UNKNOWN = ("other", "its owner's terms, which this code does not know")
+
+
+def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
+    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
+    write_text(path, model_card(run, kind))
+
+
+def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
+    """The model card of one of KINDS, for a file or for the repository `repo_id`.
+
+    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
+    """
+    shown, environment = facts(run), templates(autoescape=False)
+    environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
+    return environment.get_template("model_card.md.j2").render(
+        kind=kind,
+        title=f"{shown['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data",
+        metadata=card_data(run, kind, shown, merged_id).to_yaml(),
+        licences=licences(run, shown),
+        training_data=training_data(run),
+        language=LANGUAGES.get(language(run, shown)),
+        prompt=prompt_parts(run),
+        repo_id=repo_id,
+        where=repo_id or KINDS[kind].folder,
+        **shown,
+    )
 
 
 def card_data(run: Run, kind: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
@@ -125,6 +156,11 @@ def prompt_parts(run: Run) -> dict[str, str]:
     parts = {"question": question, "before": before, "after": after}
     parts["whole"] = prompt.removeprefix(tokenizer.bos_token or "")
     return {name: json.dumps(text, ensure_ascii=False) for name, text in parts.items()}
+
+
+def _code(name: str) -> str:
+    """A name as code in Markdown, unless it could end the code or the table's cell."""
+    return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
 
 
 def _question_set(run: Run, task: str) -> str:

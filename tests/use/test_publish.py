@@ -25,8 +25,7 @@ from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_text
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import build_prompt
-from helpers.report.model_card import KINDS, UNKNOWN, prompt_parts
-from helpers.report.results import model_card, write_model_card
+from helpers.report.model_card import KINDS, UNKNOWN, model_card, prompt_parts, write_model_card
 from helpers.run_dir import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
 from helpers.use.publish import push_to_hub
