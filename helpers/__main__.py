@@ -101,8 +101,8 @@ def ask(
     """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
     from helpers.use.ask import endpoint_answerer, local_answerers
-    from helpers.use.client import Endpoint, check_question, key_for
-    from helpers.use.sources import find_index, open_book, source_lines
+    from helpers.use.client import Endpoint, key_for
+    from helpers.use.question import check_question
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
@@ -115,7 +115,9 @@ def ask(
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
     if sources or index:  # before a model is loaded, or a server asked for its name
-        text, passages = open_book(find_index(opened, index and Path.cwd() / index), text, config.retrieval.k)
+        from helpers.use.citations import find_index, look_up
+
+        text, passages = look_up(find_index(opened, index and Path.cwd() / index), text, config.retrieval.k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
@@ -127,6 +129,8 @@ def ask(
         reply, sent = _print_reply(answerer(text))
         found = sent if passages is None else passages
         if found is not None:
+            from helpers.use.citations import source_lines
+
             print("\nSources:", *source_lines(found, reply), sep="\n")
 
 
@@ -196,8 +200,8 @@ def serve(
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
+    from helpers.use.citations import find_index
     from helpers.use.server import ServerSettings, serve_until_stopped
-    from helpers.use.sources import find_index
 
     folder = _made(run_dir)
     opened = find_run(folder)

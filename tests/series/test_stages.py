@@ -52,8 +52,8 @@ RUNS = {
     "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
     "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
     "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
-    "use/__init__.py": "", "use/ask.py": "", "use/client.py": "",
-    "use/proxy.py": "", "use/publish.py": "", "use/server.py": "", "use/sourced_chat.py": "", "use/sources.py": "",
+    "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "",
+    "use/publish.py": "", "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "",
     "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 

@@ -23,7 +23,8 @@ from helpers.use import app
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.client import MAX_QUESTION, Ended, Endpoint
+from helpers.use.client import Ended, Endpoint
+from helpers.use.question import MAX_QUESTION
 
 SETTINGS = Config.resolve("smoke").generation
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]

@@ -20,10 +20,11 @@ from helpers.knowledge.documents import Document, Passage, Section
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
-from helpers.use.client import MAX_QUESTION, Ended, Endpoint
+from helpers.use.client import Ended, Endpoint
 from helpers.use.proxy import MAX_BODY, Proxy
+from helpers.use.question import MAX_QUESTION
 from helpers.use.server import ServerSettings
-from helpers.use.sourced_chat import annotated, annotated_stream, look_up
+from helpers.use.sourced_chat import add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
 KEY, ENGINE_KEY = "clients-key", "engines-key"
@@ -158,7 +159,7 @@ def test_the_last_user_message_alone_is_looked_up_and_changed(index, content, qu
     earlier = [{"role": "user", "content": "elbow"}, {"role": "assistant", "content": "ulnar"}]
     later = {"role": "system", "content": "elbow"}
     body = {"messages": [*earlier, {"role": "user", "content": content}, later]}
-    found = look_up(index, 1, body)
+    found = add_passages(index, 1, body)
     assert [each.source for each in found] == ["m1"]
     text = with_passages(question, found)
     changed = text if others is None else [{"type": "text", "text": text}, *others]
@@ -180,7 +181,7 @@ JUST_SO = st.recursive(
 def test_what_is_no_conversation_is_left_to_the_engine(index, messages):
     body = {"messages": messages}
     before = json.dumps(body)
-    assert look_up(index, 2, body) == []
+    assert add_passages(index, 2, body) == []
     assert json.dumps(body) == before
 
 

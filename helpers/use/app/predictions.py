@@ -7,8 +7,7 @@ import streamlit as st
 from helpers.evaluation.metrics import SIDES, side_by_side
 from helpers.files import read_jsonl
 from helpers.run_dir import Run
-from helpers.use.app.evaluation import changed
-from helpers.use.app.parts import Panel, escaped, heading, plain
+from helpers.use.app.parts import Panel, changed, escaped, heading, plain
 
 OUTCOMES = ["worse", "better", "same"]
 
@@ -24,7 +23,7 @@ def show(run: Run | None) -> None:
         f"Run folder {escaped(run.label)}. A reply is worse or better where a multiple-choice answer turned wrong or "
         "right, or where an open question lost or gained an answer."
     )
-    pairs = _chosen(_pairs(run, str(run.path), changed(run)))
+    pairs = _chosen(_pairs(run, str(run.path), changed(files)))
     if not pairs:
         st.info("No pair of replies is like that.")
         return

@@ -9,8 +9,8 @@ from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.run_dir import open_run
-from helpers.use.client import MAX_QUESTION
-from helpers.use.sources import find_index, open_book, source_lines, unknown_citations
+from helpers.use.citations import find_index, look_up, source_lines, unknown_citations
+from helpers.use.question import MAX_QUESTION
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,10 @@ def index(tmp_path_factory):
 
 
 def test_the_question_gets_as_many_passages_as_are_asked_for(index):
-    text, passages = open_book(index, "The liver?", 2)
+    text, passages = look_up(index, "The liver?", 2)
     assert [each.source for each in passages] == ["liver", "liver"]
     assert text == with_passages("The liver?", passages)
-    assert open_book(index, "zebra", 2) == ("zebra", [])
+    assert look_up(index, "zebra", 2) == ("zebra", [])
 
 
 def test_passages_that_are_too_much_for_a_question_are_left_out(tmp_path):
@@ -34,7 +34,7 @@ def test_passages_that_are_too_much_for_a_question_are_left_out(tmp_path):
     counts = {}
     for size in (10, 4000, MAX_QUESTION - 20, MAX_QUESTION):
         question = "zebra ".ljust(size, "x")
-        text, passages = open_book(library.index, question, 10)
+        text, passages = look_up(library.index, question, 10)
         assert len(text) <= MAX_QUESTION
         assert text.endswith(question)
         counts[size] = len(passages)
