@@ -1,6 +1,7 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -157,14 +158,26 @@ def _print_reply(pieces: Iterator[Any]) -> tuple[str, list[Any] | None]:
 
 @app.command()
 def index(
-    sources: Annotated[list[Path], typer.Argument(help="OpenStax books, PubMed, MedQuAD, .txt, .md, .html, .pdf.")],
     out: Annotated[Path, typer.Option(help="The index, one file; a second call adds to it, and changes nothing else.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="OpenStax books, PubMed, MedQuAD, .txt, .md, .html, .pdf.")
+    ] = None,
+    pubmed: Annotated[str, typer.Option(metavar="QUERY", help="PubMed's best matches; kept beside the index.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Fetch so many of them, at most.")] = 1000,
 ) -> None:
     """Index files and folders of medical text, for `ask --sources --index` and 07 (retrieval.sources)."""
     from helpers.knowledge.index import Index
 
+    paths = [Path.cwd() / source.expanduser() for source in sources or []]
+    if pubmed:
+        from helpers.knowledge.entrez import fetch_topic
+
+        paths.append(Path.cwd() / out.parent / ("pubmed-" + re.sub(r"\W+", "-", pubmed.casefold()).strip("-")[:80]))
+        fetch_topic(pubmed, paths[-1], limit)
+    if not paths:
+        raise InputError("nothing to index: name files or folders, or a --pubmed QUERY")
     with Index(Path.cwd() / out) as made:
-        added = made.add(Path.cwd() / source.expanduser() for source in sources)
+        added = made.add(paths)
         for each in added.rejected:
             print(f"left out: {each.where}: {each.why}", file=sys.stderr)
         more = added.rejections - len(added.rejected)
