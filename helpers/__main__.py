@@ -1,18 +1,16 @@
 """The command line: `python -m helpers run|score|ask|index|serve|push|check`."""
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from helpers import InputError, ends_in_one_line
 
@@ -53,14 +51,16 @@ def run(
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
         "checkpoint, 05 and 07 keep their replies"
     )
-    with stops_in_one_line(line, Path.cwd() / Path(run_dir).expanduser()):
+    path = Path.cwd() / Path(run_dir).expanduser()
+    with stops_in_one_line(line, path):
+        from helpers.progress import StageLines
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
 
         stages = choose_stages(start, only)
-        opened = _open(profile, run_dir, settings, force)
+        opened = _open(profile, path, settings, force)
         console.print(f"profile [bold]{opened.config.profile}[/], run folder [bold]{opened.label}[/]")
-        with _stage_lines() as tell:
+        with closing(StageLines()) as tell:
             times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
@@ -93,58 +93,45 @@ def ask(
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
     compare: Annotated[bool, typer.Option(help="Ask the base model and then the tuned one.")] = False,
-    file: Annotated[Path | None, typer.Option(help="Many questions: a .txt file, or a table with `question`.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where their replies go, as JSONL; a second call goes on.")] = None,
     endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
     sources: Sources = False,
     index: IndexFile = None,
 ) -> None:
-    """Put a question, or a file of them, to a run's tuned model; its reasoning and answer stream. No medical advice."""
+    """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
-    from helpers.use.ask import ask_file, endpoint_answerer, local_answerers, read_questions
-    from helpers.use.client import Endpoint, check_question, key_for
-    from helpers.use.sources import find_index, open_book, source_lines
+    from helpers.use.ask import endpoint_answerer, local_answerers
+    from helpers.use.client import Endpoint, key_for
+    from helpers.use.question import check_question
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
-    if (file is None) != (out is None):
-        raise InputError("--file and --out go together")
-    if question == "-" and file is None and sys.stdin.isatty():
-        raise InputError("no question: give one, or --file and --out, or pipe one in")
-    one = check_question(sys.stdin.read() if question == "-" else question) if file is None else ""
-    many = read_questions(file) if file else []
+    if question == "-" and sys.stdin.isatty():
+        raise InputError("no question: give one, or pipe one in")
+    text, passages = check_question(sys.stdin.read() if question == "-" else question), None
     opened = None if endpoint else _open(profile, _made(run_dir), settings, record=False)
     if opened:
         config = opened.config
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
-    look_up = None
     if sources or index:  # before a model is loaded, or a server asked for its name
-        library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
-        look_up = partial(open_book, library, k=k)
+        from helpers.use.citations import find_index, look_up
+
+        text, passages = look_up(find_index(opened, index and Path.cwd() / index), text, config.retrieval.k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
         answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
-    if look_up:
-        made_by = f", with {k} passages of {library.documents} documents"
-        answerers = {side: replace(each, made_by=each.made_by + made_by) for side, each in answerers.items()}
     print("generated text for study, not medical advice", file=sys.stderr)
-    if out:
-        made = ask_file(many, out, answerers, config.generation.batch_size, look_up)
-        print(
-            f"{made} replies added to {out}, which has {len(many) * len(answerers) - made} from before", file=sys.stderr
-        )
-        return
-    text, passages = look_up(one) if look_up else (one, None)
     for side, answerer in answerers.items():
         if compare:
             print(f"## {side}\n")
-        reply, sent = _print_reply(answerer.stream(text))
-        found = passages if look_up else sent
+        reply, sent = _print_reply(answerer(text))
+        found = sent if passages is None else passages
         if found is not None:
+            from helpers.use.citations import source_lines
+
             print("\nSources:", *source_lines(found, reply), sep="\n")
 
 
@@ -171,14 +158,26 @@ def _print_reply(pieces: Iterator[Any]) -> tuple[str, list[Any] | None]:
 
 @app.command()
 def index(
-    sources: Annotated[list[Path], typer.Argument(help="OpenStax books, PubMed, MedQuAD, .txt, .md, .html, .pdf.")],
     out: Annotated[Path, typer.Option(help="The index, one file; a second call adds to it, and changes nothing else.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="OpenStax books, PubMed, MedQuAD, .txt, .md, .html, .pdf.")
+    ] = None,
+    pubmed: Annotated[str, typer.Option(metavar="QUERY", help="PubMed's best matches; kept beside the index.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Fetch so many of them, at most.")] = 1000,
 ) -> None:
     """Index files and folders of medical text, for `ask --sources --index` and 07 (retrieval.sources)."""
     from helpers.knowledge.index import Index
 
+    paths = [Path.cwd() / source.expanduser() for source in sources or []]
+    if pubmed:
+        from helpers.knowledge.entrez import fetch_topic
+
+        paths.append(Path.cwd() / out.parent / ("pubmed-" + re.sub(r"\W+", "-", pubmed.casefold()).strip("-")[:80]))
+        fetch_topic(pubmed, paths[-1], limit)
+    if not paths:
+        raise InputError("nothing to index: name files or folders, or a --pubmed QUERY")
     with Index(Path.cwd() / out) as made:
-        added = made.add(Path.cwd() / source.expanduser() for source in sources)
+        added = made.add(paths)
         for each in added.rejected:
             print(f"left out: {each.where}: {each.why}", file=sys.stderr)
         more = added.rejections - len(added.rejected)
@@ -214,11 +213,11 @@ def serve(
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
     from helpers.run_dir import find_run
+    from helpers.use.citations import find_index
     from helpers.use.server import ServerSettings, serve_until_stopped
-    from helpers.use.sources import find_index
 
     folder = _made(run_dir)
-    opened = find_run(Path.cwd() / Path(folder).expanduser())
+    opened = find_run(folder)
     if opened is None and not base:
         raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
@@ -267,39 +266,20 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
     console.print(table)
 
 
-@contextmanager
-def _stage_lines() -> Iterator[Callable[[str, str, str], None]]:
-    """Yields `tell` for `run_series`: on a terminal the running stage is a live line, finished ones stay."""
-    announced: set[str] = set()
-    with console.status("") as status:
-
-        def tell(stage: str, state: str, detail: str) -> None:
-            if state != "running":
-                status.update("")
-                console.print(f"{stage:<24} {state:<9} {detail}")
-            elif console.is_terminal:
-                status.update(Text(f"{stage:<24} {detail or 'starting'}", style="cyan"))
-            elif stage not in announced:
-                announced.add(stage)
-                console.print(f"{stage:<24} running   {detail}".rstrip())
-
-        yield tell
-
-
-def _made(run_dir: str) -> str:
+def _made(run_dir: str) -> Path:
     """The requested run folder, else the newest, whose name is then printed."""
-    from helpers.run_dir import newest_run
+    from helpers.run_dir import run_folder
 
-    newest = None if run_dir else newest_run()
-    if newest:
-        print(f"run folder {newest}", file=sys.stderr)
-    return run_dir or str(newest or DEFAULT_RUN)
+    found = run_folder(run_dir)
+    if found and not run_dir:
+        print(f"run folder {found}", file=sys.stderr)
+    return found or Path.cwd() / DEFAULT_RUN
 
 
-def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
+def _open(profile: str, path: Path, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
     from helpers.run_dir import open_run
 
-    return open_run(profile, Path.cwd() / Path(run_dir).expanduser(), _overrides(settings), force, record)
+    return open_run(profile, path, _overrides(settings), force, record)
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:

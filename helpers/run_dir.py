@@ -180,13 +180,15 @@ def find_run(path: Path) -> Run | None:
     return open_run(run_dir=path) if read_settings(path) else None
 
 
-def newest_run() -> Path | None:
-    """The folder in AI_DOCTOR_RUN_DIR, else the run in runs/ that was exported last, else None.
+def run_folder(named: str | None) -> Path | None:
+    """The named folder, else that in AI_DOCTOR_RUN_DIR, else the run in runs/ that was exported last, else None.
 
     Runs of the `smoke` profile are skipped: the tests make them, and their weights are random.
     """
-    if named := os.environ.get("AI_DOCTOR_RUN_DIR"):
-        return project_path(named)
+    if named:
+        return Path.cwd() / Path(named).expanduser()
+    if variable := os.environ.get("AI_DOCTOR_RUN_DIR"):
+        return project_path(variable)
     reports = sorted((PROJECT_ROOT / "runs").glob("*/export/report.json"), key=lambda file: -file.stat().st_mtime)
     folders = (report.parents[1] for report in reports)
     return next((path for path in folders if (read_settings(path) or {}).get("profile", "smoke") != "smoke"), None)

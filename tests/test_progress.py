@@ -1,6 +1,7 @@
 """The line that says how far a long step is, and how much longer it will take."""
 
 import json
+from contextlib import closing
 from types import SimpleNamespace
 
 import nbformat
@@ -11,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import PROJECT_ROOT, generation, progress
 from helpers.config import GenerationSettings
 from helpers.generation import generate
-from helpers.progress import PROGRESS_FILE, Progress
+from helpers.progress import PROGRESS_FILE, Progress, StageLines
 
 
 @pytest.fixture
@@ -54,14 +55,21 @@ def test_the_rest_is_expected_to_go_on_like_what_is_done(clock, lines):
     ]
 
 
-def test_on_a_terminal_it_is_a_bar_with_an_eta_and_the_note(monkeypatch, capsys):
+def test_on_a_terminal_each_line_is_written_over_the_one_before_and_the_last_goes(monkeypatch, capsys, clock):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "41")
     with Progress(4, "replies", done=1) as p:
+        clock.now += 2
         p.update(1, "210 tokens/s")
-        p._show()
-    bar = capsys.readouterr().err
-    assert "2/4 [00:00<" in bar
-    assert "210 tokens/s]" in bar
+    lines = capsys.readouterr().err.split("\r")
+    assert [line.rstrip() for line in lines[1::2]] == [
+        "1/4 replies · 0 s",
+        "2/4 replies · 2 s · 210 tokens/s · about",  # as much as fits
+        "2/4 replies · 2 s · 210 tokens/s",
+        "",
+    ]
+    assert {len(line) for line in lines[1::2]} == {40}
+    assert not any(lines[::2])
 
 
 # 00 -------------------------------------------------------------------------------------------------------------
@@ -94,6 +102,39 @@ def test_00_shows_what_a_stage_is_doing_in_one_line_and_keeps_none_of_it(tmp_pat
         "04_lora_training        finished  7 s"
     }
     assert not output.metadata
+
+
+TOLD = [
+    ("03_dataset_prep", "running", "changed: seed"),
+    ("03_dataset_prep", "running", "1/9 rows · 0 s"),
+    ("03_dataset_prep", "moved", "set aside in earlier/now: data"),
+    ("03_dataset_prep", "running", "9/9 rows · 8 s"),
+    ("03_dataset_prep", "finished", "8 s"),
+    ("04_lora_training", "running", "1/2 steps · [1] 0 s"),
+]
+ENDED = [
+    "03_dataset_prep         moved     set aside in earlier/now: data",
+    "03_dataset_prep         finished  8 s",
+]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_the_command_line_only_a_terminal_hears_more_than_a_stages_start_and_end(monkeypatch, capsys, terminal):
+    for stream in (progress.sys.stdout, progress.sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "61")
+    with closing(StageLines()) as tell:
+        for words in TOLD:
+            tell(*words)
+    out, err = capsys.readouterr()
+    running = [f"{stage:24}running   {detail}" for stage, _, detail in (TOLD[0], TOLD[-1])]
+    if not terminal:
+        assert (out.splitlines(), err) == ([running[0], *ENDED, running[1]], "")
+        return
+    assert out.splitlines() == ENDED
+    shown = [line.rstrip() for line in err.split("\r")[1::2]]
+    more = [f"03_dataset_prep         running   {rows} rows · {s} s" for rows, s in (("1/9", 0), ("9/9", 8))]
+    assert shown == [running[0], more[0], "", more[1], "", running[1], ""]
 
 
 # While replies are decoded ----------------------------------------------------------------------------------------

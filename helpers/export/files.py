@@ -11,11 +11,9 @@ from helpers import InputError
 from helpers.files import write_json
 from helpers.machine import GIB
 from helpers.models.loading import model_shape
-from helpers.report.model_card import KINDS
-from helpers.report.results import write_model_card
+from helpers.report.model_card import KINDS, write_model_card
 from helpers.run_dir import Run
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
 SHARD = 2 * 10**9  # bytes of each weight file of a merged model
 MIB = 2**20

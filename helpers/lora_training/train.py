@@ -32,7 +32,7 @@ from helpers.losses import causal_model, completion_loss
 from helpers.machine import describe_machine, is_main_process, peak_memory_gib, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
 from helpers.processes import weights_spread
-from helpers.report.results import write_model_card
+from helpers.report.model_card import write_model_card
 from helpers.run_dir import Run, alone
 from helpers.sources.hub import nameless_base, public_name
 from helpers.tracking import tracked

@@ -1,17 +1,22 @@
-"""A model card's metadata for the hub, its licences, and the prompt as trained."""
+"""The model cards of an adapter, a merged model and GGUF files, in the hub's format."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
+from helpers.files import write_text
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
 from helpers.questions import BENCHMARKS, baseline_questions
+from helpers.report.markdown import quoted
+from helpers.report.results import facts, templates
 from helpers.run_dir import Run
 from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
+from helpers.statistics import nats_apart
 
 TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
 
@@ -55,8 +60,34 @@ LANGUAGES = {"en": "English", "zh": "Chinese"}
 UNKNOWN = ("other", "its owner's terms, which this code does not know")
 
 
-def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
-    """The card's metadata: `name` is the model's in the hub's model index, `results` those of `report.results`.
+def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
+    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
+    write_text(path, model_card(run, kind))
+
+
+def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
+    """The model card of one of KINDS, for a file or for the repository `repo_id`.
+
+    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
+    """
+    shown, environment = facts(run), templates(autoescape=False)
+    environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
+    return environment.get_template("model_card.md.j2").render(
+        kind=kind,
+        title=f"{shown['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data",
+        metadata=card_data(run, kind, shown, merged_id).to_yaml(),
+        licences=licences(run, shown),
+        training_data=training_data(run),
+        language=LANGUAGES.get(language(run, shown)),
+        prompt=prompt_parts(run),
+        repo_id=repo_id,
+        where=repo_id or KINDS[kind].folder,
+        **shown,
+    )
+
+
+def card_data(run: Run, kind: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
+    """The card's metadata; `results` are those of `report.results`.
 
     A GGUF file is a quantised form of the merged model where that is published, as `merged_id`; of the base model it is
     a fine-tune. A base model that is not on the hub is left out.
@@ -66,56 +97,18 @@ def card_data(run: Run, kind: str, name: str, results: dict[str, Any], merged_id
     relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
     licence = LICENCES.get(base, UNKNOWN)[0]
     stated = {"license_name": "as-the-base-model", "license_link": f"https://huggingface.co/{base}"}
-    measured = eval_results(run, results) if results["evaluation"] else None
     return ModelCardData(
         base_model=parent,
         datasets=[training_data(run)] if hub_dataset(run.config.data.source) and results["data"] else None,
         language=language(run, results),
         library_name=form.library,
         license=licence,
-        metrics=["accuracy"] if measured else None,
-        model_name=name if measured else None,
-        eval_results=measured,
+        metrics=["accuracy"] if results["evaluation"] else None,
         pipeline_tag="text-generation",
         tags=[*form.tags, *TAGS],
         base_model_relation=relation if parent else None,
         **(stated if licence == "other" and "/" in base else {}),
     )
-
-
-def eval_results(run: Run, results: dict[str, Any]) -> list[EvalResult]:
-    """The tuned model's figures in evaluation/metrics.json, for the hub's model index; accuracies from 0 to 1."""
-    unseen, tasks = results["evaluation"]["validation"], results["evaluation"]["tasks"]
-    rows = training_data(run)
-    found = [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=rows,
-            dataset_name=f"{rows}, rows held back from training",
-            dataset_revision=results["data"]["provenance"]["revision"] if results["data"] else None,
-            metric_type="loss",
-            metric_name=f"Completion NLL, nats a token, {unseen['n']} rows",
-            metric_value=unseen["tuned"]["nll"],
-        )
-    ]
-    for name, task in tasks.items():
-        commit = _commits(run).get(name)
-        source = BENCHMARKS[name] if commit else None
-        low, high = task["tuned"]["ci95"]
-        found.append(
-            EvalResult(
-                task_type="multiple-choice",
-                dataset_type=source.dataset if source else name,
-                dataset_name=name,
-                dataset_config=source.config if source else None,
-                dataset_split=source.split if source else None,
-                dataset_revision=commit,
-                metric_type="accuracy",
-                metric_name=f"Accuracy, {task['n']} questions, 95% interval {low:.1%} to {high:.1%}",
-                metric_value=task["tuned"]["accuracy"],
-            )
-        )
-    return found
 
 
 def training_data(run: Run) -> str:
@@ -163,6 +156,11 @@ def prompt_parts(run: Run) -> dict[str, str]:
     parts = {"question": question, "before": before, "after": after}
     parts["whole"] = prompt.removeprefix(tokenizer.bos_token or "")
     return {name: json.dumps(text, ensure_ascii=False) for name, text in parts.items()}
+
+
+def _code(name: str) -> str:
+    """A name as code in Markdown, unless it could end the code or the table's cell."""
+    return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
 
 
 def _question_set(run: Run, task: str) -> str:

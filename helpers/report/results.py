@@ -1,7 +1,6 @@
-"""The run as pages: index.html and the model card, both made from the files in the run folder."""
+"""A run's results as text and figures, and index.html, which shows them: all from the files in the run folder."""
 
 import base64
-import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers.files import read_json, read_jsonl, write_text
 from helpers.report import plots
-from helpers.report.markdown import quoted
-from helpers.report.model_card import KINDS, LANGUAGES, card_data, language, licences, prompt_parts, training_data
 from helpers.run_dir import Run
 from helpers.sources.hub import public_name
 from helpers.statistics import nats_apart, points_apart
@@ -54,35 +51,6 @@ def results(run: Run) -> dict[str, Any]:
     return {name: read_json(run / path) if (run / path).is_file() else None for name, path in RESULTS.items()}
 
 
-def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
-    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
-    write_text(path, model_card(run, kind))
-
-
-def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
-    """The model card of one of KINDS in the hub's format, for a file or for the repository `repo_id`.
-
-    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
-    """
-    facts = _facts(run)
-    title = f"{facts['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data"
-    name = repo_id.split("/")[-1] if repo_id else title
-    return _render(
-        "model_card.md.j2",
-        autoescape=False,
-        kind=kind,
-        title=title,
-        metadata=card_data(run, kind, name, facts, merged_id).to_yaml(),
-        licences=licences(run, facts),
-        training_data=training_data(run),
-        language=LANGUAGES.get(language(run, facts)),
-        prompt=prompt_parts(run),
-        repo_id=repo_id,
-        where=repo_id or KINDS[kind].folder,
-        **facts,
-    )
-
-
 def write_index(run: Run) -> Path:
     """Write index.html, and return where it is."""
     write_text(run / "index.html", index_page(run))
@@ -92,14 +60,13 @@ def write_index(run: Run) -> Path:
 def index_page(run: Run) -> str:
     """index.html: what ran, headline figures, pictures and links, in one self-contained page."""
     drawn = [(caption, base64.b64encode(figure._repr_png_()).decode("ascii")) for caption, figure in figures(run)]
-    return _render(
-        "index.html.j2",
-        autoescape=True,
+    page = templates(autoescape=True).get_template("index.html.j2")
+    return page.render(
         run=run,
         pages=[name for name in STAGES if (run / f"notebooks/{name}.html").is_file()],
         figures=drawn,
         content_policy=CONTENT_POLICY,
-        **_facts(run),
+        **facts(run),
     )
 
 
@@ -201,7 +168,8 @@ def _accuracy_row(what: str, task: dict[str, Any]) -> tuple[str, str, str, str]:
     return what, base, tuned, points_apart(task["paired"])
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def facts(run: Run) -> dict[str, Any]:
+    """What both pages show of a run, by the names that their templates use."""
     return {
         **results(run),
         "config": run.config,
@@ -215,13 +183,9 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _code(name: str) -> str:
-    """A name as code in Markdown, unless it could end the code or the table's cell."""
-    return f"`{name}`" if re.fullmatch(r"[\w ./:,()@+-]+", name) else quoted(name)
-
-
-def _render(template: str, autoescape: bool, **values: Any) -> str:
-    environment = Environment(
+def templates(autoescape: bool) -> Environment:
+    """The templates of this package."""
+    return Environment(
         loader=PackageLoader("helpers.report"),
         autoescape=autoescape,
         undefined=StrictUndefined,
@@ -229,5 +193,3 @@ def _render(template: str, autoescape: bool, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
-    return environment.get_template(template).render(**values)

@@ -18,20 +18,17 @@ MAX_BATCH = 512 << 20  # and of its rows in memory
 MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
 
 
-def read_table(path: Path, text_column: str | None = None) -> Numbered:
+def read_table(path: Path) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
-    Windows line ends are allowed. With `text_column` each line of a .txt file, if not blank, is a row of that column.
-    One row is in memory at a time. Raises InputError, which names the file and, where possible, the line or byte, for
-    a broken file, and for one above the bounds here and in `sources.text`, which keep a hostile file from taking all
-    time or memory.
+    Windows line ends are allowed. One row is in memory at a time. Raises InputError, which names the file and, where
+    possible, the line or byte, for a broken file, and for one above the bounds here and in `sources.text`, which keep
+    a hostile file from taking all time or memory.
     """
     readers: dict[str, Callable[[IO[bytes]], Numbered]] = dict(
         zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True)
     )
-    if text_column:
-        readers[".txt"] = lambda handle: _text_rows(handle, text_column)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
             raise BadTableError("is not a file")
@@ -80,12 +77,6 @@ def row_id(row: dict[str, Any], line: int) -> str:
 def brief(error: BaseException) -> str:
     """An error's first line, shortened."""
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
-
-
-def _text_rows(handle: IO[bytes], column: str) -> Numbered:
-    for number, line in enumerate(lines(handle), 1):
-        if line.strip():
-            yield number, {column: line.removesuffix("\n")}
 
 
 def _csv_rows(handle: IO[bytes]) -> Numbered:

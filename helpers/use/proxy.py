@@ -20,7 +20,7 @@ from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.use.server import ServerSettings
-from helpers.use.sourced_chat import GONE, annotated, annotated_stream, error, look_up, parsed
+from helpers.use.sourced_chat import GONE, add_passages, annotated, annotated_stream, error, parsed
 
 MAX_BODY = 1 << 20  # bytes of a request
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
@@ -99,7 +99,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def _chat(self, body: bytes) -> None:
         try:
             asked = parsed(body)
-            passages = look_up(self.server.index, self.server.k, asked)
+            passages = add_passages(self.server.index, self.server.k, asked)
         except InputError as reason:  # it names a file of this machine
             print(f"error: {reason}", file=sys.stderr, flush=True)
             self.send_error(503, "the index cannot be searched")

@@ -12,10 +12,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
 from helpers.config import nearest
-from helpers.export.files import TOKENIZER_FILES, WEIGHTS_INDEX
+from helpers.export.files import WEIGHTS_INDEX
 from helpers.files import read_json
-from helpers.report.model_card import KINDS
-from helpers.report.results import model_card
+from helpers.report.model_card import KINDS, model_card
 from helpers.run_dir import Run
 from helpers.sources.hub import TOKENS, nameless_base, public_name
 
@@ -35,6 +34,7 @@ class Form(NamedTuple):
     patterns: tuple[str, ...]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 FORMS = {
     "adapter": Form("", "04_lora_training", ("adapter_model.safetensors", "adapter_config.json"), TOKENIZER_FILES),
     "merged": Form(

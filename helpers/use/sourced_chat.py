@@ -1,4 +1,4 @@
-"""Chat requests with passages in them, and their replies with the sources, whatever carries the two.
+"""Chat requests with passages in them, and their replies with the sources, as the proxy passes them on.
 
 A reply gets two more fields: `sources` (number, title, source, licence, address, text) and `unknown_citations`, the
 numbers that it cites and no source has.
@@ -11,8 +11,9 @@ from typing import Any
 
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.client import MAX_QUESTION, joined, thought_and_answer
-from helpers.use.sources import listed, open_book
+from helpers.use.citations import listed, look_up
+from helpers.use.client import joined, thought_and_answer
+from helpers.use.question import MAX_QUESTION
 
 GONE = "the model is not loaded yet, or broke off"
 
@@ -28,7 +29,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     return content
 
 
-def look_up(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
+def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
     """Put up to k passages in front of the last user message's text in `body`, and return them.
 
     What is no conversation stays as it is, for the engine to refuse. Raises ValueError for a question over MAX_QUESTION
@@ -42,7 +43,7 @@ def look_up(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
     question = content if isinstance(content, str) else "\n".join(texts)  # as the engines join parts
     if len(question) > MAX_QUESTION:
         raise ValueError(f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}")
-    text, passages = open_book(index, question, k)
+    text, passages = look_up(index, question, k)
     if passages:
         others = [part for part in parts if not _is_text(part)]
         last["content"] = text if isinstance(content, str) else [{"type": "text", "text": text}, *others]

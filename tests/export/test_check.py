@@ -27,7 +27,8 @@ from helpers.export.merge import merge
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.models.loading import load_base, load_tokenizer
 from helpers.prompts.chat_template import chat_template
-from helpers.report.results import model_card, write_index
+from helpers.report.model_card import model_card
+from helpers.report.results import write_index
 from helpers.run_dir import open_run
 from helpers.sources.rows import SAMPLE
 from helpers.use.server import gguf_file, sides

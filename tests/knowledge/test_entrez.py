@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
@@ -139,3 +140,18 @@ def test_without_a_network_there_is_one_line(tmp_path, ncbi):
     ncbi.address = "http://127.0.0.1:9/"
     with pytest.raises(InputError, match=r"no connection to 127\.0\.0\.1: is there a network\?"):
         fetch(ncbi, tmp_path)
+
+
+def test_the_index_command_fetches_a_topic_and_adds_it(ncbi, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entrez, "fetch_topic", partial(entrez.fetch_topic, address=ncbi.address))
+    (tmp_path / "gout.md").write_text("# Gout\n\nUric acid.\n")
+    words = ("index", "--out", "library/i.sqlite", "--pubmed", "Gout AND therapy[MeSH]", "--limit", 3)
+    first = cli(*words, "gout.md")
+    assert (first.status, first.err) == (0, "")
+    assert "4 documents added" in first.out
+    assert [ncbi.asked[0][key] for key in ("term", "retmax")] == ["Gout AND therapy[MeSH]", "3"]
+    assert (tmp_path / "library/pubmed-gout-and-therapy-mesh/batch-0000.xml").is_file()
+    assert "0 documents added, 3 unchanged" in cli(*words).out
+    assert len(ncbi.asked) == 2
+    assert cli("index", "--out", "i.sqlite").err.startswith("error: nothing to index: name files or folders, or")

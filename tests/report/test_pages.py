@@ -143,7 +143,8 @@ def test_a_page_keeps_no_script_and_names_no_other_host(tmp_path):
 def test_index_and_card_of_a_run_with_hostile_names(finished_run, tmp_path):
     from nbconvert.filters.markdown import markdown2html
 
-    from helpers.report.results import model_card, write_index
+    from helpers.report.model_card import model_card
+    from helpers.report.results import write_index
 
     run = dataclasses.replace(finished_run, path=tmp_path / "<b>&run")
     shutil.copytree(finished_run.path, run.path)
@@ -162,7 +163,9 @@ def test_index_and_card_of_a_run_with_hostile_names(finished_run, tmp_path):
     for page in (index, card):
         assert [markup for markup in HOSTILE if markup in page.text] == HOSTILE
         assert "b" not in {tag for tag, _ in page.tags}
+        assert "u" not in {tag for tag, _ in page.tags}
     assert "<b>&run" in index.text
     assert "on\n<u>" in index.text
+    assert "steps on <u>," in card.text
     assert "a`|<b>.jsonl" in card.text
     assert not any("evil" in str(attributes) for _, attributes in card.tags)

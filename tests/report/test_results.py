@@ -10,7 +10,8 @@ from evaluated_rows import BASE, SEED, TUNED
 from helpers import machine
 from helpers.evaluation.metrics import summarise
 from helpers.files import write_json, write_jsonl, write_text
-from helpers.report.results import STAGES, headline, write_index, write_model_card
+from helpers.report.model_card import write_model_card
+from helpers.report.results import STAGES, headline, write_index
 from helpers.run_dir import open_run
 
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)

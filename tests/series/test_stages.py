@@ -48,12 +48,12 @@ RUNS = {
     "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "",
     "retrieval/finding.py": "07", "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL,
     "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
-    "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "", "series/remarks.py": "",
+    "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "",
     "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
     "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
     "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
-    "use/__init__.py": "", "use/ask.py": "", "use/client.py": "",
-    "use/proxy.py": "", "use/publish.py": "", "use/server.py": "", "use/sourced_chat.py": "", "use/sources.py": "",
+    "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "",
+    "use/publish.py": "", "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "",
     "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 

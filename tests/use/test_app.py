@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import time
 from collections import deque
@@ -23,7 +24,8 @@ from helpers.use import app
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.client import MAX_QUESTION, Ended, Endpoint
+from helpers.use.client import Ended, Endpoint
+from helpers.use.question import MAX_QUESTION
 
 SETTINGS = Config.resolve("smoke").generation
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
@@ -402,3 +404,15 @@ def test_predictions_begin_with_the_worse_and_are_filtered(finished_run):
     outcome, _ = page.get("button_group")
     outcome.set_value(["better"]).run()
     assert (page.number_input[0].label, texts(page)[0]) == ("Pair, of 1", "Question 1 of quiz?")
+
+
+def test_the_pages_show_what_was_written_since_they_were_drawn(finished_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run.path, folder)
+    assert texts(shown("predictions", folder))[0] == "Question 0 of quiz?"  # which got worse
+    assert "validation loss 3.100 to" in shown("evaluation", folder).get("iframe")[0].proto.srcdoc
+    tuned, training = folder / "evaluation/predictions.tuned.jsonl", folder / "training/metrics.json"
+    tuned.write_bytes((folder / "evaluation/predictions.base.jsonl").read_bytes())
+    training.write_text(training.read_text(encoding="utf-8").replace("3.1", "7.1"), encoding="utf-8")
+    assert texts(shown("predictions", folder))[0] == "Question 0 of validation?"  # none did
+    assert "validation loss 7.100 to" in shown("evaluation", folder).get("iframe")[0].proto.srcdoc

@@ -2,13 +2,12 @@
 
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from helpers import InputError
-from helpers.run_dir import Run, find_run, newest_run
+from helpers.run_dir import Run, find_run, run_folder
 from helpers.use.app.parts import escaped
 
 
@@ -31,12 +30,10 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
 
 
 def choose_run(run_dir: str | None) -> Run | None:
-    """The named run folder, else `newest_run`, else None: the base model alone. InputError where it is not a run."""
-    path = Path.cwd() / Path(run_dir).expanduser() if run_dir else newest_run()
-    if path is None:
-        return None
-    run = find_run(path)
-    if run is None:
+    """The run in `run_folder`, or None: the base model alone. InputError where that is not a run."""
+    path = run_folder(run_dir)
+    run = path and find_run(path)
+    if path and not run:
         raise InputError(f"{path} is not a run folder: it has no run.yaml")
     return run
 

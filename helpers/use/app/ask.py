@@ -13,8 +13,8 @@ from helpers.run_dir import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.client import MAX_QUESTION, check_question
-from helpers.use.sources import find_index, open_book, source_line, source_lines
+from helpers.use.citations import find_index, look_up, source_line, source_lines
+from helpers.use.question import MAX_QUESTION, check_question
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1
@@ -31,7 +31,7 @@ def show(run: Run | None, at_once: int) -> None:
     if not sides:
         st.info(f"{escaped(run.label)} cannot be asked yet: run 06_export, which makes its file for llama.cpp.")
         return
-    settings, chosen, look_up = _sidebar(run, sides, busy=question is not None)
+    settings, chosen, with_sources = _sidebar(run, sides, busy=question is not None)
     _form(busy=question is not None)
     if problem := state.pop("problem", None):
         st.error(escaped(problem))
@@ -40,9 +40,9 @@ def show(run: Run | None, at_once: int) -> None:
         _finished(turn, expanded=number == 0 and question is None)
     if question is not None:
         try:
-            looked_up = (
-                open_book(find_index(run, None), question, run.config.retrieval.k) if look_up else (question, [])
-            )
+            looked_up = question, []
+            if with_sources:
+                looked_up = look_up(find_index(run, None), question, run.config.retrieval.k)
             turn = Turn(question, settings, {side: Reply() for side in chosen}, *looked_up)
             with newest:
                 _answer(run, turn, turns, at_once)
@@ -73,11 +73,11 @@ def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationS
             disabled=busy,
             help="Reasoning and answer together. A reply that reaches the limit is cut off.",
         )  # fmt: skip
-        look_up = bool(run and (run / "retrieval/index.sqlite").is_file()) and st.toggle(
+        with_sources = bool(run and (run / "retrieval/index.sqlite").is_file()) and st.toggle(
             "Look it up first", key="look_up", persist_state="session", disabled=busy,
             help="Passages that the question finds in the run's library go in front of it.",
         )  # fmt: skip
-    return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen, look_up
+    return usual.model_copy(update={"temperature": temperature, "max_new_tokens": limit}), chosen, with_sources
 
 
 def _form(busy: bool) -> None:

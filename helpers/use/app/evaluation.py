@@ -6,7 +6,7 @@ import streamlit as st
 
 from helpers.report.results import RESULTS, index_page, results
 from helpers.run_dir import Run
-from helpers.use.app.parts import escaped, heading
+from helpers.use.app.parts import changed, escaped, heading
 
 HEIGHT = 1000  # pixels, and the rest by scrolling: the page lets no script in that could measure it
 
@@ -20,16 +20,10 @@ def show(run: Run | None) -> None:
     st.caption(f"Run folder {escaped(run.label)}, profile {run.config.profile}")
     if not results(run)["evaluation"]:
         st.info("Whether it helped is not known yet: 05_evaluation has not run.")
-    st.iframe(_page(run, str(run.path), changed(run)), height=HEIGHT)
+    st.iframe(_page(run, str(run.path), changed(run / path for path in RESULTS.values())), height=HEIGHT)
 
 
 @st.cache_data(max_entries=4, show_spinner="Drawing …")
 def _page(_run: Run, path: str, changed: tuple[int, ...]) -> str:
     """The page without its links, which lead to files of this machine. The last two are the cache's key of the run."""
     return re.sub(r'<a href="[^"]*">(.*?)</a>', r"\1", index_page(_run))
-
-
-def changed(run: Run) -> tuple[int, ...]:
-    """When each of a run's results was last written, in nanoseconds: a key for caches."""
-    files = (run / path for path in RESULTS.values())
-    return tuple(file.stat().st_mtime_ns for file in files if file.is_file())

@@ -1,5 +1,7 @@
 """What several pages show: the disclaimer, text from outside, and a reply in its two parts."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from string import punctuation
 from typing import Any
 
@@ -28,6 +30,11 @@ def plain(text: str, target: Any = st) -> None:
 def escaped(text: str) -> str:
     """`text` as Markdown that renders as it is, for widgets that take nothing else."""
     return text.translate(_ESCAPES)
+
+
+def changed(files: Iterable[Path]) -> tuple[int, ...]:
+    """When each file that is there was last written, in nanoseconds: a key for caches."""
+    return tuple(file.stat().st_mtime_ns for file in files if file.is_file())
 
 
 class Panel:

@@ -4,11 +4,9 @@ from typing import Any
 
 import streamlit as st
 
-from helpers.evaluation.metrics import SIDES, side_by_side
 from helpers.files import read_jsonl
 from helpers.run_dir import Run
-from helpers.use.app.evaluation import changed
-from helpers.use.app.parts import Panel, escaped, heading, plain
+from helpers.use.app.parts import NAMES, Panel, changed, escaped, heading, plain
 
 OUTCOMES = ["worse", "better", "same"]
 
@@ -16,7 +14,7 @@ OUTCOMES = ["worse", "better", "same"]
 def show(run: Run | None) -> None:
     """The page, once 05 has run."""
     heading("Predictions")
-    files = [run / f"evaluation/predictions.{side}.jsonl" for side in SIDES] if run else []
+    files = [run / f"evaluation/predictions.{side}.jsonl" for side in NAMES] if run else []
     if not files or not all(file.is_file() for file in files):
         st.info("There are no predictions yet: 05_evaluation makes them.")
         return
@@ -24,7 +22,7 @@ def show(run: Run | None) -> None:
         f"Run folder {escaped(run.label)}. A reply is worse or better where a multiple-choice answer turned wrong or "
         "right, or where an open question lost or gained an answer."
     )
-    pairs = _chosen(_pairs(run, str(run.path), changed(run)))
+    pairs = _chosen(_pairs(run, str(run.path), changed(files)))
     if not pairs:
         st.info("No pair of replies is like that.")
         return
@@ -35,7 +33,9 @@ def show(run: Run | None) -> None:
 @st.cache_data(max_entries=4, show_spinner="Reading …")
 def _pairs(_run: Run, path: str, changed: tuple[int, ...]) -> list[dict[str, Any]]:
     """`metrics.side_by_side` of the run's predictions, and with each pair what is `right`."""
-    base, tuned = (read_jsonl(_run / f"evaluation/predictions.{side}.jsonl") for side in SIDES)
+    from helpers.evaluation.metrics import side_by_side  # takes seconds, with PyTorch behind it
+
+    base, tuned = (read_jsonl(_run / f"evaluation/predictions.{side}.jsonl") for side in NAMES)
     right = {(row["task"], row["id"]): row.get("reference") or row["answer_idx"] for row in base}
     return [pair | {"right": right[pair["task"], pair["id"]]} for pair in side_by_side(base, tuned)]
 
@@ -59,6 +59,6 @@ def _pair(pair: dict[str, Any]) -> None:
         plain(pair["question"])
         with st.expander("Right answer"):
             plain(pair["right"])
-    for side, column in zip(SIDES, st.columns(2), strict=True):
+    for side, column in zip(NAMES, st.columns(2), strict=True):
         with column:
             Panel(side, expanded=True).draw(pair[side])

@@ -11,7 +11,7 @@ from helpers.knowledge.index import Index
 from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import with_passages
 from helpers.run_dir import Run
-from helpers.use.client import MAX_QUESTION
+from helpers.use.question import MAX_QUESTION
 
 _DASH = "[-\u2010-\u2014\u2212]"
 # As papers number their sources, [1], [1, 3], [1-3] and [1][2], and as models vary it: [^1], [citation:1], 【1】.
@@ -37,7 +37,7 @@ def find_index(run: Run | None, path: Path | None) -> Index:
     return index
 
 
-def open_book(index: Index, question: str, k: int) -> tuple[str, list[Passage]]:
+def look_up(index: Index, question: str, k: int) -> tuple[str, list[Passage]]:
     """The question with up to k passages in front, as many as MAX_QUESTION characters hold, and those passages."""
     passages = index.search(question, k)
     while passages and len(with_passages(question, passages)) > MAX_QUESTION:
@@ -56,7 +56,7 @@ def unknown_citations(reply: str, passages: Sequence[Any]) -> list[int]:
 
 
 def listed(passages: Sequence[Passage], *replies: str) -> dict[str, Any]:
-    """`sources` and `unknown_citations` of a row in a file of replies, or of a server's answer with its replies."""
+    """`sources` and `unknown_citations` of a server's answer, for its replies."""
     names = ("title", "source", "licence", "address", "text")
     rows = [{"number": n} | {name: getattr(each, name) for name in names} for n, each in enumerate(passages, 1)]
     unknown = {number for reply in replies for number in unknown_citations(reply, passages)}

@@ -5,13 +5,12 @@ from fake_server import Server
 from libraries import document, library_of
 
 from helpers import InputError
-from helpers.files import read_jsonl
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.run_dir import open_run
-from helpers.use.client import MAX_QUESTION
-from helpers.use.sources import find_index, open_book, source_lines, unknown_citations
+from helpers.use.citations import find_index, look_up, source_lines, unknown_citations
+from helpers.use.question import MAX_QUESTION
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,10 @@ def index(tmp_path_factory):
 
 
 def test_the_question_gets_as_many_passages_as_are_asked_for(index):
-    text, passages = open_book(index, "The liver?", 2)
+    text, passages = look_up(index, "The liver?", 2)
     assert [each.source for each in passages] == ["liver", "liver"]
     assert text == with_passages("The liver?", passages)
-    assert open_book(index, "zebra", 2) == ("zebra", [])
+    assert look_up(index, "zebra", 2) == ("zebra", [])
 
 
 def test_passages_that_are_too_much_for_a_question_are_left_out(tmp_path):
@@ -35,7 +34,7 @@ def test_passages_that_are_too_much_for_a_question_are_left_out(tmp_path):
     counts = {}
     for size in (10, 4000, MAX_QUESTION - 20, MAX_QUESTION):
         question = "zebra ".ljust(size, "x")
-        text, passages = open_book(library.index, question, 10)
+        text, passages = look_up(library.index, question, 10)
         assert len(text) <= MAX_QUESTION
         assert text.endswith(question)
         counts[size] = len(passages)
@@ -163,20 +162,6 @@ def test_ask_lists_the_sources_under_the_reply(cli, notes):
     ]
     [(_, body)] = server.requests
     assert body["messages"][-1]["content"].count("The liver is brown.") == 1
-
-
-def test_a_file_of_questions_has_sources_in_every_row(cli, notes):
-    cli("index", "notes", "--out", "i.sqlite")
-    (notes.parent / "q.txt").write_text("Does the heart beat?\nzebra\n")
-    server = Server([{"content": "Hm.</think>Yes [2]."}])
-    for _ in range(2):  # the second call finds all of it done
-        called = cli("ask", "--file", "q.txt", "--out", "r.jsonl", "--endpoint", server.url, "--index", "i.sqlite")
-        assert called.status == 0
-    rows = read_jsonl(notes.parent / "r.jsonl")
-    assert [row["question"] for row in rows] == ["Does the heart beat?", "zebra"]
-    assert [[each["source"] for each in row["sources"]] for row in rows] == [["heart.md"], []]
-    assert [row["unknown_citations"] for row in rows] == [[2], [2]]
-    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("option", [["--sources"], ["--index", "none.sqlite"]])
