@@ -122,6 +122,6 @@ def likeliest(letters: Mapping[str, float]) -> str:
 
 
 def reply_identity(run: Run, name: str) -> str:
-    """What a model's replies depend on: settings, code, GPU and, but for the base model, adapter and strength."""
+    """What a model's replies depend on: settings, code, GPU and, but for the base model, the adapter."""
     adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
     return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])

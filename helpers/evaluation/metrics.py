@@ -34,18 +34,15 @@ def summarise(
     tuned: list[Prediction],
     seed: int,
     flagged: Mapping[str, Sequence[str]] | None = None,
-    between: Mapping[float, list[Prediction]] | None = None,
 ) -> dict[str, Any]:
     """evaluation/metrics.json from the two sides' predictions, which are in the same order.
 
     `flagged`: ids of the questions that resemble training rows, by task; a task that 03 did not compare is missing.
-    `between`: predictions for some of the same rows, by the share of the adapter's strength.
     """
     sides = (base, tuned)
     return {
         "validation": _unseen(*(_of(rows, OPEN_TASK) for rows in sides)),
         "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), seed, flagged),
-        "strength": strength_points(base, tuned, between) if between else [],
     }
 
 
@@ -77,33 +74,6 @@ def compare_tasks(
     for task in tasks.values():
         task["verdict"] += _cut_off(task) + _below_chance(task) + _like_guessing(task)
     return tasks
-
-
-def strength_points(
-    base: list[Prediction], tuned: list[Prediction], between: Mapping[float, list[Prediction]]
-) -> list[dict[str, Any]]:
-    """NLL and accuracy by the share of the adapter's strength, on the rows and questions that all shares have.
-
-    The intervals are those of the paired difference from the base model, whose own therefore has no width: rows differ
-    far more from each other than one row does from itself at another strength.
-    """
-    asked = {(row["task"], row["id"]) for rows in between.values() for row in rows}
-    shares = {0.0: base, **between, 1.0: tuned}
-    points = []
-    for share in sorted(shares):
-        point: dict[str, Any] = {"scale": share}
-        for name, key, compared in (("nll", "nll", paired_difference), ("accuracy", "correct", paired_shares)):
-            zero, values = (
-                [row[key] for row in rows if key in row and (row["task"], row["id"]) in asked]
-                for rows in (base, shares[share])
-            )
-            found = compared(zero, values) if values else None
-            point[name] = found and found["tuned"]
-            change = found and found["delta_ci95"]
-            point[f"{name}_ci95"] = change and [found["base"] + end for end in change]
-            point[f"{name}_n"] = len(values)
-        points.append(point)
-    return points
 
 
 def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -244,23 +244,6 @@ def on_calibration(task: Figures) -> str:
     return f"Over {n} answers {' and '.join(said)}."
 
 
-def on_strength(points: Sequence[Figures]) -> str:
-    """Where the NLL is lowest along the adapter's strength."""
-    known = [point for point in points if point["nll"] is not None]
-    if not known:
-        return "No strength in between was measured."
-    if (n := known[0].get("nll_n", LEAST)) < LEAST:
-        return _too_few(n, "rows")
-    best = min(known, key=lambda point: point["nll"])
-    where = f"The NLL is lowest, {best['nll']:.3f}, at {best['scale']:.0%} of the adapter's strength"
-    if best["scale"] == 1:
-        return f"{where}: the whole adapter is the best of the {len(known)} strengths measured."
-    if best["scale"] == 0:
-        return f"{where}, the base model itself: on these rows the adapter only costs."
-    whole = max(known, key=lambda point: point["scale"])
-    return f"{where}, and {whole['nll']:.3f} with all of it: a weaker adapter serves these rows better, or it is noise."
-
-
 def two_by_two(both: int, base_only: int, tuned_only: int, neither: int) -> dict[str, dict[str, int]]:
     """McNemar's table of paired answers, column by column."""
     return {

@@ -206,30 +206,6 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
     return figure
 
 
-def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
-    """NLL and, where it was measured, accuracy by the share of the adapter: 0 is the base model, 1 the tuned one.
-
-    Points as from `metrics.strength_points`, so a band is that of the difference from the base model.
-    """
-    measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
-    measures = [each for each in measures if any(point[each[0]] is not None for point in points)]
-    rows = max(1, len(measures))
-    figure, panels = new_figure(6.4, 0.8 + 2 * rows, nrows=rows, sharex=True, squeeze=False)
-    for axes, (name, colour, style, label) in zip(panels[:, 0], measures, strict=False):
-        known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
-        x = [point["scale"] for point in known]
-        if all(point[f"{name}_ci95"] for point in known):  # None of too few rows
-            low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
-        axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
-        axes.legend(frameon=False)
-        axes.set(ylabel=label)
-    if not measures:
-        _note(panels[0, 0], "not measured")
-    panels[-1, 0].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
-    return figure
-
-
 def _as_text(name: str) -> str:
     """A name without matplotlib's formulas."""
     return name.replace("$", r"\$")

@@ -12,7 +12,7 @@ from trainings import by_two_processes
 from helpers import InputError, answers, decoding
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
-from helpers.evaluation.evaluate import evaluate, predict, predict_between
+from helpers.evaluation.evaluate import evaluate, predict
 from helpers.evaluation.metrics import summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from helpers.generation import Reply
@@ -53,7 +53,7 @@ class Switchable:
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """A run folder with validation rows, and stand-ins for the model; gives the run and what was asked."""
-    limits = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
+    limits = {"evaluation.max_validation": 2, "evaluation.max_questions": 3}
     run = Run(tmp_path, Config.resolve("smoke", limits))
     rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i} c", "Response": f"R{i}"} for i in range(5)]
     write_jsonl(tmp_path / "data/validation.jsonl", rows)
@@ -79,18 +79,12 @@ def asked(tmp_path, monkeypatch):
     def generated(model, tokenizer, prompts, settings, seed, what, kept, identity):
         log.append(("replies", model.side, [text for [text] in prompts]))
         write_text(kept, identity)
-        return replies[-1:] if len(prompts) == 1 else replies
+        return replies
 
     def letters(model, tokenizer, forced, what, cached):
         texts = ["".join(each.ids[:cut] + each.tail) + each.lead for each in forced for cut in each.cuts]
         log.append(("letters", model.side, texts))
         return [[dict.fromkeys(each.letters, 0.1) | {each.letters[-1]: 0.7}] * len(each.cuts) for each in forced]
-
-    @contextmanager
-    def rescaled(model, share):
-        assert model.side == "tuned"
-        log.append(("strength", share, None))
-        yield
 
     monkeypatch.setattr(evaluation, "token_nlls", losses)
     for module in (evaluation, answers):
@@ -98,7 +92,6 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "separator", lambda tokenizer: "</think>\n\n")
     monkeypatch.setattr(answers, "generate", generated)
     monkeypatch.setattr(answers, "letter_probabilities", letters)
-    monkeypatch.setattr("peft.helpers.rescale_adapter_scale", rescaled)
     return SimpleNamespace(run=run, log=log)
 
 
@@ -192,20 +185,14 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     metrics = evaluate(evaluated)
     sides = [read_jsonl(evaluated / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
     assert read_json(evaluated / "evaluation/metrics.json") == metrics
-    between = read_jsonl(evaluated / "evaluation/predictions.strength.jsonl")
-    assert [(row["strength"], row["id"]) for row in between] == [
-        (0.5, row["id"]) for row in sides[0][:3]
-    ]  # both rows, and of three questions one
-    assert summarise(*sides, evaluated.config.seed, between={0.5: between}) == metrics
+    assert summarise(*sides, evaluated.config.seed) == metrics
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
         ".replies.base.jsonl",
-        ".replies.strength-0.5.jsonl",
         ".replies.tuned.jsonl",
         "metrics.json",
         "predictions.base.jsonl",
-        "predictions.strength.jsonl",
         "predictions.tuned.jsonl",
         "tasks",
     ]
@@ -227,11 +214,8 @@ def test_replies_are_kept_for_one_side_and_one_adapter(asked):
         for side in ("base", "tuned"):
             predict(asked.run, Switchable(), Words(), questions, side)
             kept[side, adapter] = (asked.run / f"evaluation/.replies.{side}.jsonl").read_text()
-        for share in (0.25, 0.5):
-            predict_between(asked.run, Switchable(), Words(), questions, share)
-            kept[share, adapter] = (asked.run / f"evaluation/.replies.strength-{share}.jsonl").read_text()
     assert kept["base", b"one"] == kept["base", b"two"]
-    assert len(set(kept.values())) == 7
+    assert len(set(kept.values())) == 3
 
 
 def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):
@@ -257,7 +241,7 @@ def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
 
 def trained(folder, rows):
     """A run folder as 04 leaves it, with a random adapter."""
-    few = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
+    few = {"evaluation.max_validation": 2, "evaluation.max_questions": 3}
     changes = few | {"generation.temperature": 0.9, "generation.max_new_tokens": 8, "tracking.wandb": "disabled"}
     run = open_run("smoke", folder, changes)
     write_jsonl(run / "data/validation.jsonl", rows[:2])
@@ -278,11 +262,11 @@ def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(whol
     together = trained(tmp_path / "together", sample_rows)
     assert by_two_processes("evaluate.py", together).count("loss of unseen rows") == 1
     kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
-    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned", "strength-0.5")}
+    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned")}
 
     monkeypatch.setattr("helpers.generation.decode", None)
     evaluate(together)
-    for side in ("base", "tuned", "strength"):
+    for side in ("base", "tuned"):
         one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (whole, together))
         for a, b in zip(one, two, strict=True):
             assert a.keys() == b.keys()
@@ -314,8 +298,8 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, t
         file.write("[4, [1, 2")
     limit = 1000
     evaluate(stopped)
-    assert counts == [5, 3, 2, 1]
-    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned", "strength")]
+    assert counts == [5, 3, 2]
+    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned")]
     for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
         assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()
     base, tuned = (read_jsonl(whole / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned"))

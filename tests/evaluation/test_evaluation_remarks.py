@@ -27,7 +27,7 @@ def test_few_rows_get_one_sentence_from_every_remark():
     metrics = summarise(BASE, TUNED, SEED)
     said = [remark(task) for task in metrics["tasks"].values() for remark in ON_TASK]
     said += [remarks.on_parts(metrics["validation"]), remarks.on_shape(metrics["validation"])]
-    said += [remarks.on_strength([]), remarks.on_leaks({}), remarks.on_holm({}), remarks.on_letters(BASE)]
+    said += [remarks.on_leaks({}), remarks.on_holm({}), remarks.on_letters(BASE)]
     assert all(text and text.count(". ") == 0 for text in said)
     assert remarks.on_holm(metrics["tasks"]) == "Too few questions were asked for a test."
 
@@ -123,13 +123,6 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
 def test_a_favourite_letter_is_a_habit():
     assert "That is a habit" in remarks.on_letters([choice("t", i, "A", "C") for i in range(8)])
     assert "habit" not in remarks.on_letters([choice("t", i, "A", "ABCD"[i % 4]) for i in range(8)])
-
-
-@pytest.mark.parametrize(("best", "words"), [(0, "only costs"), (1, "the best of the 3 strengths"), (2, "weaker")])
-def test_strength_names_the_lowest_loss(best, words):
-    points = [{"scale": s, "nll": 2.0, "nll_n": 9} for s in (0.0, 1.0, 0.5)]
-    points[best]["nll"] = 1.0
-    assert words in remarks.on_strength(points)
 
 
 def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():

@@ -12,7 +12,7 @@ from helpers.evaluation.metrics import example, side_by_side, summarise
 def test_metrics_have_the_schema_of_the_design():
     metrics = summarise(BASE, TUNED, SEED)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics  # plain numbers, lists and texts
-    assert set(metrics) == {"validation", "tasks", "strength"}
+    assert set(metrics) == {"validation", "tasks"}
     assert set(metrics["validation"]) >= {"n", "base", "tuned"}
     for side in ("base", "tuned"):
         assert set(metrics["validation"][side]) == {"nll", "closed", "finished", "thinking_tokens"}
@@ -177,26 +177,6 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
         "tokens alone changes by -0.200."
     )
     assert summarise(BASE, TUNED, SEED)["validation"]["delimiter_share"] is None  # replies of an older release
-
-
-def test_strength_is_measured_on_the_same_rows_from_base_to_tuned():
-    half = [unseen(0, 1.8, True, True, 1), unseen(1, 2.9, True, True, 1), choice("medqa", 1, "B", "B")]
-    points = summarise(BASE, TUNED, SEED, between={0.5: half})["strength"]
-    assert [point["scale"] for point in points] == [0, 0.5, 1]
-    assert [point["nll"] for point in points] == pytest.approx([2.5, 2.35, 2.3])
-    assert [point["nll_ci95"] for point in points] == [None] * 3  # of two rows
-    assert [point["accuracy"] for point in points] == [0, 1, 1]  # of one question: all that were asked at one half
-    assert [point["accuracy_n"] for point in points] == [1, 1, 1]
-    points = summarise(BASE, TUNED, SEED, between={0.5: half[:2]})["strength"]
-    assert [point["accuracy"] for point in points] == [None] * 3
-    assert summarise(BASE, TUNED, SEED)["strength"] == []
-    base = [unseen(i, 2.0 + i, True, True, 1) for i in range(5)]
-    tuned = [row | {"nll": row["nll"] - change} for row, change in zip(base, (1, 2, 3, 2, 2), strict=True)]
-    task = [choice("t", 0, "A", "A")]
-    points = summarise(base + task, tuned + task, SEED, between={0.5: tuned})["strength"]
-    assert points[0]["nll_ci95"] == pytest.approx([4, 4])  # of the change from the base model
-    half = 2.776445 * np.std([1, 2, 3, 2, 2], ddof=1) / 5**0.5  # Student's t, 4 degrees of freedom
-    assert points[1]["nll_ci95"] == pytest.approx([2 - half, 2 + half], abs=1e-6)
 
 
 def test_three_of_three_against_none_is_still_no_proof():

@@ -11,11 +11,6 @@ from helpers.evaluation.calibration import accuracy_by_length, calibration
 from helpers.report import drawings, plots
 from helpers.statistics import paired_difference, share_interval
 
-POINTS = [
-    {"scale": s, "nll": 2 - s, "nll_ci95": [1.9 - s, 2.2 - s], "accuracy": 0.3, "accuracy_ci95": [0.2, 0.45]}
-    for s in (1, 0, 0.5)
-]
-
 
 def drawn(figure):
     """The figure's panels, after a drawing that warned of nothing."""
@@ -84,27 +79,6 @@ def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     assert len(legend(alone)) == 2
 
 
-def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength():
-    nll, accuracy = drawn(plots.strength_curve(POINTS))
-    assert "share of the adapter's strength" in accuracy.get_xlabel()
-    assert "nats a token" in nll.get_ylabel()
-    for axes, low, high in ((nll, 0.9, 2.2), (accuracy, 0.2, 0.45)):
-        assert list(axes.lines[0].get_xdata()) == [0, 0.5, 1]
-        [band] = axes.collections
-        edges = band.get_paths()[0].vertices[:, 1]
-        assert (edges.min(), edges.max()) == pytest.approx((low, high))
-        assert legend(axes) == ["95% interval of the change", "mean"]
-    assert nll.get_shared_x_axes().joined(nll, accuracy)
-    few, _ = drawn(plots.strength_curve([point | {"nll_ci95": None} for point in POINTS]))
-    assert (legend(few), list(few.collections)) == (["mean"], [])
-    unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
-    [nll] = drawn(plots.strength_curve(unknown))
-    assert len(nll.collections) == 1
-    assert "share of the adapter's strength" in nll.get_xlabel()
-    [nothing] = drawn(plots.strength_curve([]))
-    assert [text.get_text() for text in nothing.texts] == ["not measured"]
-
-
 def test_markers_on_an_axis_are_whole():
     """Each figure with a value at the end of its axis."""
     nothing, all_of_it = ({"accuracy": share, "ci95": [share, share], "share": share} for share in (0, 1))
@@ -143,7 +117,6 @@ def test_figures_of_nothing_are_drawn_without_a_warning():
         plots.accuracy_against_length(nothing, nothing),
         plots.accuracy_against_budget([], []),
         plots.reliability(None, None),
-        plots.strength_curve([]),
         plots.accuracy({}),
         plots.loss_curve([]),
     ):
