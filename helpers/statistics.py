@@ -146,17 +146,16 @@ def verdict(
         return f"The tuned model's {noun} is {word} than the base model's: {figures}."
     sentences = f"No difference in {noun} is shown: tuned minus base is {figures}."
     if not low <= 0 <= high:
-        return f"{sentences} The interval leaves zero out, but {at_the_edge(p_value, n, adjusted=True)}"
+        return f"{sentences} The interval leaves zero out, but {at_the_edge(p_value, n)}"
     sentences += " The interval says which differences fit this result."
     if detectable is None:
         return sentences
     return f"{sentences} {least_shown(detectable, n)}"
 
 
-def at_the_edge(p_value: float, n: int, adjusted: bool = False) -> str:
-    """The end of a sentence on an interval that the exact test, maybe `adjusted` for many tests, disagrees with."""
-    given = f"p = {p_value:.2g}{' after Holm' if adjusted else ''}"
-    return f"the exact test gives {given}, so this is at the edge of what {n} questions show."
+def at_the_edge(p_value: float, n: int) -> str:
+    """The end of a sentence on an interval that the exact test, adjusted for many tests, disagrees with."""
+    return f"the exact test gives p = {p_value:.2g} after Holm, so this is at the edge of what {n} questions show."
 
 
 def least_shown(detectable: float, n: int) -> str:
@@ -172,9 +171,9 @@ def favourite(letters: Iterable[str | None]) -> dict[str, Any]:
     return {"letter": letter, "times": times, "named": counts.total()}
 
 
-def always_the_same(found: Mapping[str, Any] | None) -> bool:
+def always_the_same(found: Mapping[str, Any]) -> bool:
     """Whether a `favourite` makes up nearly all answers, of LEAST or more."""
-    return bool(found) and found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
+    return found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
 
 
 def majority_baseline(answers: Sequence[str]) -> float:

@@ -45,10 +45,6 @@ TUNED = [
 ]
 
 
-def answered(tokens, correct, finished=True):
-    return {"thinking_tokens": tokens, "correct": correct, "finished": finished}
-
-
 def lettered(*probabilities, right):
     return {"letters": dict(zip("ABCD", probabilities, strict=False)), "answer_idx": right}
 

@@ -1,6 +1,6 @@
-"""More than accuracy: repetition, accuracy by length of the thought and by budget, calibration of the answer's letter.
+"""Calibration of the letters that the models are made to answer.
 
-Rows are predictions as `helpers.evaluation.predict` makes them, a choice question's maybe with `letters`, its options'
+Rows are predictions as `evaluation.evaluate.predict` makes them, a choice question's maybe with `letters`, its options'
 probabilities. Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
 """
 
@@ -11,56 +11,12 @@ from typing import Any
 import numpy as np
 
 from helpers.answers import likeliest
-from helpers.statistics import compare_paired, favourite, share_interval
+from helpers.statistics import share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 RESAMPLES = 5000
 
 Row = Mapping[str, Any]
-
-
-def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
-    """Accuracy of multiple-choice questions by the tokens of their thoughts, in quantile bins, shortest first.
-
-    Truncated replies are counted and left out: their lengths are censored and they count as wrong by rule, so that long
-    thoughts would be wrong by construction. The rest is no causal effect: harder questions get longer thoughts and
-    wrong answers. Replies that ended without closing their thought are included.
-    """
-    whole = [row for row in rows if row["finished"]]
-    tokens = np.array([row["thinking_tokens"] for row in whole], dtype=float)
-    correct = np.array([row["correct"] for row in whole], dtype=float)
-    groups = [(tokens[here], correct[here]) for here in _bins(tokens, bins)]
-    return {
-        "n": len(whole),
-        "truncated": len(rows) - len(whole),
-        "bins": [
-            {"tokens": [int(t.min()), int(t.max())], "median_tokens": float(np.median(t)), **accuracy_of(right)}
-            for t, right in groups
-        ],
-    }
-
-
-def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Accuracy of one side's multiple-choice questions by the tokens that it may think, smallest budget first.
-
-    `replied`: the share of replies that end within so many tokens and are right. `accuracy` and `ci95`: of answers that
-    were forced after so many tokens of the thought, or after all of a shorter one (budget forcing: Muennighoff et al.,
-    s1: Simple test-time scaling, 2025); `favourite` is the letter named most of these. Rows without forced answers are
-    left out. The last point has `paired`: its answers against those of the first, question by question.
-    """
-    known = [row for row in rows if row.get("forced")]
-    points = []
-    for budget in sorted({int(tokens) for row in known for tokens in row["forced"]}):
-        inside = [row for row in known if str(budget) in row["forced"]]
-        forced = [row["forced"][str(budget)] == row["answer_idx"] for row in inside]
-        replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
-        named = favourite(row["forced"][str(budget)] for row in inside)
-        points.append({"tokens": budget, "replied": replied, **accuracy_of(forced), "favourite": named})
-    if points:
-        first, last = (str(point["tokens"]) for point in (points[0], points[-1]))
-        right = ([row["forced"][each] == row["answer_idx"] for row in known] for each in (first, last))
-        points[-1]["paired"] = compare_paired(*right)
-    return points
 
 
 def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: s
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
         predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, _kept(run, side)), tokenizer)
         choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
-        force_answers(run, model, tokenizer, choices, side)
+        force_answers(model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
     return predictions

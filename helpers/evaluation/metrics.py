@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from helpers.answers import likeliest
-from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, accuracy_of, calibration
+from helpers.evaluation.calibration import accuracy_of, calibration
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown
 from helpers.statistics import (
@@ -60,8 +60,6 @@ def compare_tasks(
         tasks[name] = _accuracies(*sides)
         tasks[name]["flagged"] = _without(*sides, flagged[name]) if name in (flagged or {}) else None
         tasks[name]["made_to_answer"] = _made_to_answer(*sides)
-        for key, measure in (("length", accuracy_by_length), ("budget", accuracy_by_budget)):
-            tasks[name][key] = {side: measure(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
         tests[name, "accuracy"] = tasks[name]
         if tasks[name]["made_to_answer"]:

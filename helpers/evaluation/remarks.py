@@ -9,8 +9,6 @@ from helpers.report.markdown import quoted
 from helpers.statistics import (
     LEAST,
     LOOPS,
-    always_the_same,
-    at_the_edge,
     favourite,
     is_shown,
     points_apart,
@@ -183,50 +181,6 @@ def on_leaks(tasks: Mapping[str, Figures]) -> str:
     if turned:
         return f"{remark} Without them the finding is another one in {quoted(', '.join(turned))}: trust that column."
     return f"{remark} Without them each finding is the same."
-
-
-def on_length(task: Figures) -> str:
-    """Whether anything can be read from accuracy by length."""
-    bins = task["length"]["tuned"]["bins"]
-    cut = task["length"]["tuned"]["truncated"]
-    left_out = f" {cut} of its replies ran out of tokens and {'is' if cut == 1 else 'are'} not drawn." if cut else ""
-    if task["n"] < LEAST:
-        return _too_few(task["n"], "questions")
-    if len(bins) < 2:
-        n = task["length"]["tuned"]["n"]
-        return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
-    first, last = bins[0], bins[-1]
-    short, long = (
-        f"{part['tokens'][0]} to {part['tokens'][1]} tokens, n={part['n']}) are right in {part['accuracy']:.0%}"
-        for part in (first, last)
-    )
-    rates = f"The tuned model's shortest thoughts ({short}, its longest ({long}."
-    if first["ci95"][1] < last["ci95"][0] or last["ci95"][1] < first["ci95"][0]:
-        return f"{rates} The two intervals do not overlap: length and accuracy go together here.{left_out}"
-    return f"{rates} The two intervals overlap: with so few no slope is shown.{left_out}"
-
-
-def on_budget(task: Figures) -> str:
-    """What thinking buys: no thought against all of it."""
-    points = task["budget"]["tuned"]
-    if len(points) < 2 or points[0]["n"] < LEAST:
-        return "Too few answers were forced to say what thinking buys."
-    none, whole = points[0], points[-1]
-    rates = (
-        f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
-        f"{whole['accuracy']:.0%} of the same {whole['paired']['n']} questions: {points_apart(whole['paired'])}."
-    )
-    at_once = none.get("favourite")  # an older release did not count letters
-    if always_the_same(at_once):
-        said = f"At once it names {at_once['letter']} in {at_once['times']} of {at_once['named']}, whatever is asked."
-        rates = f"{rates} {said}"
-    paired = whole["paired"]
-    if found := _significant(paired):
-        return f"{rates} The thought {'helps' if found > 0 else 'does harm'}."
-    if is_shown(paired):
-        does = "helps" if paired["delta"] > 0 else "does harm"
-        return f"{rates} By the interval the thought {does}; {at_the_edge(paired['mcnemar_p'], paired['n'])}"
-    return f"{rates} It is not shown that its thinking helps or harms."
 
 
 def on_calibration(task: Figures) -> str:

@@ -140,51 +140,6 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     return figure
 
 
-def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Picture:
-    """Accuracy with 95% interval by the length of the thought, from `calibration.accuracy_by_length`.
-
-    Each bin is drawn at its median; a thin line spans its lengths. The legend counts the replies that were cut off,
-    which are left out.
-    """
-    figure, axes = new_figure(7, 3.8)
-    for side, found in (("base", base), ("tuned", tuned)):
-        bins = found["bins"]
-        x = [each["median_tokens"] for each in bins]
-        label = f"{side}: {found['n']} replies, {found['truncated']} more cut off"
-        _with_intervals(axes, x, bins, side, label)
-        for each in bins:
-            axes.plot(each["tokens"], [each["accuracy"]] * 2, color=STYLES[side]["color"], linewidth=0.8, alpha=0.6)
-    if not base["bins"] and not tuned["bins"]:
-        _note(axes, "no reply ended by itself")
-    axes.set(xlabel="tokens of the thought", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
-    axes.set_xlim(left=0)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
-def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> Picture:
-    """Accuracy by the tokens that a model may think, made to answer then, from `calibration.accuracy_by_budget`.
-
-    With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
-    """
-    figure, axes = new_figure(7, 3.8)
-    aside = 0.01 * max((each["tokens"] for each in (*base, *tuned)), default=0)  # so that neither hides the other
-    for side, points, shift in (("base", base, 0), ("tuned", tuned, aside)):
-        x = [each["tokens"] for each in points]
-        if points:
-            label = f"{side}, made to answer (n={points[-1]['n']})"
-            _with_intervals(axes, [each + shift for each in x], points, side, label)
-        replied = [each["replied"] for each in points]
-        axes.plot(
-            x, replied, color=STYLES[side]["color"], linewidth=0.8, alpha=0.7, label=f"{side}, as replied by then"
-        )
-    if not base and not tuned:
-        _note(axes, "no letter could be had")
-    axes.set(xlabel="tokens of thought, at most", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
     """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None."""
     figure, axes = new_figure(4.8, 4.8)

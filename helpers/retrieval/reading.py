@@ -164,7 +164,7 @@ def _answered(
         prompts = encode_questions(run, tokenizer, asked)
         kept = run / f"retrieval/.replies.{side}-{what}.jsonl"
         predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
-        force_answers(run, model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
+        force_answers(model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
         found |= {row["question"]: row for row in predictions}
     return found
 
@@ -239,6 +239,6 @@ def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool 
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
     said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
     if is_shown(figures):
-        edge = at_the_edge(figures["mcnemar_p_holm"], figures["n"], adjusted=True)
+        edge = at_the_edge(figures["mcnemar_p_holm"], figures["n"])
         return f"{said} The interval leaves zero out, but {edge}"
     return f"{said} {least_shown(figures['detectable'], figures['n'])}"

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from evaluated_rows import answered, believed, lettered
+from evaluated_rows import believed, lettered
 from scipy.stats import norm
 
-from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, calibration
+from helpers.evaluation.calibration import calibration
 from helpers.statistics import repetition_rate, share_interval
 
 
@@ -21,63 +21,6 @@ from helpers.statistics import repetition_rate, share_interval
 )
 def test_repetition_by_hand(text, n, rate):
     assert repetition_rate(text, n) == pytest.approx(rate)
-
-
-# --------------------------------------------------------------------------------------------------------- by length
-
-
-def test_accuracy_by_length_by_hand():
-    rows = [answered(t, correct=t < 30 or t == 39) for t in range(40)]
-    found = accuracy_by_length(rows[::-1])
-    assert [found[key] for key in ("n", "truncated")] == [40, 0]
-    assert [each["tokens"] for each in found["bins"]] == [[0, 9], [10, 19], [20, 29], [30, 39]]
-    assert [each["median_tokens"] for each in found["bins"]] == [4.5, 14.5, 24.5, 34.5]
-    assert [each["n"] for each in found["bins"]] == [10] * 4
-    assert [each["accuracy"] for each in found["bins"]] == [1, 1, 1, 0.1]
-    assert found["bins"][3]["ci95"] == list(share_interval(1, 10))
-
-
-def test_a_cut_reply_is_counted_and_does_not_make_long_thoughts_wrong():
-    rows = [answered(t, correct=t % 2 == 0) for t in range(40)]
-    cut = [answered(500, correct=False, finished=False)] * 15
-    assert accuracy_by_length(rows + cut) == accuracy_by_length(rows) | {"truncated": 15}
-    assert accuracy_by_length(cut) == {"n": 0, "truncated": 15, "bins": []}
-
-
-def test_equal_lengths_share_a_bin_and_few_rows_have_few_bins():
-    tied = [answered(7, True)] * 30 + [answered(50 + t, False) for t in range(10)]
-    bins = accuracy_by_length(tied)["bins"]
-    assert [(each["tokens"], each["n"]) for each in bins] == [([7, 7], 30), ([50, 59], 10)]
-    for n, count in ((1, 1), (19, 1), (20, 2), (400, 4)):
-        bins = accuracy_by_length([answered(t, t % 3 == 0) for t in range(n)])["bins"]
-        assert (len(bins), sum(each["n"] for each in bins)) == (count, n)
-
-
-# --------------------------------------------------------------------------------------------------------- by budget
-
-
-def forced(right, letters, tokens=99, correct=False):
-    return {"answer_idx": right, "forced": letters, "tokens": tokens, "correct": correct}
-
-
-def test_accuracy_by_budget_by_hand():
-    rows = [
-        forced("A", {"0": "B", "50": "A", "200": "A"}, tokens=40, correct=True),
-        forced("B", {"0": "B", "50": "C", "200": "B"}, tokens=120, correct=True),
-        forced("C", {"0": "B", "50": "C", "200": "C"}),
-        forced("D", {"0": "B", "50": "C", "200": "A"}, tokens=30),
-        {"answer_idx": "A", "forced": None, "tokens": 1, "correct": True},
-        {"answer_idx": "A", "tokens": 1, "correct": True},  # of an older release
-    ]
-    points = accuracy_by_budget(rows)
-    assert [point["tokens"] for point in points] == [0, 50, 200]
-    assert [point["accuracy"] for point in points] == [0.25, 0.5, 0.75]
-    assert [point["replied"] for point in points] == [0, 0.25, 0.5]
-    assert [point["n"] for point in points] == [4, 4, 4]
-    assert points[0]["favourite"] == {"letter": "B", "times": 4, "named": 4}
-    assert points[2]["ci95"] == list(share_interval(3, 4))
-    assert [points[2]["paired"][key] for key in ("n", "base_only", "tuned_only", "both")] == [4, 0, 2, 1]
-    assert accuracy_by_budget(rows[4:]) == accuracy_by_budget([]) == []
 
 
 # ------------------------------------------------------------------------------------------------------- calibration

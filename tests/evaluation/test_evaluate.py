@@ -70,7 +70,6 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "encode_example", lambda tokenizer, row, limit, style: row["Response"])
     monkeypatch.setattr(evaluation, "build_prompt", lambda tokenizer, text, style: text)
     monkeypatch.setattr(answers, "encode_prompt", lambda tokenizer, text, style: [text])
-    monkeypatch.setattr(answers, "can_decode", lambda model: True)
 
     def losses(model, encoded, pad, what):
         log.append(("losses", model.side, encoded))
@@ -81,10 +80,9 @@ def asked(tmp_path, monkeypatch):
         write_text(kept, identity)
         return replies
 
-    def letters(model, tokenizer, forced, what, cached):
-        texts = ["".join(each.ids[:cut] + each.tail) + each.lead for each in forced for cut in each.cuts]
-        log.append(("letters", model.side, texts))
-        return [[dict.fromkeys(each.letters, 0.1) | {each.letters[-1]: 0.7}] * len(each.cuts) for each in forced]
+    def letters(model, tokenizer, forced, what):
+        log.append(("letters", model.side, ["".join(each.ids) + each.lead for each in forced]))
+        return [dict.fromkeys(each.letters, 0.1) | {each.letters[-1]: 0.7} for each in forced]
 
     monkeypatch.setattr(evaluation, "token_nlls", losses)
     for module in (evaluation, answers):
@@ -104,15 +102,7 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     assert asked.log == [
         ("losses", side, ["R0", "R1"]),
         ("replies", side, ["Q0", "Q1", *(q.as_prompt() for q in questions)]),
-        (
-            "letters",
-            side,
-            [
-                q.as_prompt() + thought + between
-                for q, x in zip(questions, "xxx", strict=True)
-                for thought in ("", x, x, x)
-            ],
-        ),
+        ("letters", side, [q.as_prompt() + "x" + between for q in questions]),
     ]
     assert model.side == "tuned"
     assert [row["id"] for row in rows] == ["validation-0", "validation-1", *(q.id for q in questions)]
@@ -123,7 +113,6 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     assert parts == ([2.0, 2.0, 5 / 4, 1.5] if side == "base" else [1.0, 1.0, 0.5, 1.0])
     for row in rows[2:]:
         assert row["letters"] == {"A": 0.1, "B": 0.1, "C": 0.1, "D": 0.7}
-        assert row["forced"] == {"0": "D", "4": "D", "8": "D", "16": "D"}
     assert (rows[0]["closed"], rows[0]["thinking_tokens"], rows[0]["finished"]) == (True, 2, True)
     assert (rows[1]["closed"], rows[1]["finished"]) == (False, False)
     assert rows[0]["reply"] == "two words</think>An answer."  # the whole reply
@@ -131,36 +120,25 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
 
 
 @pytest.mark.parametrize(("side", "before", "after"), [("base", "\n", "\n\n"), ("tuned", "", "")])
-def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(
-    r1_tokenizer, tmp_path, monkeypatch, side, before, after
-):
-    """R1's makers put line breaks around the tag. A tag inside a thought stays text, and an open thought is cut."""
-    run = Run(tmp_path, Config.resolve("smoke"))
+def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(r1_tokenizer, monkeypatch, side, before, after):
+    """R1's makers put line breaks around the tag. A tag inside a thought stays text, and an open thought is closed."""
     thoughts = ["The fever, he wrote </think>, began at night\n", "One two three four five six seven eight nine ten"]
     replies = [f"{thoughts[0]}</think>\n\nThe answer is (B).", thoughts[1]]
     rows = [choice("t", i, "A", None, reply=reply) for i, reply in enumerate(replies)]
     heard = []
 
-    def letters(model, tokenizer, forced, what, cached):
-        heard.extend((each.ids[:cut] + each.tail, each.lead) for each in forced for cut in each.cuts)
+    def letters(model, tokenizer, forced, what):
+        heard.extend((each.ids, each.lead) for each in forced)
         return [None] * len(forced)
 
     monkeypatch.setattr(answers, "letter_probabilities", letters)
-    monkeypatch.setattr(answers, "can_decode", lambda model: True)
     choices = [(row, encode_prompt(r1_tokenizer, row["question"])) for row in rows]
-    answers.force_answers(run, None, r1_tokenizer, choices, side)
-    assert [row["letters"] for row in rows] == [row["forced"] for row in rows] == [None, None]
+    answers.force_answers(None, r1_tokenizer, choices, side)
+    assert [row["letters"] for row in rows] == [None, None]
     prompts = [build_prompt(r1_tokenizer, row["question"]) for row in rows]
     texts = [r1_tokenizer.decode(ids) for ids, _ in heard]
     assert {lead for _, lead in heard} == {after + LEAD}
-    assert [texts[3], texts[7]] == [
-        p + t.rstrip() + before + "</think>" for p, t in zip(prompts, thoughts, strict=True)
-    ]
-    assert texts[0] == prompts[0] + "</think>"
-    for text, budget in zip(texts[4:7], (0, 4, 8), strict=True):
-        cut = text.removeprefix(prompts[1]).removesuffix("</think>")
-        assert thoughts[1].startswith(cut)
-        assert len(r1_tokenizer(cut, add_special_tokens=False)["input_ids"]) == budget
+    assert texts == [p + t.rstrip() + before + "</think>" for p, t in zip(prompts, thoughts, strict=True)]
     tag = r1_tokenizer.convert_tokens_to_ids("</think>")
     assert all(ids[-1] == tag and ids.count(tag) == 1 for ids, _ in heard)
 

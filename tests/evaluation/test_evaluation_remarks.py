@@ -7,10 +7,8 @@ from evaluated_rows import BASE, LETTERS, SEED, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
 from helpers.evaluation.metrics import summarise
-from helpers.statistics import compare_paired
 
-ON_TASK = [remarks.on_accuracy, remarks.on_paired, remarks.on_forced, remarks.on_length, remarks.on_budget,
-           remarks.on_calibration]  # fmt: skip
+ON_TASK = [remarks.on_accuracy, remarks.on_paired, remarks.on_forced, remarks.on_calibration]
 
 
 def questions(base, tuned, n=20):
@@ -125,29 +123,7 @@ def test_a_favourite_letter_is_a_habit():
     assert "habit" not in remarks.on_letters([choice("t", i, "A", "ABCD"[i % 4]) for i in range(8)])
 
 
-def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():
-    def group(n, low, high, **more):
-        return {"n": n, "accuracy": (low + high) / 2, "ci95": [low, high], "tokens": [1, 9], **more}
-
-    for two, words in ((group(12, 0.1, 0.6), "no slope"), (group(12, 0.7, 0.9), "do not overlap")):
-        bins = [group(12, 0.1, 0.5), two]
-        assert words in remarks.on_length({"n": 24, "length": {"tuned": {"bins": bins, "truncated": 0, "n": 24}}})
-    no_thought, thought = [False] * 12, [True] * 12
-    for first, last, words in (
-        (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps or harms"),
-        (
-            [True] * 7 + no_thought,
-            [False] * 7 + [True] + no_thought[1:],
-            "the thought does harm; the exact test gives p = 0.07, so this is at the edge of what",
-        ),
-        (no_thought, thought, "The thought helps"),
-        (thought, no_thought, "The thought does harm"),
-    ):
-        ends = [group(12, 0.1, 0.5), group(12, 0.1, 0.5, paired=compare_paired(first, last))]
-        assert words in remarks.on_budget({"budget": {"tuned": ends}})
-    at_once = {"favourite": {"letter": "C", "times": 11, "named": 12}}
-    said = remarks.on_budget({"budget": {"tuned": [ends[0] | at_once, ends[1]]}})
-    assert "At once it names C in 11 of 12, whatever is asked. The thought does harm" in said
+def test_miscalibration_is_claimed_only_where_it_is_shown():
     for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
         found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
         assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})

@@ -145,7 +145,7 @@ def test_figures_without_the_flagged_questions_stand_beside_the_raw_ones():
 
 
 def lettered(row, letter):
-    return row | {"letters": {"A": 0.1, "B": 0.1, letter: 0.6}, "forced": {"0": "B", "64": letter}}
+    return row | {"letters": {"A": 0.1, "B": 0.1, letter: 0.6}}
 
 
 def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
@@ -161,8 +161,6 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
     assert forced["verdict"].startswith("No difference in accuracy when made to answer is shown")
-    assert [point["accuracy"] for point in task["budget"]["base"]] == [0, 1]
-    assert [point["replied"] for point in task["budget"]["tuned"]] == [0, 1]
     assert summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["made_to_answer"] is None
 
 

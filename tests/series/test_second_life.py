@@ -143,7 +143,12 @@ def test_a_folder_of_an_older_release_is_shown_and_scored_again(folder, no_model
     (folder / "run.yaml").write_text(yaml.safe_dump(record))
     path = folder / "evaluation/metrics.json"
     metrics, point = read_json(path), {"scale": 0.5, "nll": 2.0, "nll_ci95": None, "nll_n": 2}
-    write_json(path, {**metrics, "strength": [point]})
+    task, ended = metrics["tasks"]["sample"], {"n": 1, "truncated": 1, "bins": []}
+    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}}
+    write_json(path, {**metrics, "strength": [point], "tasks": {"sample": {**task, **measured}}})
+    for side in ("base", "tuned"):
+        predictions = folder / f"evaluation/predictions.{side}.jsonl"
+        write_jsonl(predictions, [{**row, "forced": {"0": "A", "8": "B"}} for row in read_jsonl(predictions)])
     write_jsonl(folder / "evaluation/predictions.strength.jsonl", [{"strength": 0.5, "task": "validation", "nll": 2.0}])
     opened = open_run("auto", folder)
     write_index(opened)
