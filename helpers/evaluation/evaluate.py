@@ -130,7 +130,7 @@ def _note_commits(run: Run) -> None:
 
 def _save(run: Run, base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
     """Write the predictions and the metrics of them, and return the metrics."""
-    metrics = summarise(base, tuned, run.config.seed, flagged(run))
+    metrics = summarise(base, tuned, flagged(run))
     if is_main_process():
         for side, rows in zip(SIDES, (base, tuned), strict=True):
             write_jsonl(run / f"evaluation/predictions.{side}.jsonl", rows)

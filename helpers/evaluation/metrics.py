@@ -32,7 +32,6 @@ Prediction = dict[str, Any]
 def summarise(
     base: list[Prediction],
     tuned: list[Prediction],
-    seed: int,
     flagged: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """evaluation/metrics.json from the two sides' predictions, which are in the same order.
@@ -42,12 +41,12 @@ def summarise(
     sides = (base, tuned)
     return {
         "validation": _unseen(*(_of(rows, OPEN_TASK) for rows in sides)),
-        "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), seed, flagged),
+        "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), flagged),
     }
 
 
 def compare_tasks(
-    base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Mapping[str, Sequence[str]] | None = None
+    base: list[Prediction], tuned: list[Prediction], flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
     """Each task's figures and verdicts, as replied and with forced answers.
 
@@ -60,7 +59,7 @@ def compare_tasks(
         tasks[name] = _accuracies(*sides)
         tasks[name]["flagged"] = _without(*sides, flagged[name]) if name in (flagged or {}) else None
         tasks[name]["made_to_answer"] = _made_to_answer(*sides)
-        tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
+        tasks[name]["calibration"] = {side: calibration(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tests[name, "accuracy"] = tasks[name]
         if tasks[name]["made_to_answer"]:
             tests[name, "accuracy when made to answer"] = tasks[name]["made_to_answer"]
@@ -145,7 +144,6 @@ def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
         **{side: {key: measure[side] for key, measure in measures.items()} for side in SIDES},
         "paired": {"nll_delta": delta, "nll_delta_ci95": interval},
         "parts": parts,
-        "delimiter_share": parts["delimiter"]["delta"] / delta if "delimiter" in parts and delta else None,
         "form": {**form, "thinking_tokens": tokens},
         "repetition": paired_difference(*repetition),
         "verdict": claim + _at_the_delimiter(nll, parts),

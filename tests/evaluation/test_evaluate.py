@@ -163,7 +163,7 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     metrics = evaluate(evaluated)
     sides = [read_jsonl(evaluated / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
     assert read_json(evaluated / "evaluation/metrics.json") == metrics
-    assert summarise(*sides, evaluated.config.seed) == metrics
+    assert summarise(*sides) == metrics
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from evaluated_rows import BASE, LETTERS, SEED, TUNED, choice, unseen
+from evaluated_rows import BASE, LETTERS, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
 from helpers.evaluation.metrics import summarise
@@ -18,11 +18,11 @@ def questions(base, tuned, n=20):
         + [choice("t", i, "A", (named * n)[i]) for i in range(n)]
         for named in (base, tuned)
     ]
-    return summarise(*sides, SEED, {"t": []}), sides
+    return summarise(*sides, {"t": []}), sides
 
 
 def test_few_rows_get_one_sentence_from_every_remark():
-    metrics = summarise(BASE, TUNED, SEED)
+    metrics = summarise(BASE, TUNED)
     said = [remark(task) for task in metrics["tasks"].values() for remark in ON_TASK]
     said += [remarks.on_parts(metrics["validation"]), remarks.on_shape(metrics["validation"])]
     said += [remarks.on_leaks({}), remarks.on_holm({}), remarks.on_letters(BASE)]
@@ -77,7 +77,7 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
 def test_shape_says_what_changed_and_what_loops():
     def shape(base, tuned):
         sides = [[unseen(i, 2.0, *flags, 9, reply=text) for i in range(12)] for flags, text in (base, tuned)]
-        return remarks.on_shape(summarise(*sides, SEED)["validation"])
+        return remarks.on_shape(summarise(*sides)["validation"])
 
     good, loop = ((True, True), "one two three four five"), ((True, False), "a b c d " * 20)
     assert "stops less often" in shape(good, loop)
@@ -107,13 +107,13 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
     sides = questions([None], ["A", "A", "A", "B"])[1]
 
     def leaks(flagged):
-        return remarks.on_leaks(summarise(*sides, SEED, flagged)["tasks"])
+        return remarks.on_leaks(summarise(*sides, flagged)["tasks"])
 
     assert leaks({"t": []}).startswith("None of 20 questions resembles")
     assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
     assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
     assert leaks(None).startswith("03 compared no question")
-    tasks = summarise(*sides, SEED, {"t": ["t-0"]})["tasks"]
+    tasks = summarise(*sides, {"t": ["t-0"]})["tasks"]
     tasks["t"]["paired"]["mcnemar_p_holm"] = 0.9  # beside many other tests, for which the rest is not adjusted
     assert remarks.on_leaks(tasks).endswith("each finding is the same.")
 

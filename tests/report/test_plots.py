@@ -53,7 +53,7 @@ def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
 
 def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     hits = [True, True, False] * 20
-    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits), 0) for low in (0.5, 0.8))
+    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits)) for low in (0.5, 0.8))
     [axes] = drawn(plots.reliability(base, tuned))
     assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
     for side, found in (("base", base), ("tuned", tuned)):
@@ -86,7 +86,7 @@ def test_no_dot_of_the_paired_rows_is_covered_and_neither_side_hides_the_other()
     [axes] = drawn(plots.paired_nll([3, 4, 5], [2, 3, 3.5]))
     assert list(axes.texts) == []
     assert "below the line" in axes.get_title()
-    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20), 0)
+    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20))
     [axes] = drawn(plots.reliability(found, found))
     base, tuned = (container.lines[0] for container in axes.containers)
     assert base.get_markerfacecolor() == "none" != tuned.get_markerfacecolor()

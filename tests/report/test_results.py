@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from evaluated_rows import BASE, SEED, TUNED
+from evaluated_rows import BASE, TUNED
 
 from helpers import machine
 from helpers.evaluation.metrics import summarise
@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
 def fill(run, base=BASE, tuned=TUNED):
     """Every stage's results as the stages would leave them, by hand."""
-    metrics = summarise(base, tuned, SEED, {"medqa": ["medqa-1"], "other": []})
+    metrics = summarise(base, tuned, {"medqa": ["medqa-1"], "other": []})
     edges = [0, 256, 512]
     tokens = {"histogram": {"edges": edges, "train": [12, 3], "validation": [1, 1], "test": [0, 1]}}
     splits = {"train": 1501, "validation": 37, "test": 41}
