@@ -9,12 +9,9 @@ from helpers.report.markdown import quoted
 from helpers.statistics import (
     LEAST,
     LOOPS,
-    favourite,
     is_shown,
-    points_apart,
 )
 
-HABIT = 0.5  # the share of replies above which a letter is called a habit
 Figures = Mapping[str, Any]
 
 
@@ -66,88 +63,46 @@ def on_shape(validation: Figures) -> str:
 
 
 def on_accuracy(task: Figures) -> str:
-    """A task's accuracies against blind guessing."""
+    """A task's right answers beside those of blind guessing and of one letter; its verdict says what they show."""
     n, chance = task["n"], task["chance"]
     if n < LEAST:
         return _too_few(n, "questions")
     base, tuned = (round(task[side]["accuracy"] * n) for side in SIDES)
-    place = {
-        "above": "lies above guessing: guessing alone does not explain its score",
-        "around": "holds the level of guessing: no more than that is shown, whatever the base model's score",
-        "below": "lies below guessing: a reply that names no option counts as wrong",
-    }[_against(task["tuned"]["ci95"], chance)]
     return (
         f"Of {n} questions the base model gets {base} right and the tuned model {tuned}; blind guessing would get "
-        f"about {chance * n:.0f} ({chance:.0%}). The tuned model's interval {place}. Always naming "
-        f"{task['majority_letter']}, the most frequent right answer, would score {task['majority_baseline']:.0%}."
+        f"about {chance * n:.0f} ({chance:.0%}). Always naming {task['majority_letter']}, the most frequent right "
+        f"answer, would score {task['majority_baseline']:.0%}."
     )
-
-
-def on_paired(task: Figures) -> str:
-    """The paired test of a task; a difference is claimed only where Holm's p value allows it, as in the verdict."""
-    n, paired = task["n"], task["paired"]
-    if n < LEAST:
-        return _too_few(n, "questions")
-    base_only, tuned_only = paired["base_only"], paired["tuned_only"]
-    if not base_only + tuned_only:
-        return "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality."
-    remark = (
-        f"{tuned_only} questions are right only with the tuned model and {base_only} only with the base model. Fair "
-        f"coins would split them at least as unevenly in {_percent(paired['mcnemar_p'])} of experiments."
-    )
-    if not _significant(paired):
-        rare = "That is no rarity" if paired["mcnemar_p"] >= 0.05 else "Beside the other tests that is not rare enough"
-        return f"{remark} {rare}, so no difference is shown."
-    better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
-    remark += f" So the {better} model scores better than the {worse} model."
-    if _against(task[better]["ci95"], task["chance"]) != "above":
-        remark += " Whether it scores better than guessing is another question."
-    return remark
 
 
 def on_forced(task: Figures) -> str:
-    """The reading in which both models are made to answer."""
+    """Whether the finding in the replies stands where both models are made to answer; the verdicts give the figures."""
     n, forced = task["n"], task["made_to_answer"]
     if not forced:
         return "No probabilities of letters were measured, so neither model was made to answer."
     if min(n, forced["n"]) < LEAST:
         return _too_few(min(n, forced["n"]), "questions")
-    base, tuned = (f"{forced[side]['accuracy']:.0%}" for side in SIDES)
-    remark = (
-        f"Made to answer, the base model is right in {base} and the tuned model in {tuned} of {forced['n']} questions: "
-        f"{points_apart(forced['paired'])}."
-    )
     replied, stands = _significant(task["paired"]), _significant(forced["paired"])
     if not stands and not replied:
-        return f"{remark} No difference is shown in this reading either."
+        return "So no difference is shown in either reading."
     if not stands:
-        return f"{remark} The difference in the replies is not shown here, so it can come from naming an option alone."
+        return "The difference in the replies is not shown here, so it can come from naming an option alone."
     if stands == replied:
-        return f"{remark} The difference in the replies stands here too, so it is not one of length or form."
-    return f"{remark} Here a difference shows that the replies did not show."
+        return "The difference in the replies stands here too, so it is not one of length or form."
+    return "Here a difference shows that the replies did not show."
 
 
 def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str:
-    """How many questions the two models decide differently, and how many a reader should expect to be luck."""
+    """How many questions one model alone gets right, and how many of them by closing its thought."""
     pairs = [pair for pair in zip(base, tuned, strict=True) if pair[0]["task"] != OPEN_TASK]
     better, worse = (sum(two["correct"] - one["correct"] == sign for one, two in pairs) for sign in (1, -1))
     if not better + worse:
         return f"Of {len(pairs)} questions none is right for one model alone."
+    same = f"The other {len(pairs) - better - worse} are right with both models or with neither."
+    remark = f"Of {len(pairs)} questions {better} got better and {worse} worse. {same}"
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
-    remark = f"Of {len(pairs)} questions {better} got better and {worse} worse."
     never = f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
     return remark + never if unclosed else remark
-
-
-def on_letters(rows: Sequence[Prediction]) -> str:
-    """Whether the tuned model names one letter above all, which is a habit and no knowledge."""
-    letter, times, named = favourite(row.get("choice") for row in rows).values()
-    if named < LEAST:
-        return f"The tuned model names an option in {named} replies, too few to look for a favourite letter."
-    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named} replies."
-    if times / named > HABIT:
-        return f"{remark} That is a habit: it is right wherever {letter} happens to be the answer."
-    return remark
 
 
 def on_holm(tasks: Mapping[str, Figures]) -> str:
@@ -249,10 +204,6 @@ def _turns(task: Figures) -> bool:
 def _against(interval: Sequence[float], chance: float) -> str:
     low, high = interval
     return "above" if low > chance else "below" if high < chance else "around"
-
-
-def _percent(p: float) -> str:
-    return f"{p:.0%}" if p >= 0.1 else f"{p:.1%}" if p >= 0.001 else "fewer than 0.1%"
 
 
 def _too_few(n: int, what: str) -> str:
