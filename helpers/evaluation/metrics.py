@@ -7,7 +7,6 @@ from typing import Any
 from helpers.answers import likeliest
 from helpers.evaluation.calibration import accuracy_of, calibration
 from helpers.questions import OPEN_TASK
-from helpers.report.markdown import as_markdown
 from helpers.statistics import (
     LEAST,
     adjust_holm,
@@ -18,7 +17,6 @@ from helpers.statistics import (
     majority_baseline,
     paired_difference,
     paired_shares,
-    points_apart,
     repetition_rate,
     verdict,
 )
@@ -73,24 +71,6 @@ def compare_tasks(
     return tasks
 
 
-def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each task's accuracy difference on all questions and without those that resemble training rows, as text."""
-    rows = []
-    for name, task in tasks.items():
-        flagged = task["flagged"]
-        rest = flagged and flagged["without"]
-        rows.append(
-            {
-                "task": name,
-                "questions": str(task["n"]),
-                "flagged": str(flagged["n"]) if flagged else "not compared",
-                "tuned minus base": points_apart(task["paired"]),
-                "without flagged": points_apart(rest["paired"]) if rest else "-",
-            }
-        )
-    return rows
-
-
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
     """Pairs of replies to the same question, those that got worse first, then those that got better.
 
@@ -112,15 +92,6 @@ def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Predic
             }
         )
     return sorted(pairs, key=lambda pair: ["worse", "better", "same"].index(pair["outcome"]))
-
-
-def example(pairs: list[Prediction], outcome: str) -> str:
-    """The first pair with this outcome ("worse", "better" or "same") as markdown, each reply split at its thought."""
-    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
-    if pair is None:
-        return f"*No reply got {outcome}.*"
-    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
-    return "\n\n".join(sides)
 
 
 def _of(rows: list[Prediction], task: str) -> list[Prediction]:

@@ -5,11 +5,12 @@ from typing import Any
 
 from helpers.evaluation.metrics import SIDES, Prediction
 from helpers.questions import OPEN_TASK
-from helpers.report.markdown import quoted
+from helpers.report.markdown import as_markdown, quoted
 from helpers.statistics import (
     LEAST,
     LOOPS,
     is_shown,
+    points_apart,
 )
 
 Figures = Mapping[str, Any]
@@ -153,6 +154,24 @@ def on_calibration(task: Figures) -> str:
     return f"Over {n} answers {' and '.join(said)}."
 
 
+def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Each task's accuracy difference on all questions and without those that resemble training rows, as text."""
+    rows = []
+    for name, task in tasks.items():
+        flagged = task["flagged"]
+        rest = flagged and flagged["without"]
+        rows.append(
+            {
+                "task": name,
+                "questions": str(task["n"]),
+                "flagged": str(flagged["n"]) if flagged else "not compared",
+                "tuned minus base": points_apart(task["paired"]),
+                "without flagged": points_apart(rest["paired"]) if rest else "-",
+            }
+        )
+    return rows
+
+
 def two_by_two(both: int, base_only: int, tuned_only: int, neither: int) -> dict[str, dict[str, int]]:
     """McNemar's table of paired answers, column by column."""
     return {
@@ -176,6 +195,15 @@ def differing(base: Sequence[Prediction], tuned: Sequence[Prediction], limit: in
     head = ["question", "right answer", "base model", "tuned model", "tuned is"]
     lines = [head, ["---"] * len(head), *([quoted(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def example(pairs: list[Prediction], outcome: str) -> str:
+    """The first pair with this outcome ("worse", "better" or "same") as markdown, each reply split at its thought."""
+    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
+    if pair is None:
+        return f"*No reply got {outcome}.*"
+    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
+    return "\n\n".join(sides)
 
 
 def _named(row: Prediction) -> str:

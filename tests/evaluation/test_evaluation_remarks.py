@@ -6,7 +6,7 @@ import pytest
 from evaluated_rows import BASE, LETTERS, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
-from helpers.evaluation.metrics import summarise
+from helpers.evaluation.metrics import side_by_side, summarise
 
 ON_TASK = [remarks.on_accuracy, remarks.on_forced, remarks.on_calibration]
 
@@ -99,6 +99,12 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
     def leaks(flagged):
         return remarks.on_leaks(summarise(*sides, flagged)["tasks"])
 
+    table = [remarks.flagged_table(summarise(*sides, found)["tasks"]) for found in ({"t": ["t-0"]}, None)]
+    whole = {"task": "t", "questions": "20", "tuned minus base": "+75.0 points (+45.0 to +91.4)"}
+    assert table == [
+        [{**whole, "flagged": "1", "without flagged": "+73.7 points (+42.6 to +90.8)"}],
+        [{**whole, "flagged": "not compared", "without flagged": "-"}],
+    ]
     assert leaks({"t": []}).startswith("None of 20 questions resembles")
     assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
     assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
@@ -121,3 +127,17 @@ def test_the_table_of_questions_quotes_what_it_shows():
     assert "<b>" not in table
     assert {line.count(" | ") for line in table.splitlines()} == {4}
     assert remarks.differing(BASE[:2], TUNED[:2]) == "*No question is right for one model alone.*"
+
+
+def test_an_example_shows_both_replies_and_says_when_there_is_none():
+    pairs = side_by_side(
+        [unseen(0, 1.0, True, True, 1, reply="base thought</think>base answer")],
+        [unseen(0, 2.0, False, True, 1, reply="tuned thought</think>tuned answer")],
+    )
+    shown = remarks.example(pairs, "worse")
+    places = [
+        shown.index(text) for text in ("Base model", "base thought", "base answer", "Tuned model", "tuned answer")
+    ]
+    assert places == sorted(places)
+    assert "better" in remarks.example(pairs, "better")
+    assert "base answer" not in remarks.example(pairs, "better")

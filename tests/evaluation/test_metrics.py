@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluated_rows import BASE, TUNED, choice, unseen
 
-from helpers.evaluation.metrics import example, side_by_side, summarise
+from helpers.evaluation.metrics import side_by_side, summarise
 
 
 def test_metrics_have_the_schema_of_the_design():
@@ -215,17 +215,3 @@ def test_replies_that_got_worse_come_first_and_keep_their_order():
         ("medqa-3", "same"),
     ]
     assert set(pairs[0]) == {"task", "id", "outcome", "question", "base", "tuned"}
-
-
-def test_an_example_shows_both_replies_and_says_when_there_is_none():
-    pairs = side_by_side(
-        [unseen(0, 1.0, True, True, 1, reply="base thought</think>base answer")],
-        [unseen(0, 2.0, False, True, 1, reply="tuned thought</think>tuned answer")],
-    )
-    shown = example(pairs, "worse")
-    places = [
-        shown.index(text) for text in ("Base model", "base thought", "base answer", "Tuned model", "tuned answer")
-    ]
-    assert places == sorted(places)
-    assert "better" in example(pairs, "better")
-    assert "base answer" not in example(pairs, "better")
