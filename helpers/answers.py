@@ -1,7 +1,7 @@
 """Questions put to one side of a run, base or tuned: replies that are kept, the choices in them, forced answers."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from helpers.machine import describe_machine
 from helpers.modules import fingerprints
 from helpers.prompts.encoding import encode_prompt, encode_thought, split_reasoning
 from helpers.prompts.families import END_THINK, separator
-from helpers.questions import LEAD
+from helpers.questions import LEAD, ChoiceQuestion
 from helpers.run_dir import Run
 from helpers.scoring import extract_choice
 
 DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
+SIDES = ("base", "tuned")
 Question = dict[str, Any]
 Prediction = dict[str, Any]
 
@@ -44,6 +45,12 @@ def adapter_switched(model: Any, side: str) -> Iterator[None]:
             model.unmerge_adapter()
 
 
+def choice_row(task: str, question: ChoiceQuestion, text: str) -> Question:
+    """A multiple-choice question of a task, to be asked with this text."""
+    known = {"task": task, "id": question.id, "question": text}
+    return {**known, "target": question.answer_idx, "options": question.options}
+
+
 def encode_questions(run: Run, tokenizer: Any, asked: list[Question]) -> list[list[int]]:
     """The token ids that the model reads, a list for each question."""
     return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
@@ -55,7 +62,7 @@ def replies_of(run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], n
     return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
 
 
-def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
+def predictions_of(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
     """One row for each question.
 
     Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
@@ -110,6 +117,16 @@ def force_answers(model: Any, tokenizer: Any, choices: list[tuple[Prediction, li
 def likeliest(letters: Mapping[str, float]) -> str:
     """The letter with the largest probability, the first one in a tie."""
     return max(letters, key=letters.get)
+
+
+def made_to_answer(one: Sequence[Prediction], two: Sequence[Prediction]) -> list[list[bool]] | None:
+    """Of two readings of the same questions: which of their forced answers are right, of those where both have one.
+
+    None where no letters were measured.
+    """
+    pairs = [pair for pair in zip(one, two, strict=True) if all(row.get("letters") for row in pair)]
+    right = [[likeliest(row["letters"]) == row["answer_idx"] for row in rows] for rows in zip(*pairs, strict=True)]
+    return right or None
 
 
 def reply_identity(run: Run, name: str) -> str:

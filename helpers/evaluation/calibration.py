@@ -4,20 +4,18 @@ Rows are predictions as `evaluation.evaluate.predict` makes them, a choice quest
 probabilities. Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-from helpers.answers import likeliest
+from helpers.answers import Prediction, likeliest
 from helpers.statistics import share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 
-Row = Mapping[str, Any]
 
-
-def calibration(rows: Sequence[Row], bins: int = 10) -> dict[str, Any] | None:
+def calibration(rows: Sequence[Prediction], bins: int = 10) -> dict[str, Any] | None:
     """Calibration of the letters' probabilities; None where no row has any. Rows without are counted as `left_out`.
 
     `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), here over

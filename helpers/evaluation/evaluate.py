@@ -1,21 +1,23 @@
 """Stage 05: base against tuned on rows and questions kept from training, paired, with intervals."""
 
 from itertools import chain
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from helpers.answers import (
+    SIDES,
+    Prediction,
     Question,
     adapter_switched,
+    choice_row,
     encode_questions,
     force_answers,
+    predictions_of,
     read_choice,
     replies_of,
-    score,
 )
 from helpers.evaluation.lm_eval_tasks import write_tasks
-from helpers.evaluation.metrics import SIDES, Prediction, side_by_side, summarise
+from helpers.evaluation.metrics import side_by_side, summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.losses import token_nlls
 from helpers.machine import is_main_process
@@ -43,31 +45,25 @@ def questions(run: Run, tokenizer: Any) -> list[Question]:
         for i, row in enumerate(validation_rows(run))
     ]
     for task, choices in choice_questions(settings.questions, settings.max_questions).items():
-        found += [
-            {"task": task, "id": q.id, "question": q.as_prompt(), "target": q.answer_idx, "options": q.options}
-            for q in choices
-        ]
+        found += [choice_row(task, question, question.as_prompt()) for question in choices]
     return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in found]
 
 
 def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str) -> list[Prediction]:
-    """One side's predictions for the questions, see `score`.
+    """One side's predictions for the questions, see `predictions_of`.
 
     A validation row also has what `unseen_losses` gives, a multiple-choice question what `force_answers` gives.
     """
     prompts = encode_questions(run, tokenizer, asked)
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, _kept(run, side)), tokenizer)
+        replies = replies_of(run, model, tokenizer, prompts, side, run / f"evaluation/.replies.{side}.jsonl")
+        predictions = predictions_of(asked, replies, tokenizer)
         choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
         force_answers(model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
     return predictions
-
-
-def _kept(run: Run, name: str) -> Path:
-    return run / f"evaluation/.replies.{name}.jsonl"
 
 
 def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.answers import likeliest
+from helpers.answers import SIDES, Prediction, made_to_answer
 from helpers.evaluation.calibration import accuracy_of, calibration
 from helpers.questions import OPEN_TASK
 from helpers.statistics import (
@@ -21,10 +21,8 @@ from helpers.statistics import (
     verdict,
 )
 
-SIDES = ("base", "tuned")
 PARTS = ("thinking", "answer", "text", "delimiter")
 PAIRED = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable")
-Prediction = dict[str, Any]
 
 
 def summarise(
@@ -56,7 +54,8 @@ def compare_tasks(
         sides = _of(base, name), _of(tuned, name)
         tasks[name] = _accuracies(*sides)
         tasks[name]["flagged"] = _without(*sides, flagged[name]) if name in (flagged or {}) else None
-        tasks[name]["made_to_answer"] = _made_to_answer(*sides)
+        forced = made_to_answer(*sides)
+        tasks[name]["made_to_answer"] = _compared(*forced) if forced else None
         tasks[name]["calibration"] = {side: calibration(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tests[name, "accuracy"] = tasks[name]
         if tasks[name]["made_to_answer"]:
@@ -157,13 +156,6 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
         "chance": chance([len(row["options"]) for row in base]),
         **figures,
     }
-
-
-def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any] | None:
-    """Accuracy of the answers forced after both sides' thoughts, closed or not; None where no letters were measured."""
-    pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
-    right = [[likeliest(row["letters"]) == row["answer_idx"] for row in rows] for rows in zip(*pairs, strict=True)]
-    return _compared(*right) if right else None
 
 
 def _cut_off(task: Mapping[str, Any]) -> str:

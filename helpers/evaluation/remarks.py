@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.evaluation.metrics import SIDES, Prediction
+from helpers.answers import SIDES, Prediction
 from helpers.questions import OPEN_TASK
 from helpers.report.markdown import as_markdown, quoted
 from helpers.statistics import (
