@@ -11,6 +11,7 @@ from helpers.statistics import (
     LOOPS,
     is_shown,
     points_apart,
+    shown_sign,
 )
 
 Figures = Mapping[str, Any]
@@ -83,7 +84,7 @@ def on_forced(task: Figures) -> str:
         return "No probabilities of letters were measured, so neither model was made to answer."
     if min(n, forced["n"]) < LEAST:
         return _too_few(min(n, forced["n"]), "questions")
-    replied, stands = _significant(task["paired"]), _significant(forced["paired"])
+    replied, stands = shown_sign(task["paired"]), shown_sign(forced["paired"])
     if not stands and not replied:
         return "So no difference is shown in either reading."
     if not stands:
@@ -215,18 +216,11 @@ def _named(row: Prediction) -> str:
     return row["choice"] or "names no option"
 
 
-def _significant(paired: Figures) -> int:
-    """1 or -1 where a difference is shown, else 0; by Holm's p value where there is one, as the verdicts are."""
-    if paired.get("mcnemar_p_holm", paired["mcnemar_p"]) >= 0.05 or not is_shown(paired):
-        return 0
-    return 1 if paired["delta"] > 0 else -1
-
-
 def _turns(task: Figures) -> bool:
     """Whether the finding is another one without flagged questions, whose figures are not adjusted by Holm."""
     rest, paired = task["flagged"]["without"], task["paired"]
     alone = {**paired, "mcnemar_p_holm": paired["mcnemar_p"]}
-    return not rest or _significant(rest["paired"]) != _significant(alone)
+    return not rest or shown_sign(rest["paired"]) != shown_sign(alone)
 
 
 def _against(interval: Sequence[float], chance: float) -> str:

@@ -27,7 +27,7 @@ from helpers.prompts.passages import fit_passages, with_passages
 from helpers.questions import ChoiceQuestion, choice_questions
 from helpers.retrieval.finding import find, queries
 from helpers.run_dir import Run, alone
-from helpers.statistics import adjust_holm, at_the_edge, compare_paired, is_shown, least_shown, points_apart
+from helpers.statistics import adjust_holm, compare_paired, points_apart, shown_sign, why_not_shown
 
 CLOSED = "closed"
 # What a condition's passages are, for sentences.
@@ -229,11 +229,9 @@ def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool 
     """One sentence: whether this side is right more often with the passages than without, and how sure that is."""
     counts = f"{figures['mended']} mended and {figures['misled']} misled of {figures['n']}"
     model = f"the {side} model, made to answer," if forced else f"the {side} model"
-    if is_shown(figures) and figures["mcnemar_p_holm"] < 0.05:
-        word, said = ("more", "helped") if figures["delta"] > 0 else ("less", "hurt")
+    if sign := shown_sign(figures):
+        word, said = ("more", "helped") if sign > 0 else ("less", "hurt")
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
     said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
-    if is_shown(figures):
-        edge = at_the_edge(figures["mcnemar_p_holm"], figures["n"])
-        return f"{said} The interval leaves zero out, but {edge}"
-    return f"{said} {least_shown(figures['detectable'], figures['n'])}"
+    figured = (figures[key] for key in ("delta_ci95", "mcnemar_p_holm", "n", "detectable"))
+    return f"{said} {why_not_shown(*figured)}"
