@@ -150,9 +150,11 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
         if found:
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
             label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
-            _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label, **how)
+            x, y, intervals = ([each[key] for each in found["bins"]] for key in ("confidence", "accuracy", "ci95"))
+            spread = abs(np.array(intervals).T - y)
+            axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
     if not base and not tuned:
-        _note(axes, "no letter could be had")
+        axes.annotate("no letter could be had", (0.5, 0.8), ha="center", color=GREY)
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(
@@ -164,20 +166,6 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
 def _as_text(name: str) -> str:
     """A name without matplotlib's formulas."""
     return name.replace("$", r"\$")
-
-
-def _note(axes: Axes, what: str) -> None:
-    """A note in place of missing data."""
-    axes.annotate(what, (0.5, 0.8), xycoords="axes fraction", ha="center", color=GREY)
-
-
-def _with_intervals(
-    axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str, **how: Any
-) -> None:
-    """One side's accuracies at x, with bars for their 95% intervals; `how` they look, beside the side's own style."""
-    y = np.array([each["accuracy"] for each in bins])
-    spread = abs(np.array([each["ci95"] for each in bins]).reshape(-1, 2).T - y)
-    axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
 
 
 class LiveCurve:
