@@ -99,7 +99,7 @@ def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str
     pairs = [pair for pair in zip(base, tuned, strict=True) if pair[0]["task"] != OPEN_TASK]
     better, worse = (sum(two["correct"] - one["correct"] == sign for one, two in pairs) for sign in (1, -1))
     if not better + worse:
-        return f"Of {len(pairs)} questions none is right for one model alone."
+        return f"Of {len(pairs)} questions none is right for one model alone. Nothing in them tells the models apart."
     same = f"The other {len(pairs) - better - worse} are right with both models or with neither."
     remark = f"Of {len(pairs)} questions {better} got better and {worse} worse. {same}"
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)

@@ -42,6 +42,9 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     assert remarks.on_differing(base, tuned) == (
         "Of 40 questions 10 got better and 0 worse. The other 30 are right with both models or with neither."
     )
+    assert remarks.on_differing(base, base) == (
+        "Of 40 questions none is right for one model alone. Nothing in them tells the models apart."
+    )
     base = [{**row, "closed": row["task"] != "t"} for row in base]
     assert remarks.on_differing(base, tuned).endswith(
         " In 10 of the 10 the base model never closed its thought, so its answer does not count."
