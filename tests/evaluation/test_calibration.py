@@ -41,6 +41,12 @@ def test_calibration_by_hand():
     assert found["overconfidence_ci95"] == pytest.approx([0.75 - high, 0.75 - low])
 
 
+def test_gaps_on_both_sides_of_the_diagonal_do_not_cancel():
+    right = [True] * 15 + [False] * 5  # 15 points under- and overconfident
+    found = calibration(believed([0.6] * 20 + [0.9] * 20, right * 2))
+    assert (found["ece"], found["overconfidence"]) == pytest.approx((0.15, 0), abs=1e-9)
+
+
 def test_without_letters_there_is_no_calibration():
     assert calibration([]) is None
     assert calibration([{"answer_idx": "A"}, {"answer_idx": "B", "letters": None}]) is None
