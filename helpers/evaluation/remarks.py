@@ -141,7 +141,7 @@ def on_leaks(tasks: Mapping[str, Figures]) -> str:
 
 
 def on_calibration(task: Figures) -> str:
-    """Over- or underconfidence of both models."""
+    """Over- or underconfidence of both models, and their ECE."""
     found = {side: each for side, each in task["calibration"].items() if each}
     if not found:
         return "No probabilities of letters were measured."
@@ -149,10 +149,11 @@ def on_calibration(task: Figures) -> str:
         return _too_few(n, "answers")
     said = []
     for side, each in found.items():
-        words = {"above": "overconfident", "below": "underconfident", "around": "not shown to be miscalibrated"}
-        word = words[_against(each["overconfidence_ci95"], 0)]
+        low, high = each["overconfidence_ci95"]
+        word = "overconfident" if low > 0 else "underconfident" if high < 0 else "not shown to be miscalibrated"
         said.append(f"the {side} model is {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
-    return f"Over {n} answers {' and '.join(said)}."
+    errors = " and ".join(f"{each['ece']:.2f} ({side})" for side, each in found.items())
+    return f"Over {n} answers {' and '.join(said)}. The expected calibration error is {errors}."
 
 
 def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -221,11 +222,6 @@ def _turns(task: Figures) -> bool:
     rest, paired = task["flagged"]["without"], task["paired"]
     alone = {**paired, "mcnemar_p_holm": paired["mcnemar_p"]}
     return not rest or shown_sign(rest["paired"]) != shown_sign(alone)
-
-
-def _against(interval: Sequence[float], chance: float) -> str:
-    low, high = interval
-    return "above" if low > chance else "below" if high < chance else "around"
 
 
 def _too_few(n: int, what: str) -> str:

@@ -119,8 +119,10 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
 
 def test_miscalibration_is_claimed_only_where_it_is_shown():
     for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
-        found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
-        assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})
+        found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4, "ece": 0.125}
+        said = remarks.on_calibration({"calibration": {"base": None, "tuned": found}})
+        assert word in said
+        assert said.endswith("The expected calibration error is 0.12 (tuned).")
 
 
 def test_the_table_of_questions_quotes_what_it_shows():
