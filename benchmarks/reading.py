@@ -66,7 +66,7 @@ def settings(shared: Path, work: Path, few: int) -> tuple[dict[str, Any], dict[s
         "retrieval.sources": [*books, "handbook"], "retrieval.k": 3, "retrieval.max_questions": None,
         "retrieval.conditions": ["open", "thought", "oracle"],
         "evaluation.questions": ["sample", *asked_files],
-        "evaluation.max_questions": few, "evaluation.strengths": [], "tracking.wandb": "disabled",
+        "evaluation.max_questions": few, "tracking.wandb": "disabled",
         "generation.max_new_tokens": 200, "generation.batch_size": 256, "training.backend": "transformers",
         "training.batch_size": 8, "training.epochs": 3, "training.learning_rate": 1e-3, "training.warmup_steps": 10,
     }  # fmt: skip

@@ -113,7 +113,6 @@ def answers(model: str, out: Path, cards: int = 2, new_tokens: int = 256) -> Non
         "generation.max_new_tokens": new_tokens,
         "generation.temperature": 0.0,
         "evaluation.max_questions": 96,
-        "evaluation.strengths": [],
     }
     with tempfile.TemporaryDirectory() as folder:
         run = prepared(Path(folder), settings)

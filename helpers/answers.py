@@ -1,25 +1,24 @@
 """Questions put to one side of a run, base or tuned: replies that are kept, the choices in them, forced answers."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers.decoding import can_decode
 from helpers.files import fingerprint
 from helpers.generation import Reply, generate
-from helpers.losses import Forced, causal_model, letter_probabilities
+from helpers.losses import Forced, letter_probabilities
 from helpers.machine import describe_machine
 from helpers.modules import fingerprints
 from helpers.prompts.encoding import encode_prompt, encode_thought, split_reasoning
 from helpers.prompts.families import END_THINK, separator
-from helpers.questions import LEAD
+from helpers.questions import LEAD, ChoiceQuestion
 from helpers.run_dir import Run
 from helpers.scoring import extract_choice
 
 DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
-BUDGETS = (0, 0.25, 0.5)  # shares of the limit on new tokens after which an answer is forced, beside the whole
+SIDES = ("base", "tuned")
 Question = dict[str, Any]
 Prediction = dict[str, Any]
 
@@ -46,6 +45,12 @@ def adapter_switched(model: Any, side: str) -> Iterator[None]:
             model.unmerge_adapter()
 
 
+def choice_row(task: str, question: ChoiceQuestion, text: str) -> Question:
+    """A multiple-choice question of a task, to be asked with this text."""
+    known = {"task": task, "id": question.id, "question": text}
+    return {**known, "target": question.answer_idx, "options": question.options}
+
+
 def encode_questions(run: Run, tokenizer: Any, asked: list[Question]) -> list[list[int]]:
     """The token ids that the model reads, a list for each question."""
     return [encode_prompt(tokenizer, question["question"], run.config.model.prompt_style) for question in asked]
@@ -57,7 +62,7 @@ def replies_of(run: Run, model: Any, tokenizer: Any, prompts: list[list[int]], n
     return generate(model, tokenizer, prompts, run.config.generation, run.config.seed, what, kept, identity)
 
 
-def score(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
+def predictions_of(asked: list[Question], replies: list[Reply], tokenizer: Any) -> list[Prediction]:
     """One row for each question.
 
     Keys: task, id, question, reply, closed, finished, tokens, thinking_tokens; of an open question also reference; of
@@ -92,28 +97,21 @@ def read_choice(row: Prediction) -> Prediction:
     return {"choice": choice, "correct": row["finished"] and choice == row["answer_idx"]}
 
 
-def force_answers(run: Run, model: Any, tokenizer: Any, choices: list[tuple[Prediction, list[int]]], side: str) -> None:
-    """Add to each multiple-choice prediction, given with its prompt's ids, the answers after parts of its thought.
+def force_answers(model: Any, tokenizer: Any, choices: list[tuple[Prediction, list[int]]], side: str) -> None:
+    """Add `letters` to each multiple-choice prediction, given with its prompt's ids: the options' probabilities.
 
-    The thought, closed or not, is cut after a number of tokens, `</think>` and the question's lead are appended, and
-    the letters' probabilities are read: a long thought no longer costs the answer. `forced` maps each of these numbers
-    to the likeliest letter; the last is the limit on new tokens, so that the whole thought counts, of which `letters`
-    has the probabilities. Both are None where the vocabulary does not tell the letters apart.
+    The thought, closed or not, is ended by `</think>` and the question's lead, and a letter must follow: a long thought
+    no longer costs the answer. None where the vocabulary does not tell the letters apart.
     """
-    limit = run.config.generation.max_new_tokens
-    budgets = [*(int(limit * share) for share in BUDGETS), limit]
     # The separator that this side was trained with: the base model's makers put line breaks around the tag, we do not.
     before, after = (separator(tokenizer) if side == "base" else END_THINK).split(END_THINK)
-    tag, forced = encode_thought(tokenizer, ""), []
+    forced = []
     for row, prompt in choices:
-        thought = encode_thought(tokenizer, split_reasoning(row["reply"]).thinking.rstrip() + before)[: -len(tag)]
-        cuts = [len(prompt) + min(budget, len(thought)) for budget in budgets[:-1]] + [len(prompt) + len(thought)]
-        forced.append(Forced([*prompt, *thought], cuts, tag, after + LEAD, list(row["options"])))
-    cached = can_decode(causal_model(model))
-    found = letter_probabilities(model, tokenizer, forced, f"forced answers, {side} model", cached)
-    for (row, _), each in zip(choices, found, strict=True):
-        row["letters"] = each and each[-1]
-        row["forced"] = each and {str(n): likeliest(letters) for n, letters in zip(budgets, each, strict=True)}
+        thought = encode_thought(tokenizer, split_reasoning(row["reply"]).thinking.rstrip() + before)
+        forced.append(Forced([*prompt, *thought], after + LEAD, list(row["options"])))
+    found = letter_probabilities(model, tokenizer, forced, f"forced answers, {side} model")
+    for (row, _), letters in zip(choices, found, strict=True):
+        row["letters"] = letters
 
 
 def likeliest(letters: Mapping[str, float]) -> str:
@@ -121,7 +119,17 @@ def likeliest(letters: Mapping[str, float]) -> str:
     return max(letters, key=letters.get)
 
 
+def made_to_answer(one: Sequence[Prediction], two: Sequence[Prediction]) -> list[list[bool]] | None:
+    """Of two readings of the same questions: which of their forced answers are right, of those where both have one.
+
+    None where no letters were measured.
+    """
+    pairs = [pair for pair in zip(one, two, strict=True) if all(row.get("letters") for row in pair)]
+    right = [[likeliest(row["letters"]) == row["answer_idx"] for row in rows] for rows in zip(*pairs, strict=True)]
+    return right or None
+
+
 def reply_identity(run: Run, name: str) -> str:
-    """What a model's replies depend on: settings, code, GPU and, but for the base model, adapter and strength."""
+    """What a model's replies depend on: settings, code, GPU and, but for the base model, the adapter."""
     adapter = [name, fingerprint(run / "adapter/adapter_model.safetensors")] if name != "base" else []
     return json.dumps([run.config.model.model_dump(), fingerprints(DECODING), describe_machine().gpu, adapter])

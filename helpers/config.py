@@ -102,8 +102,6 @@ class EvaluationSettings(_Section):
     questions: Annotated[list[str], OneOrMany] = Field(min_length=1)
     max_validation: int | None = Field(ge=1)
     max_questions: int | None = Field(ge=1)
-    strengths: list[Annotated[float, Field(gt=0, lt=1)]]
-    strength_questions: int = Field(ge=0)
 
 
 GgufKind = Literal["f16", "q8_0", "q4_k_m"]

@@ -107,71 +107,44 @@ def _right(values: list[int], width: int, fill: int) -> list[int]:
 
 
 class Forced(NamedTuple):
-    """An answer to be forced after several parts of a text: its first `cut` ids, then `tail`, `lead` and a letter."""
+    """An answer to be forced after a text: its token ids, how the answer begins, and the letters that may follow."""
 
     ids: list[int]
-    cuts: list[int]
-    tail: list[int]
     lead: str
     letters: list[str]
 
 
 def letter_probabilities(
-    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str = "letters", cached: bool = True
-) -> list[list[dict[str, float]] | None]:
-    """For each text and each of its cuts, of which all texts have equally many, the letters' probabilities.
+    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str = "letters"
+) -> list[dict[str, float] | None]:
+    """The probabilities of each text's letters, a softmax over them alone.
 
-    A softmax over the letters alone: what the model would say if it had to name one now; its reply may state another.
-    None where the vocabulary does not tell the letters apart by one token. `cached` reads a text once for all its cuts;
-    the model's attention must reach all earlier positions (`decoding.can_decode`).
+    So it is what the model would say if it had to name one now; its reply may state another. None where the vocabulary
+    does not tell the letters apart by one token.
     """
-    return shared_out(forced, lambda share: _letter_probabilities(model, tokenizer, share, what, cached))
+    return shared_out(forced, lambda share: _letter_probabilities(model, tokenizer, share, what))
 
 
 def _letter_probabilities(
-    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str, cached: bool
-) -> list[list[dict[str, float]] | None]:
+    model: Any, tokenizer: Any, forced: Sequence[Forced], what: str
+) -> list[dict[str, float] | None]:
     spelled = [_spelled(tokenizer, each.lead, each.letters) for each in forced]
-    found: list[list[dict[str, float]] | None] = [[] if each else None for each in spelled]
-    order = sorted((i for i, each in enumerate(spelled) if each), key=lambda i: -len(forced[i].ids))
+    texts = {i: [*forced[i].ids, *each[0]] for i, each in enumerate(spelled) if each}
+    order = sorted(texts, key=lambda i: -len(texts[i]))
+    found: list[dict[str, float] | None] = [None] * len(forced)
     with Progress(len(order), what) as progress, forward_only(model) as causal:
         while order:
-            size = max(1, POSITIONS // len(forced[order[0]].ids))
+            size = max(1, POSITIONS // len(texts[order[0]]))
             batch, order = order[:size], order[size:]
-            rows = [forced[i]._replace(tail=[*forced[i].tail, *spelled[i][0]]) for i in batch]
-            for logits in _logits_after_cuts(causal, rows, tokenizer.pad_token_id, cached):
-                for i, row in zip(batch, logits, strict=True):
-                    probabilities = row[spelled[i][1]].softmax(-1).tolist()
-                    found[i].append(dict(zip(forced[i].letters, probabilities, strict=True)))
+            padded = left_padded([texts[i] for i in batch], tokenizer.pad_token_id)
+            ids, mask = (each.to(causal.device) for each in padded)
+            where = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+            logits = causal(input_ids=ids, **where, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+            for i, row in zip(batch, logits, strict=True):
+                probabilities = row[spelled[i][1]].softmax(-1).tolist()
+                found[i] = dict(zip(forced[i].letters, probabilities, strict=True))
             progress.update(len(batch))
     return found
-
-
-def _logits_after_cuts(causal: Any, rows: Sequence[Forced], pad: int, cached: bool) -> Iterator[Any]:
-    """For the first cut of every row, then the second, ...: the logits after the tail, (rows, vocabulary), float32."""
-    import torch
-
-    def padded(rows: list[list[int]]) -> tuple[Any, Any, Any]:
-        ids, mask = (x.to(causal.device) for x in left_padded(rows, pad))
-        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
-
-    def forward(ids: Any, mask: Any, positions: Any, cache: Any = None) -> Any:
-        where = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        return causal(input_ids=ids, **where, use_cache=cached, logits_to_keep=1)
-
-    if cached:
-        ids, mask, positions = padded([row.ids for row in rows])
-        cache = forward(ids, mask, positions).past_key_values
-        ids, tail_mask, tail_positions = padded([row.tail for row in rows])
-    for column in zip(*(row.cuts for row in rows), strict=True):
-        if cached:
-            cut = torch.tensor(column, device=causal.device)[:, None]
-            visible = torch.cat([mask * (positions < cut), tail_mask], dim=1)
-            output = forward(ids, visible, cut + tail_positions, cache)
-            cache.crop(-ids.shape[1])  # the next cut's tail takes this one's place
-        else:
-            output = forward(*padded([row.ids[:cut] + row.tail for row, cut in zip(rows, column, strict=True)]))
-        yield output.logits[:, -1].float()
 
 
 def _spelled(tokenizer: Any, lead: str, letters: Sequence[str]) -> tuple[list[int], list[int]] | None:

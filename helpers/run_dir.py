@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +198,15 @@ def run_folder(named: str | None) -> Path | None:
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The dotted settings in a folder's run.yaml; None if there is none.
 
-    A setting that is newer than the folder has its profile's current value.
+    A setting that is newer than the folder has its profile's current value; one that is no setting any more is left
+    out.
     """
     try:
         record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
         settings = dict(record["config"])
-        return {**profile_table().get(settings.get("profile"), {}), **settings}
+        known = {"profile", *chain.from_iterable(profile_table().values())}
+        ours = {key: value for key, value in settings.items() if key in known}
+        return {**profile_table().get(settings.get("profile"), {}), **ours}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError):

@@ -145,22 +145,17 @@ def verdict(
         word = "better" if (low > 0) != loss else "worse"
         return f"The tuned model's {noun} is {word} than the base model's: {figures}."
     sentences = f"No difference in {noun} is shown: tuned minus base is {figures}."
+    if low <= 0 <= high:
+        sentences += " The interval says which differences fit this result."
+    return sentences if detectable is None else f"{sentences} {why_not_shown(interval, p_value, n, detectable)}"
+
+
+def why_not_shown(interval: Sequence[float], p_value: float, n: int, detectable: float) -> str:
+    """The sentence after one that claims no difference: what n questions could have shown, or how near that came."""
+    low, high = interval
     if not low <= 0 <= high:
-        return f"{sentences} The interval leaves zero out, but {at_the_edge(p_value, n, adjusted=True)}"
-    sentences += " The interval says which differences fit this result."
-    if detectable is None:
-        return sentences
-    return f"{sentences} {least_shown(detectable, n)}"
-
-
-def at_the_edge(p_value: float, n: int, adjusted: bool = False) -> str:
-    """The end of a sentence on an interval that the exact test, maybe `adjusted` for many tests, disagrees with."""
-    given = f"p = {p_value:.2g}{' after Holm' if adjusted else ''}"
-    return f"the exact test gives {given}, so this is at the edge of what {n} questions show."
-
-
-def least_shown(detectable: float, n: int) -> str:
-    """A sentence on the `detectable_difference` of n questions."""
+        edge = f"the exact test gives p = {p_value:.2g} after Holm, so this is at the edge of what {n} questions show."
+        return f"The interval leaves zero out, but {edge}"
     points = f"{100 * detectable:.0f} points or more"
     return f"With {n} questions, only a difference of about {points} had four chances in five of being shown."
 
@@ -172,9 +167,9 @@ def favourite(letters: Iterable[str | None]) -> dict[str, Any]:
     return {"letter": letter, "times": times, "named": counts.total()}
 
 
-def always_the_same(found: Mapping[str, Any] | None) -> bool:
+def always_the_same(found: Mapping[str, Any]) -> bool:
     """Whether a `favourite` makes up nearly all answers, of LEAST or more."""
-    return bool(found) and found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
+    return found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
 
 
 def majority_baseline(answers: Sequence[str]) -> float:
@@ -239,6 +234,12 @@ def is_shown(found: Mapping[str, Any]) -> bool:
     """Whether the 95% interval of a difference, `delta_ci95`, leaves zero out; never where there is no interval."""
     interval = found["delta_ci95"]
     return bool(interval) and not interval[0] <= 0 <= interval[1]
+
+
+def shown_sign(paired: Mapping[str, Any]) -> int:
+    """1 or -1 where interval and test, by Holm's p value where there is one, show a difference, else 0."""
+    p_value = paired["mcnemar_p_holm" if "mcnemar_p_holm" in paired else "mcnemar_p"]
+    return (1 if paired["delta"] > 0 else -1) if p_value < 0.05 and is_shown(paired) else 0
 
 
 def repetition_rate(text: str, n: int = 4) -> float:

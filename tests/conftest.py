@@ -156,8 +156,7 @@ def tiny_run(tmp_path_factory, sample_rows):
     from helpers.models.loading import load_base, load_tokenizer
     from helpers.retrieval.reading import read_and_answer
 
-    few = {"max_validation": 2, "max_questions": 2, "strength_questions": 1}
-    few = {f"evaluation.{key}": value for key, value in few.items()} | {"generation.max_new_tokens": 8}
+    few = {"evaluation.max_validation": 2, "evaluation.max_questions": 2, "generation.max_new_tokens": 8}
     run, read = open_run("smoke", tmp_path_factory.mktemp("tiny") / "run", few), {}
     with settings_read() as read["02_baseline_inference"], pytest.MonkeyPatch.context() as patch:
         patch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=lambda shown: None))
@@ -211,7 +210,7 @@ def finished_run(tmp_path_factory):
     ]
     for side, rows in (("base", base), ("tuned", tuned)):
         write_jsonl(run / f"evaluation/predictions.{side}.jsonl", rows)
-    write_json(run / "evaluation/metrics.json", summarise(base, tuned, seed=1))
+    write_json(run / "evaluation/metrics.json", summarise(base, tuned))
     nll = {"before": 3.1, "after": 2.6}
     training = {"steps": 4, "tokens_per_second": 93.0, "peak_memory_gib": 1.5, "validation_nll": nll}
     write_json(run / "training/metrics.json", training)

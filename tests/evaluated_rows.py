@@ -1,7 +1,6 @@
 """Predictions of both sides for the tests of metrics and of the pages that show them."""
 
 LETTERS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Dabigatran"}
-SEED = 3407
 
 
 def unseen(i, nll, closed, finished, thinking_tokens, reply="a</think>b"):
@@ -43,10 +42,6 @@ TUNED = [
     choice("other", 1, "A", "A"),
     choice("other", 2, "B", "B"),
 ]
-
-
-def answered(tokens, correct, finished=True):
-    return {"thinking_tokens": tokens, "correct": correct, "finished": finished}
 
 
 def lettered(*probabilities, right):

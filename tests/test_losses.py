@@ -27,13 +27,12 @@ LEAD = "\n\nThe answer is ("
 
 @pytest.fixture(scope="module")
 def forced(sample_rows, r1_tokenizer):
-    """Prompts and thoughts of many lengths, each cut at three places."""
-    tag, rows = r1_tokenizer.convert_tokens_to_ids("</think>"), []
+    """Prompts and thoughts of many lengths."""
+    rows = []
     for i, row in enumerate(sample_rows[:6]):
         prompt = encode_prompt(r1_tokenizer, row["Question"][: 40 * i])
-        thought = encode_thought(r1_tokenizer, row["Complex_CoT"][: 30 * (7 - i)])[:-1]
-        cuts = [len(prompt), len(prompt) + min(9, len(thought)), len(prompt) + len(thought)]
-        rows.append(Forced([*prompt, *thought], cuts, [tag], LEAD, list("AB" if i == 4 else OPTIONS)))
+        thought = encode_thought(r1_tokenizer, row["Complex_CoT"][: 30 * (7 - i)])
+        rows.append(Forced([*prompt, *thought], LEAD, list("AB" if i == 4 else OPTIONS)))
     return rows
 
 
@@ -44,27 +43,23 @@ def plainly(model, tokenizer, ids, letters):
     return dict(zip(letters, logits[tokenizer.convert_tokens_to_ids(letters)].softmax(0).tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("positions", "cached"), [(1, True), (400, True), (400, False), (8192, True)])
-def test_letters_are_those_of_one_plain_pass_a_cut(opinionated, forced, r1_tokenizer, monkeypatch, positions, cached):
+@pytest.mark.parametrize("positions", [1, 400, 8192])
+def test_letters_are_those_of_one_plain_pass_a_text(opinionated, forced, r1_tokenizer, monkeypatch, positions):
     monkeypatch.setattr("helpers.losses.POSITIONS", positions)
     seen = []
     watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape),
                                                   with_kwargs=True)  # fmt: skip
     try:
-        found = letter_probabilities(opinionated, r1_tokenizer, forced, cached=cached)
+        found = letter_probabilities(opinionated, r1_tokenizer, forced)
     finally:
         watch.remove()
     lead = r1_tokenizer(LEAD, add_special_tokens=False)["input_ids"]
     for row, each in zip(forced, found, strict=True):
-        assert len(each) == 3
-        for cut, probabilities in zip(row.cuts, each, strict=True):
-            ids = [*row.ids[:cut], *row.tail, *lead]
-            assert probabilities == pytest.approx(plainly(opinionated, r1_tokenizer, ids, row.letters), abs=1e-5)
-    assert max(abs(found[0][0][letter] - found[0][2][letter]) for letter in OPTIONS) > 0.01
+        assert each == pytest.approx(plainly(opinionated, r1_tokenizer, [*row.ids, *lead], row.letters), abs=1e-5)
+    assert max(abs(found[0][letter] - found[1][letter]) for letter in OPTIONS) > 0.01
     assert opinionated.training  # as it was
-    texts = [rows * width for rows, width in seen if width > len(lead) + 1]
-    assert positions == 1 or max(texts) <= positions + 4 * (len(lead) + 1)
-    assert len(seen) == {1: 6 * 4, 8192: 4}.get(positions, len(seen))  # a text is read once for its three cuts
+    assert all(rows == 1 or rows * width <= positions for rows, width in seen)
+    assert len(seen) == {1: 6, 8192: 1}.get(positions, len(seen))
 
 
 def fast(model, splitter):
@@ -81,7 +76,7 @@ def test_a_letter_that_is_a_token_of_its_own_is_told_by_its_second_token(lead):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes))
-    [[found]] = letter_probabilities(model, tokenizer, [Forced([5, 6], [2], [], lead, list(OPTIONS))])
+    [found] = letter_probabilities(model, tokenizer, [Forced([5, 6], lead, list(OPTIONS))])
     text = tokenizer(lead, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logits = model(torch.tensor([[5, 6, *text]])).logits[0, -1]
@@ -95,7 +90,7 @@ def test_letters_that_are_one_token_have_no_probabilities(opinionated):
     for words in (["The", "answer", "is"], ["The", "answer", "is", "A"]):
         vocabulary = {word: i for i, word in enumerate(["[UNK]", *words])}
         tokenizer = fast(WordLevel(vocabulary, unk_token="[UNK]"), Whitespace())
-        forced = [Forced([1], [1], [], "The answer is ", list(OPTIONS))]
+        forced = [Forced([1], "The answer is ", list(OPTIONS))]
         assert letter_probabilities(opinionated, tokenizer, forced) == [None]
 
 

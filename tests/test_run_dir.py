@@ -85,6 +85,20 @@ def test_the_commit_is_recorded_and_marked_when_files_differ_from_it(tmp_path, m
     assert open_run("smoke", tmp_path / "runs/without").record["git_commit"] is None  # git is not installed
 
 
+@pytest.mark.parametrize("profile", ["smoke", "auto"])
+def test_a_folder_with_a_setting_that_is_none_any_more(tmp_path, profile):
+    made = open_run("smoke", tmp_path)
+    (tmp_path / "data").mkdir()
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    record["config"] |= {"evaluation.strengths": [0.5], "evaluation.strength_questions": 2}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(record))
+    before = contents(tmp_path)
+    assert open_run(profile, tmp_path).config == find_run(tmp_path).config == made.config
+    with pytest.raises(InputError, match="unknown key"):
+        open_run(profile, tmp_path, {"evaluation.strengths": [0.5]})
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("profile", ["full", "auto"])
 def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
     """It has the profile's value of today, also where that hangs on the card; another one was not what made it."""
@@ -192,7 +206,7 @@ def asked_for(key):
     values = {
         "model.name": "embedded", "model.compute_dtype": "float32", "model.prompt_style": "plain",
         "data.sample_size": None, "training.backend": "transformers", "training.scheduler": "cosine",
-        "training.optimizer": "sgd", "evaluation.questions": ["medqa"], "evaluation.strengths": [0.3],
+        "training.optimizer": "sgd", "evaluation.questions": ["medqa"],
         "export.gguf": "f16", "tracking.wandb": "offline", "data.source": "sample", "data.config": None,
         "generation.top_p": 0.5, "data.near_duplicate": 0.5, "data.corpus": ["handbook"], "data.passages": 0.5,
         "retrieval.sources": ["docs"], "retrieval.synonyms": ["mesh.xml"], "retrieval.conditions": ["thought"],

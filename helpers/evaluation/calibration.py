@@ -1,80 +1,29 @@
-"""More than accuracy: repetition, accuracy by length of the thought and by budget, calibration of the answer's letter.
+"""Calibration of the letters that the models are made to answer.
 
-Rows are predictions as `helpers.evaluation.predict` makes them, a choice question's maybe with `letters`, its options'
+Rows are predictions as `evaluation.evaluate.predict` makes them, a choice question's maybe with `letters`, its options'
 probabilities. Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-from helpers.answers import likeliest
-from helpers.statistics import compare_paired, favourite, share_interval
+from helpers.answers import Prediction, likeliest
+from helpers.statistics import share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
-RESAMPLES = 5000
-
-Row = Mapping[str, Any]
 
 
-def accuracy_by_length(rows: Sequence[Row], bins: int = 4) -> dict[str, Any]:
-    """Accuracy of multiple-choice questions by the tokens of their thoughts, in quantile bins, shortest first.
-
-    Truncated replies are counted and left out: their lengths are censored and they count as wrong by rule, so that long
-    thoughts would be wrong by construction. The rest is no causal effect: harder questions get longer thoughts and
-    wrong answers. Replies that ended without closing their thought are included.
-    """
-    whole = [row for row in rows if row["finished"]]
-    tokens = np.array([row["thinking_tokens"] for row in whole], dtype=float)
-    correct = np.array([row["correct"] for row in whole], dtype=float)
-    groups = [(tokens[here], correct[here]) for here in _bins(tokens, bins)]
-    return {
-        "n": len(whole),
-        "truncated": len(rows) - len(whole),
-        "bins": [
-            {"tokens": [int(t.min()), int(t.max())], "median_tokens": float(np.median(t)), **accuracy_of(right)}
-            for t, right in groups
-        ],
-    }
-
-
-def accuracy_by_budget(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Accuracy of one side's multiple-choice questions by the tokens that it may think, smallest budget first.
-
-    `replied`: the share of replies that end within so many tokens and are right. `accuracy` and `ci95`: of answers that
-    were forced after so many tokens of the thought, or after all of a shorter one (budget forcing: Muennighoff et al.,
-    s1: Simple test-time scaling, 2025); `favourite` is the letter named most of these. Rows without forced answers are
-    left out. The last point has `paired`: its answers against those of the first, question by question.
-    """
-    known = [row for row in rows if row.get("forced")]
-    points = []
-    for budget in sorted({int(tokens) for row in known for tokens in row["forced"]}):
-        inside = [row for row in known if str(budget) in row["forced"]]
-        forced = [row["forced"][str(budget)] == row["answer_idx"] for row in inside]
-        replied = fmean(row["correct"] and row["tokens"] <= budget for row in inside)
-        named = favourite(row["forced"][str(budget)] for row in inside)
-        points.append({"tokens": budget, "replied": replied, **accuracy_of(forced), "favourite": named})
-    if points:
-        first, last = (str(point["tokens"]) for point in (points[0], points[-1]))
-        right = ([row["forced"][each] == row["answer_idx"] for row in known] for each in (first, last))
-        points[-1]["paired"] = compare_paired(*right)
-    return points
-
-
-def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any] | None:
+def calibration(rows: Sequence[Prediction], bins: int = 10) -> dict[str, Any] | None:
     """Calibration of the letters' probabilities; None where no row has any. Rows without are counted as `left_out`.
 
     `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), here over
     quantile bins: the mean over rows of the distance between a bin's accuracy and its mean confidence, the largest
-    letter's probability. `brier` is Brier's score (1950) over all letters, 0 to 2.
-
-    Noise adds to the ECE, so that a perfectly calibrated model has one above 0: `ece_if_calibrated` is its mean, and
-    95% of its draws lie below `ece_if_calibrated_p95`, simulated with these confidences. The ECE has no interval: a
-    bootstrap would add the noise once more. `overconfidence`, the mean confidence minus the accuracy, has one, from
-    `share_interval`, which is never too narrow for rows that are right with different probabilities (Hoeffding, Annals
-    of Mathematical Statistics 27, 1956).
+    letter's probability. Noise adds to it, so that a perfectly calibrated model has one above 0; it has no interval,
+    since a bootstrap would add the noise once more. `overconfidence`, the mean confidence minus the accuracy, has one,
+    from `share_interval`, which is never too narrow for rows that are right with different probabilities (Hoeffding,
+    Annals of Mathematical Statistics 27, 1956).
     """
     known = [row for row in rows if row.get("letters")]
     if not known:
@@ -83,8 +32,6 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
     hit = np.array([likeliest(row["letters"]) == row["answer_idx"] for row in known], dtype=float)
     low, high = share_interval(int(hit.sum()), len(known))
     groups = _bins(confidence, bins)
-    draws = np.random.default_rng(seed).random((RESAMPLES, len(known))) < confidence
-    if_calibrated = _ece(groups, confidence - draws)
     return {
         "n": len(known),
         "left_out": len(rows) - len(known),
@@ -92,10 +39,7 @@ def calibration(rows: Sequence[Row], seed: int, bins: int = 10) -> dict[str, Any
         "confidence": float(confidence.mean()),
         "overconfidence": float(confidence.mean() - hit.mean()),
         "overconfidence_ci95": [float(confidence.mean()) - high, float(confidence.mean()) - low],
-        "ece": float(_ece(groups, confidence - hit)),
-        "ece_if_calibrated": float(if_calibrated.mean()),
-        "ece_if_calibrated_p95": float(np.percentile(if_calibrated, 95)),
-        "brier": fmean(_brier(row["letters"], row["answer_idx"]) for row in known),
+        "ece": float(sum(abs((confidence - hit)[here].sum()) for here in groups)) / len(known),
         "bins": [{"confidence": float(confidence[here].mean()), **accuracy_of(hit[here])} for here in groups],
     }
 
@@ -105,8 +49,6 @@ def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
 
     Equal values share a bin. None is empty.
     """
-    if not values.size:
-        return []
     count = max(1, min(bins, values.size // ROWS_A_BIN))
     number = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values)
     return [number == each for each in np.unique(number)]
@@ -116,12 +58,3 @@ def accuracy_of(right: Collection[bool]) -> dict[str, Any]:
     """`n`, and the share that is right with its interval, None of nothing."""
     n, k = len(right), int(sum(right))
     return {"n": n, "accuracy": k / n if n else None, "ci95": list(share_interval(k, n)) if n else None}
-
-
-def _ece(bins: Sequence[np.ndarray], gap: np.ndarray) -> np.ndarray:
-    """The expected calibration error, (...), of confidences minus hits (..., n)."""
-    return sum(abs(np.where(here, gap, 0).sum(-1)) for here in bins) / gap.shape[-1]
-
-
-def _brier(letters: Mapping[str, float], right: str) -> float:
-    return sum((p - (letter == right)) ** 2 for letter, p in letters.items())

@@ -1,22 +1,23 @@
 """Stage 05: base against tuned on rows and questions kept from training, paired, with intervals."""
 
-from itertools import chain, groupby, islice
-from operator import itemgetter
-from pathlib import Path
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
 from helpers.answers import (
+    SIDES,
+    Prediction,
     Question,
     adapter_switched,
+    choice_row,
     encode_questions,
     force_answers,
+    predictions_of,
     read_choice,
     replies_of,
-    score,
 )
 from helpers.evaluation.lm_eval_tasks import write_tasks
-from helpers.evaluation.metrics import SIDES, Prediction, side_by_side, summarise
+from helpers.evaluation.metrics import side_by_side, summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.losses import token_nlls
 from helpers.machine import is_main_process
@@ -44,52 +45,25 @@ def questions(run: Run, tokenizer: Any) -> list[Question]:
         for i, row in enumerate(validation_rows(run))
     ]
     for task, choices in choice_questions(settings.questions, settings.max_questions).items():
-        found += [
-            {"task": task, "id": q.id, "question": q.as_prompt(), "target": q.answer_idx, "options": q.options}
-            for q in choices
-        ]
+        found += [choice_row(task, question, question.as_prompt()) for question in choices]
     return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in found]
 
 
 def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str) -> list[Prediction]:
-    """One side's predictions for the questions, see `score`.
+    """One side's predictions for the questions, see `predictions_of`.
 
     A validation row also has what `unseen_losses` gives, a multiple-choice question what `force_answers` gives.
     """
     prompts = encode_questions(run, tokenizer, asked)
     with adapter_switched(model, side):
         losses = unseen_losses(run, model, tokenizer, f"rows scored, {side} model")
-        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, _kept(run, side)), tokenizer)
+        replies = replies_of(run, model, tokenizer, prompts, side, run / f"evaluation/.replies.{side}.jsonl")
+        predictions = predictions_of(asked, replies, tokenizer)
         choices = [pair for pair in zip(predictions, prompts, strict=True) if "options" in pair[0]]
-        force_answers(run, model, tokenizer, choices, side)
+        force_answers(model, tokenizer, choices, side)
     for row, nlls in zip(predictions, losses, strict=False):  # the validation rows come first
         row |= nlls
     return predictions
-
-
-def predict_between(run: Run, model: Any, tokenizer: Any, asked: list[Question], share: float) -> list[Prediction]:
-    """Predictions with a share of the adapter's strength: rows with `nll`, and each task's first few questions.
-
-    Weights between the base's and the tuned ones can be better than both, or keep what tuning lost (Wortsman et al.,
-    Robust Fine-Tuning of Zero-Shot Models, CVPR 2022); with LoRA that is its scaling, times the share.
-    """
-    from peft.helpers import rescale_adapter_scale
-
-    choices = (question for question in asked if "options" in question)
-    few: list[Question] = []
-    for _, task in groupby(choices, key=itemgetter("task")):
-        few += islice(task, run.config.evaluation.strength_questions)
-    name = f"strength-{share:g}"
-    with rescale_adapter_scale(model, share), adapter_switched(model, "tuned"):
-        losses = unseen_losses(run, model, tokenizer, f"rows scored, {name} model")
-        prompts = encode_questions(run, tokenizer, few)
-        replies = replies_of(run, model, tokenizer, prompts, name, _kept(run, name)) if few else []
-    unseen = [{"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", **nlls} for i, nlls in enumerate(losses)]
-    return [*unseen, *score(few, replies, tokenizer)]
-
-
-def _kept(run: Run, name: str) -> Path:
-    return run / f"evaluation/.replies.{name}.jsonl"
 
 
 def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[str, float]]:
@@ -119,7 +93,7 @@ def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[
 
 @alone
 def evaluate(run: Run) -> dict[str, Any]:
-    """Ask both sides, save evaluation/predictions.{base,tuned,strength}.jsonl and metrics.json, return the metrics.
+    """Ask both sides, save evaluation/predictions.{base,tuned}.jsonl and metrics.json, return the metrics.
 
     Each reply is stored as it ends: an evaluation that was stopped continues with the next question, and after a change
     in scoring or metrics alone no question is asked again. Several processes share the questions out, and one writes.
@@ -131,9 +105,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     (run / "evaluation").mkdir(exist_ok=True)
     with tracked(run, "evaluation") as tracker:
         base, tuned = (predict(run, model, tokenizer, asked, side) for side in SIDES)
-        strengths = run.config.evaluation.strengths
-        between = {share: predict_between(run, model, tokenizer, asked, share) for share in strengths}
-        metrics = _save(run, base, tuned, between)
+        metrics = _save(run, base, tuned)
         if is_main_process():
             write_tasks(run / "evaluation/tasks", asked, run.config.generation)
             _note_commits(run)
@@ -152,15 +124,12 @@ def _note_commits(run: Run) -> None:
         note_in_record(run, questions=commits)
 
 
-def _save(
-    run: Run, base: list[Prediction], tuned: list[Prediction], between: dict[float, list[Prediction]]
-) -> dict[str, Any]:
+def _save(run: Run, base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
     """Write the predictions and the metrics of them, and return the metrics."""
-    metrics = summarise(base, tuned, run.config.seed, flagged(run), between)
+    metrics = summarise(base, tuned, flagged(run))
     if is_main_process():
-        strength = [{"strength": share, **row} for share, rows in between.items() for row in rows]
-        for name, rows in (("base", base), ("tuned", tuned), ("strength", strength)):
-            write_jsonl(run / f"evaluation/predictions.{name}.jsonl", rows)
+        for side, rows in zip(SIDES, (base, tuned), strict=True):
+            write_jsonl(run / f"evaluation/predictions.{side}.jsonl", rows)
         write_json(run / "evaluation/metrics.json", metrics)
     return metrics
 
@@ -178,10 +147,6 @@ def rescore(run: Run) -> dict[str, Any]:
     What needs a model or a tokenizer stays: losses, letters, numbers of tokens.
     """
     base, tuned = (read_jsonl(run.require(f"evaluation/predictions.{side}.jsonl", "05_evaluation")) for side in SIDES)
-    path = run / "evaluation/predictions.strength.jsonl"
-    strength = read_jsonl(path) if path.is_file() else []  # older folders have none
-    for row in chain(base, tuned, strength):
-        if "reply" in row:
-            row |= {"closed": split_reasoning(row["reply"]).closed} | (read_choice(row) if "options" in row else {})
-    between = {share: list(rows) for share, rows in groupby(strength, key=itemgetter("strength"))}
-    return _save(run, base, tuned, between)
+    for row in chain(base, tuned):
+        row |= {"closed": split_reasoning(row["reply"]).closed} | (read_choice(row) if "options" in row else {})
+    return _save(run, base, tuned)

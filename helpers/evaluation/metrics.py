@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.answers import likeliest
-from helpers.evaluation.calibration import accuracy_by_budget, accuracy_by_length, accuracy_of, calibration
+from helpers.answers import SIDES, Prediction, made_to_answer
+from helpers.evaluation.calibration import accuracy_of, calibration
 from helpers.questions import OPEN_TASK
-from helpers.report.markdown import as_markdown
 from helpers.statistics import (
     LEAST,
     adjust_holm,
@@ -18,39 +17,32 @@ from helpers.statistics import (
     majority_baseline,
     paired_difference,
     paired_shares,
-    points_apart,
     repetition_rate,
     verdict,
 )
 
-SIDES = ("base", "tuned")
 PARTS = ("thinking", "answer", "text", "delimiter")
 PAIRED = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable")
-Prediction = dict[str, Any]
 
 
 def summarise(
     base: list[Prediction],
     tuned: list[Prediction],
-    seed: int,
     flagged: Mapping[str, Sequence[str]] | None = None,
-    between: Mapping[float, list[Prediction]] | None = None,
 ) -> dict[str, Any]:
     """evaluation/metrics.json from the two sides' predictions, which are in the same order.
 
     `flagged`: ids of the questions that resemble training rows, by task; a task that 03 did not compare is missing.
-    `between`: predictions for some of the same rows, by the share of the adapter's strength.
     """
     sides = (base, tuned)
     return {
         "validation": _unseen(*(_of(rows, OPEN_TASK) for rows in sides)),
-        "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), seed, flagged),
-        "strength": strength_points(base, tuned, between) if between else [],
+        "tasks": compare_tasks(*([row for row in rows if row["task"] != OPEN_TASK] for rows in sides), flagged),
     }
 
 
 def compare_tasks(
-    base: list[Prediction], tuned: list[Prediction], seed: int, flagged: Mapping[str, Sequence[str]] | None = None
+    base: list[Prediction], tuned: list[Prediction], flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
     """Each task's figures and verdicts, as replied and with forced answers.
 
@@ -62,10 +54,9 @@ def compare_tasks(
         sides = _of(base, name), _of(tuned, name)
         tasks[name] = _accuracies(*sides)
         tasks[name]["flagged"] = _without(*sides, flagged[name]) if name in (flagged or {}) else None
-        tasks[name]["made_to_answer"] = _made_to_answer(*sides)
-        for key, measure in (("length", accuracy_by_length), ("budget", accuracy_by_budget)):
-            tasks[name][key] = {side: measure(rows) for side, rows in zip(SIDES, sides, strict=True)}
-        tasks[name]["calibration"] = {side: calibration(rows, seed) for side, rows in zip(SIDES, sides, strict=True)}
+        forced = made_to_answer(*sides)
+        tasks[name]["made_to_answer"] = _compared(*forced) if forced else None
+        tasks[name]["calibration"] = {side: calibration(rows) for side, rows in zip(SIDES, sides, strict=True)}
         tests[name, "accuracy"] = tasks[name]
         if tasks[name]["made_to_answer"]:
             tests[name, "accuracy when made to answer"] = tasks[name]["made_to_answer"]
@@ -77,51 +68,6 @@ def compare_tasks(
     for task in tasks.values():
         task["verdict"] += _cut_off(task) + _below_chance(task) + _like_guessing(task)
     return tasks
-
-
-def strength_points(
-    base: list[Prediction], tuned: list[Prediction], between: Mapping[float, list[Prediction]]
-) -> list[dict[str, Any]]:
-    """NLL and accuracy by the share of the adapter's strength, on the rows and questions that all shares have.
-
-    The intervals are those of the paired difference from the base model, whose own therefore has no width: rows differ
-    far more from each other than one row does from itself at another strength.
-    """
-    asked = {(row["task"], row["id"]) for rows in between.values() for row in rows}
-    shares = {0.0: base, **between, 1.0: tuned}
-    points = []
-    for share in sorted(shares):
-        point: dict[str, Any] = {"scale": share}
-        for name, key, compared in (("nll", "nll", paired_difference), ("accuracy", "correct", paired_shares)):
-            zero, values = (
-                [row[key] for row in rows if key in row and (row["task"], row["id"]) in asked]
-                for rows in (base, shares[share])
-            )
-            found = compared(zero, values) if values else None
-            point[name] = found and found["tuned"]
-            change = found and found["delta_ci95"]
-            point[f"{name}_ci95"] = change and [found["base"] + end for end in change]
-            point[f"{name}_n"] = len(values)
-        points.append(point)
-    return points
-
-
-def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each task's accuracy difference on all questions and without those that resemble training rows, as text."""
-    rows = []
-    for name, task in tasks.items():
-        flagged = task["flagged"]
-        rest = flagged and flagged["without"]
-        rows.append(
-            {
-                "task": name,
-                "questions": str(task["n"]),
-                "flagged": str(flagged["n"]) if flagged else "not compared",
-                "tuned minus base": points_apart(task["paired"]),
-                "without flagged": points_apart(rest["paired"]) if rest else "-",
-            }
-        )
-    return rows
 
 
 def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Prediction]:
@@ -147,15 +93,6 @@ def side_by_side(base: list[Prediction], tuned: list[Prediction]) -> list[Predic
     return sorted(pairs, key=lambda pair: ["worse", "better", "same"].index(pair["outcome"]))
 
 
-def example(pairs: list[Prediction], outcome: str) -> str:
-    """The first pair with this outcome ("worse", "better" or "same") as markdown, each reply split at its thought."""
-    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
-    if pair is None:
-        return f"*No reply got {outcome}.*"
-    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
-    return "\n\n".join(sides)
-
-
 def _of(rows: list[Prediction], task: str) -> list[Prediction]:
     return [row for row in rows if row["task"] == task]
 
@@ -177,7 +114,6 @@ def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
         **{side: {key: measure[side] for key, measure in measures.items()} for side in SIDES},
         "paired": {"nll_delta": delta, "nll_delta_ci95": interval},
         "parts": parts,
-        "delimiter_share": parts["delimiter"]["delta"] / delta if "delimiter" in parts and delta else None,
         "form": {**form, "thinking_tokens": tokens},
         "repetition": paired_difference(*repetition),
         "verdict": claim + _at_the_delimiter(nll, parts),
@@ -220,13 +156,6 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
         "chance": chance([len(row["options"]) for row in base]),
         **figures,
     }
-
-
-def _made_to_answer(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any] | None:
-    """Accuracy of the answers forced after both sides' thoughts, closed or not; None where no letters were measured."""
-    pairs = [pair for pair in zip(base, tuned, strict=True) if all(row.get("letters") for row in pair)]
-    right = [[likeliest(row["letters"]) == row["answer_idx"] for row in rows] for rows in zip(*pairs, strict=True)]
-    return _compared(*right) if right else None
 
 
 def _cut_off(task: Mapping[str, Any]) -> str:

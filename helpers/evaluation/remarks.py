@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.evaluation.metrics import SIDES, Prediction
+from helpers.answers import SIDES, Prediction
 from helpers.questions import OPEN_TASK
-from helpers.report.markdown import quoted
+from helpers.report.markdown import as_markdown, quoted
 from helpers.statistics import (
     LEAST,
     LOOPS,
-    always_the_same,
-    at_the_edge,
-    favourite,
     is_shown,
     points_apart,
+    shown_sign,
 )
 
-HABIT = 0.5  # the share of replies above which a letter is called a habit
 Figures = Mapping[str, Any]
 
 
@@ -68,88 +65,46 @@ def on_shape(validation: Figures) -> str:
 
 
 def on_accuracy(task: Figures) -> str:
-    """A task's accuracies against blind guessing."""
+    """A task's right answers beside those of blind guessing and of one letter; its verdict says what they show."""
     n, chance = task["n"], task["chance"]
     if n < LEAST:
         return _too_few(n, "questions")
     base, tuned = (round(task[side]["accuracy"] * n) for side in SIDES)
-    place = {
-        "above": "lies above guessing: guessing alone does not explain its score",
-        "around": "holds the level of guessing: no more than that is shown, whatever the base model's score",
-        "below": "lies below guessing: a reply that names no option counts as wrong",
-    }[_against(task["tuned"]["ci95"], chance)]
     return (
         f"Of {n} questions the base model gets {base} right and the tuned model {tuned}; blind guessing would get "
-        f"about {chance * n:.0f} ({chance:.0%}). The tuned model's interval {place}. Always naming "
-        f"{task['majority_letter']}, the most frequent right answer, would score {task['majority_baseline']:.0%}."
+        f"about {chance * n:.0f} ({chance:.0%}). Always naming {task['majority_letter']}, the most frequent right "
+        f"answer, would score {task['majority_baseline']:.0%}."
     )
-
-
-def on_paired(task: Figures) -> str:
-    """The paired test of a task; a difference is claimed only where Holm's p value allows it, as in the verdict."""
-    n, paired = task["n"], task["paired"]
-    if n < LEAST:
-        return _too_few(n, "questions")
-    base_only, tuned_only = paired["base_only"], paired["tuned_only"]
-    if not base_only + tuned_only:
-        return "No question is discordant, so the test has nothing to weigh and p is 1. That proves no equality."
-    remark = (
-        f"{tuned_only} questions are right only with the tuned model and {base_only} only with the base model. Fair "
-        f"coins would split them at least as unevenly in {_percent(paired['mcnemar_p'])} of experiments."
-    )
-    if not _significant(paired):
-        rare = "That is no rarity" if paired["mcnemar_p"] >= 0.05 else "Beside the other tests that is not rare enough"
-        return f"{remark} {rare}, so no difference is shown."
-    better, worse = ("tuned", "base") if tuned_only > base_only else ("base", "tuned")
-    remark += f" So the {better} model scores better than the {worse} model."
-    if _against(task[better]["ci95"], task["chance"]) != "above":
-        remark += " Whether it scores better than guessing is another question."
-    return remark
 
 
 def on_forced(task: Figures) -> str:
-    """The reading in which both models are made to answer."""
+    """Whether the finding in the replies stands where both models are made to answer; the verdicts give the figures."""
     n, forced = task["n"], task["made_to_answer"]
     if not forced:
         return "No probabilities of letters were measured, so neither model was made to answer."
     if min(n, forced["n"]) < LEAST:
         return _too_few(min(n, forced["n"]), "questions")
-    base, tuned = (f"{forced[side]['accuracy']:.0%}" for side in SIDES)
-    remark = (
-        f"Made to answer, the base model is right in {base} and the tuned model in {tuned} of {forced['n']} questions: "
-        f"{points_apart(forced['paired'])}."
-    )
-    replied, stands = _significant(task["paired"]), _significant(forced["paired"])
+    replied, stands = shown_sign(task["paired"]), shown_sign(forced["paired"])
     if not stands and not replied:
-        return f"{remark} No difference is shown in this reading either."
+        return "So no difference is shown in either reading."
     if not stands:
-        return f"{remark} The difference in the replies is not shown here, so it can come from naming an option alone."
+        return "The difference in the replies is not shown here, so it can come from naming an option alone."
     if stands == replied:
-        return f"{remark} The difference in the replies stands here too, so it is not one of length or form."
-    return f"{remark} Here a difference shows that the replies did not show."
+        return "The difference in the replies stands here too, so it is not one of length or form."
+    return "Here a difference shows that the replies did not show."
 
 
 def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str:
-    """How many questions the two models decide differently, and how many a reader should expect to be luck."""
+    """How many questions one model alone gets right, and how many of them by closing its thought."""
     pairs = [pair for pair in zip(base, tuned, strict=True) if pair[0]["task"] != OPEN_TASK]
     better, worse = (sum(two["correct"] - one["correct"] == sign for one, two in pairs) for sign in (1, -1))
     if not better + worse:
-        return f"Of {len(pairs)} questions none is right for one model alone."
+        return f"Of {len(pairs)} questions none is right for one model alone. Nothing in them tells the models apart."
+    same = f"The other {len(pairs) - better - worse} are right with both models or with neither."
+    remark = f"Of {len(pairs)} questions {better} got better and {worse} worse. {same}"
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
-    remark = f"Of {len(pairs)} questions {better} got better and {worse} worse."
     never = f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
     return remark + never if unclosed else remark
-
-
-def on_letters(rows: Sequence[Prediction]) -> str:
-    """Whether the tuned model names one letter above all, which is a habit and no knowledge."""
-    letter, times, named = favourite(row.get("choice") for row in rows).values()
-    if named < LEAST:
-        return f"The tuned model names an option in {named} replies, too few to look for a favourite letter."
-    remark = f"The letter that the tuned model names most is {letter}, in {times} of {named} replies."
-    if times / named > HABIT:
-        return f"{remark} That is a habit: it is right wherever {letter} happens to be the answer."
-    return remark
 
 
 def on_holm(tasks: Mapping[str, Figures]) -> str:
@@ -185,52 +140,8 @@ def on_leaks(tasks: Mapping[str, Figures]) -> str:
     return f"{remark} Without them each finding is the same."
 
 
-def on_length(task: Figures) -> str:
-    """Whether anything can be read from accuracy by length."""
-    bins = task["length"]["tuned"]["bins"]
-    cut = task["length"]["tuned"]["truncated"]
-    left_out = f" {cut} of its replies ran out of tokens and {'is' if cut == 1 else 'are'} not drawn." if cut else ""
-    if task["n"] < LEAST:
-        return _too_few(task["n"], "questions")
-    if len(bins) < 2:
-        n = task["length"]["tuned"]["n"]
-        return f"The tuned model ended {n} replies, too few for groups by length.{left_out}"
-    first, last = bins[0], bins[-1]
-    short, long = (
-        f"{part['tokens'][0]} to {part['tokens'][1]} tokens, n={part['n']}) are right in {part['accuracy']:.0%}"
-        for part in (first, last)
-    )
-    rates = f"The tuned model's shortest thoughts ({short}, its longest ({long}."
-    if first["ci95"][1] < last["ci95"][0] or last["ci95"][1] < first["ci95"][0]:
-        return f"{rates} The two intervals do not overlap: length and accuracy go together here.{left_out}"
-    return f"{rates} The two intervals overlap: with so few no slope is shown.{left_out}"
-
-
-def on_budget(task: Figures) -> str:
-    """What thinking buys: no thought against all of it."""
-    points = task["budget"]["tuned"]
-    if len(points) < 2 or points[0]["n"] < LEAST:
-        return "Too few answers were forced to say what thinking buys."
-    none, whole = points[0], points[-1]
-    rates = (
-        f"Made to answer at once the tuned model is right in {none['accuracy']:.0%}, after its whole thought in "
-        f"{whole['accuracy']:.0%} of the same {whole['paired']['n']} questions: {points_apart(whole['paired'])}."
-    )
-    at_once = none.get("favourite")  # an older release did not count letters
-    if always_the_same(at_once):
-        said = f"At once it names {at_once['letter']} in {at_once['times']} of {at_once['named']}, whatever is asked."
-        rates = f"{rates} {said}"
-    paired = whole["paired"]
-    if found := _significant(paired):
-        return f"{rates} The thought {'helps' if found > 0 else 'does harm'}."
-    if is_shown(paired):
-        does = "helps" if paired["delta"] > 0 else "does harm"
-        return f"{rates} By the interval the thought {does}; {at_the_edge(paired['mcnemar_p'], paired['n'])}"
-    return f"{rates} It is not shown that its thinking helps or harms."
-
-
 def on_calibration(task: Figures) -> str:
-    """Over- or underconfidence of both models."""
+    """Over- or underconfidence of both models, and their ECE."""
     found = {side: each for side, each in task["calibration"].items() if each}
     if not found:
         return "No probabilities of letters were measured."
@@ -238,27 +149,29 @@ def on_calibration(task: Figures) -> str:
         return _too_few(n, "answers")
     said = []
     for side, each in found.items():
-        words = {"above": "overconfident", "below": "underconfident", "around": "not shown to be miscalibrated"}
-        word = words[_against(each["overconfidence_ci95"], 0)]
+        low, high = each["overconfidence_ci95"]
+        word = "overconfident" if low > 0 else "underconfident" if high < 0 else "not shown to be miscalibrated"
         said.append(f"the {side} model is {word} ({each['confidence']:.0%} sure, {each['accuracy']:.0%} right)")
-    return f"Over {n} answers {' and '.join(said)}."
+    errors = " and ".join(f"{each['ece']:.2f} ({side})" for side, each in found.items())
+    return f"Over {n} answers {' and '.join(said)}. The expected calibration error is {errors}."
 
 
-def on_strength(points: Sequence[Figures]) -> str:
-    """Where the NLL is lowest along the adapter's strength."""
-    known = [point for point in points if point["nll"] is not None]
-    if not known:
-        return "No strength in between was measured."
-    if (n := known[0].get("nll_n", LEAST)) < LEAST:
-        return _too_few(n, "rows")
-    best = min(known, key=lambda point: point["nll"])
-    where = f"The NLL is lowest, {best['nll']:.3f}, at {best['scale']:.0%} of the adapter's strength"
-    if best["scale"] == 1:
-        return f"{where}: the whole adapter is the best of the {len(known)} strengths measured."
-    if best["scale"] == 0:
-        return f"{where}, the base model itself: on these rows the adapter only costs."
-    whole = max(known, key=lambda point: point["scale"])
-    return f"{where}, and {whole['nll']:.3f} with all of it: a weaker adapter serves these rows better, or it is noise."
+def flagged_table(tasks: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Each task's accuracy difference on all questions and without those that resemble training rows, as text."""
+    rows = []
+    for name, task in tasks.items():
+        flagged = task["flagged"]
+        rest = flagged and flagged["without"]
+        rows.append(
+            {
+                "task": name,
+                "questions": str(task["n"]),
+                "flagged": str(flagged["n"]) if flagged else "not compared",
+                "tuned minus base": points_apart(task["paired"]),
+                "without flagged": points_apart(rest["paired"]) if rest else "-",
+            }
+        )
+    return rows
 
 
 def two_by_two(both: int, base_only: int, tuned_only: int, neither: int) -> dict[str, dict[str, int]]:
@@ -286,6 +199,15 @@ def differing(base: Sequence[Prediction], tuned: Sequence[Prediction], limit: in
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def example(pairs: list[Prediction], outcome: str) -> str:
+    """The first pair with this outcome ("worse", "better" or "same") as markdown, each reply split at its thought."""
+    pair = next((pair for pair in pairs if pair["outcome"] == outcome), None)
+    if pair is None:
+        return f"*No reply got {outcome}.*"
+    sides = (f"### {side.capitalize()} model\n\n{as_markdown(pair['question'], pair[side])}" for side in SIDES)
+    return "\n\n".join(sides)
+
+
 def _named(row: Prediction) -> str:
     """What a reply comes to, as the scorer reads it."""
     if not row["finished"]:
@@ -295,27 +217,11 @@ def _named(row: Prediction) -> str:
     return row["choice"] or "names no option"
 
 
-def _significant(paired: Figures) -> int:
-    """1 or -1 where a difference is shown, else 0; by Holm's p value where there is one, as the verdicts are."""
-    if paired.get("mcnemar_p_holm", paired["mcnemar_p"]) >= 0.05 or not is_shown(paired):
-        return 0
-    return 1 if paired["delta"] > 0 else -1
-
-
 def _turns(task: Figures) -> bool:
     """Whether the finding is another one without flagged questions, whose figures are not adjusted by Holm."""
     rest, paired = task["flagged"]["without"], task["paired"]
     alone = {**paired, "mcnemar_p_holm": paired["mcnemar_p"]}
-    return not rest or _significant(rest["paired"]) != _significant(alone)
-
-
-def _against(interval: Sequence[float], chance: float) -> str:
-    low, high = interval
-    return "above" if low > chance else "below" if high < chance else "around"
-
-
-def _percent(p: float) -> str:
-    return f"{p:.0%}" if p >= 0.1 else f"{p:.1%}" if p >= 0.001 else "fewer than 0.1%"
+    return not rest or shown_sign(rest["paired"]) != shown_sign(alone)
 
 
 def _too_few(n: int, what: str) -> str:

@@ -140,51 +140,6 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     return figure
 
 
-def accuracy_against_length(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Picture:
-    """Accuracy with 95% interval by the length of the thought, from `calibration.accuracy_by_length`.
-
-    Each bin is drawn at its median; a thin line spans its lengths. The legend counts the replies that were cut off,
-    which are left out.
-    """
-    figure, axes = new_figure(7, 3.8)
-    for side, found in (("base", base), ("tuned", tuned)):
-        bins = found["bins"]
-        x = [each["median_tokens"] for each in bins]
-        label = f"{side}: {found['n']} replies, {found['truncated']} more cut off"
-        _with_intervals(axes, x, bins, side, label)
-        for each in bins:
-            axes.plot(each["tokens"], [each["accuracy"]] * 2, color=STYLES[side]["color"], linewidth=0.8, alpha=0.6)
-    if not base["bins"] and not tuned["bins"]:
-        _note(axes, "no reply ended by itself")
-    axes.set(xlabel="tokens of the thought", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
-    axes.set_xlim(left=0)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
-def accuracy_against_budget(base: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> Picture:
-    """Accuracy by the tokens that a model may think, made to answer then, from `calibration.accuracy_by_budget`.
-
-    With 95% intervals. Thin lines: the share whose own reply has ended by then and is right.
-    """
-    figure, axes = new_figure(7, 3.8)
-    aside = 0.01 * max((each["tokens"] for each in (*base, *tuned)), default=0)  # so that neither hides the other
-    for side, points, shift in (("base", base, 0), ("tuned", tuned, aside)):
-        x = [each["tokens"] for each in points]
-        if points:
-            label = f"{side}, made to answer (n={points[-1]['n']})"
-            _with_intervals(axes, [each + shift for each in x], points, side, label)
-        replied = [each["replied"] for each in points]
-        axes.plot(
-            x, replied, color=STYLES[side]["color"], linewidth=0.8, alpha=0.7, label=f"{side}, as replied by then"
-        )
-    if not base and not tuned:
-        _note(axes, "no letter could be had")
-    axes.set(xlabel="tokens of thought, at most", ylabel="accuracy, with 95% interval", ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    return figure
-
-
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
     """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None."""
     figure, axes = new_figure(4.8, 4.8)
@@ -195,9 +150,11 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
         if found:
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
             label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
-            _with_intervals(axes, [each["confidence"] for each in found["bins"]], found["bins"], side, label, **how)
+            x, y, intervals = ([each[key] for each in found["bins"]] for key in ("confidence", "accuracy", "ci95"))
+            spread = abs(np.array(intervals).T - y)
+            axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
     if not base and not tuned:
-        _note(axes, "no letter could be had")
+        axes.annotate("no letter could be had", (0.5, 0.8), ha="center", color=GREY)
     axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(
@@ -206,47 +163,9 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
     return figure
 
 
-def strength_curve(points: Sequence[Mapping[str, Any]]) -> Picture:
-    """NLL and, where it was measured, accuracy by the share of the adapter: 0 is the base model, 1 the tuned one.
-
-    Points as from `metrics.strength_points`, so a band is that of the difference from the base model.
-    """
-    measures = (("nll", TUNED, "o-", "NLL, nats a token"), ("accuracy", BASE, "s--", "accuracy"))
-    measures = [each for each in measures if any(point[each[0]] is not None for point in points)]
-    rows = max(1, len(measures))
-    figure, panels = new_figure(6.4, 0.8 + 2 * rows, nrows=rows, sharex=True, squeeze=False)
-    for axes, (name, colour, style, label) in zip(panels[:, 0], measures, strict=False):
-        known = sorted((point for point in points if point[name] is not None), key=lambda point: point["scale"])
-        x = [point["scale"] for point in known]
-        if all(point[f"{name}_ci95"] for point in known):  # None of too few rows
-            low, high = zip(*(point[f"{name}_ci95"] for point in known), strict=True)
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label="95% interval of the change")
-        axes.plot(x, [point[name] for point in known], style, color=colour, label="mean")
-        axes.legend(frameon=False)
-        axes.set(ylabel=label)
-    if not measures:
-        _note(panels[0, 0], "not measured")
-    panels[-1, 0].set(xlabel="share of the adapter's strength (0: base model, 1: tuned model)", xlim=(-0.03, 1.03))
-    return figure
-
-
 def _as_text(name: str) -> str:
     """A name without matplotlib's formulas."""
     return name.replace("$", r"\$")
-
-
-def _note(axes: Axes, what: str) -> None:
-    """A note in place of missing data."""
-    axes.annotate(what, (0.5, 0.8), xycoords="axes fraction", ha="center", color=GREY)
-
-
-def _with_intervals(
-    axes: Axes, x: Sequence[float], bins: Sequence[Mapping[str, Any]], side: str, label: str, **how: Any
-) -> None:
-    """One side's accuracies at x, with bars for their 95% intervals; `how` they look, beside the side's own style."""
-    y = np.array([each["accuracy"] for each in bins])
-    spread = abs(np.array([each["ci95"] for each in bins]).reshape(-1, 2).T - y)
-    axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
 
 
 class LiveCurve:

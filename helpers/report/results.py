@@ -154,8 +154,6 @@ def figures(run: Run) -> list[tuple[str, plots.Picture]]:
         if parts := evaluation["validation"].get("parts"):
             drawn.append(("Unseen rows, thought and answer apart", plots.nll_by_part(named_parts(parts))))
         drawn.append(("Multiple-choice accuracy", plots.accuracy(evaluation["tasks"])))
-        if evaluation.get("strength"):
-            drawn.append(("Less than the whole adapter", plots.strength_curve(evaluation["strength"])))
     return drawn
 
 

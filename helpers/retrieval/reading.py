@@ -6,15 +6,17 @@ from statistics import fmean
 from typing import Any
 
 from helpers.answers import (
+    SIDES,
     Prediction,
     Question,
     adapter_switched,
+    choice_row,
     encode_questions,
     force_answers,
-    likeliest,
+    made_to_answer,
+    predictions_of,
     read_choice,
     replies_of,
-    score,
 )
 from helpers.files import read_jsonl, write_json, write_jsonl
 from helpers.knowledge.documents import Passage
@@ -25,9 +27,8 @@ from helpers.prompts.passages import fit_passages, with_passages
 from helpers.questions import ChoiceQuestion, choice_questions
 from helpers.retrieval.finding import find, queries
 from helpers.run_dir import Run, alone
-from helpers.statistics import adjust_holm, at_the_edge, compare_paired, is_shown, least_shown, points_apart
+from helpers.statistics import adjust_holm, compare_paired, points_apart, shown_sign, why_not_shown
 
-SIDES = ("base", "tuned")
 CLOSED = "closed"
 # What a condition's passages are, for sentences.
 CONDITIONS = {
@@ -115,7 +116,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
                     right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
                     about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
                     about |= {"thought": thought} if condition == "thought" else {}
-                    plans.append((_question(task, question, with_passages(bare, kept)), about))
+                    plans.append((choice_row(task, question, with_passages(bare, kept)), about))
         known = _answered(run, model, tokenizer, [each for each, _ in plans], closed.values(), side, "open")
     rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
     return rows + [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
@@ -124,7 +125,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
 def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], Prediction]:
     """The closed-book predictions by task and id: 05's where it asked the same text, the others asked now."""
     stored = read_jsonl(run / f"evaluation/predictions.{side}.jsonl")
-    wanted = [_question(task, each, each.as_prompt(context=False)) for task, asked in tasks.items() for each in asked]
+    wanted = [choice_row(task, each, each.as_prompt(context=False)) for task, asked in tasks.items() for each in asked]
     known = _answered(run, model, tokenizer, wanted, [row for row in stored if "letters" in row], side, CLOSED)
     return {(each["task"], each["id"]): _reply_to(each, known[each["question"]]) for each in wanted}
 
@@ -149,11 +150,6 @@ def _reply_to(question: Question, row: Prediction) -> Prediction:
     return {**row, **read_choice(row)}
 
 
-def _question(task: str, question: ChoiceQuestion, text: str) -> Question:
-    known = {"task": task, "id": question.id, "target": question.answer_idx, "options": question.options}
-    return {**known, "question": text}
-
-
 def _answered(
     run: Run, model: Any, tokenizer: Any, wanted: list[Question], known: Iterable[Prediction], side: str, what: str
 ) -> dict[str, Prediction]:
@@ -163,8 +159,8 @@ def _answered(
     if asked:
         prompts = encode_questions(run, tokenizer, asked)
         kept = run / f"retrieval/.replies.{side}-{what}.jsonl"
-        predictions = score(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
-        force_answers(run, model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
+        predictions = predictions_of(asked, replies_of(run, model, tokenizer, prompts, side, kept), tokenizer)
+        force_answers(model, tokenizer, list(zip(predictions, prompts, strict=True)), side)
         found |= {row["question"]: row for row in predictions}
     return found
 
@@ -203,8 +199,7 @@ def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
 
 
 def _condition(closed: list[Prediction], rows: list[Prediction]) -> dict[str, Any]:
-    pairs = [pair for pair in zip(closed, rows, strict=True) if all(row.get("letters") for row in pair)]
-    forced = [[likeliest(row["letters"]) == row["answer_idx"] for row in side] for side in zip(*pairs, strict=True)]
+    forced = made_to_answer(closed, rows)
     known = [row["found"] for row in rows if row["found"] is not None]
     return {
         "n": len(rows),
@@ -234,11 +229,9 @@ def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool 
     """One sentence: whether this side is right more often with the passages than without, and how sure that is."""
     counts = f"{figures['mended']} mended and {figures['misled']} misled of {figures['n']}"
     model = f"the {side} model, made to answer," if forced else f"the {side} model"
-    if is_shown(figures) and figures["mcnemar_p_holm"] < 0.05:
-        word, said = ("more", "helped") if figures["delta"] > 0 else ("less", "hurt")
+    if sign := shown_sign(figures):
+        word, said = ("more", "helped") if sign > 0 else ("less", "hurt")
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
     said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
-    if is_shown(figures):
-        edge = at_the_edge(figures["mcnemar_p_holm"], figures["n"], adjusted=True)
-        return f"{said} The interval leaves zero out, but {edge}"
-    return f"{said} {least_shown(figures['detectable'], figures['n'])}"
+    figured = (figures[key] for key in ("delta_ci95", "mcnemar_p_holm", "n", "detectable"))
+    return f"{said} {why_not_shown(*figured)}"

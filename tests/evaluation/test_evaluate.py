@@ -12,7 +12,7 @@ from trainings import by_two_processes
 from helpers import InputError, answers, decoding
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
-from helpers.evaluation.evaluate import evaluate, predict, predict_between
+from helpers.evaluation.evaluate import evaluate, predict
 from helpers.evaluation.metrics import summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from helpers.generation import Reply
@@ -53,7 +53,7 @@ class Switchable:
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """A run folder with validation rows, and stand-ins for the model; gives the run and what was asked."""
-    limits = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
+    limits = {"evaluation.max_validation": 2, "evaluation.max_questions": 3}
     run = Run(tmp_path, Config.resolve("smoke", limits))
     rows = [{"Question": f"Q{i}", "Complex_CoT": f"C{i} c", "Response": f"R{i}"} for i in range(5)]
     write_jsonl(tmp_path / "data/validation.jsonl", rows)
@@ -70,7 +70,6 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "encode_example", lambda tokenizer, row, limit, style: row["Response"])
     monkeypatch.setattr(evaluation, "build_prompt", lambda tokenizer, text, style: text)
     monkeypatch.setattr(answers, "encode_prompt", lambda tokenizer, text, style: [text])
-    monkeypatch.setattr(answers, "can_decode", lambda model: True)
 
     def losses(model, encoded, pad, what):
         log.append(("losses", model.side, encoded))
@@ -79,18 +78,11 @@ def asked(tmp_path, monkeypatch):
     def generated(model, tokenizer, prompts, settings, seed, what, kept, identity):
         log.append(("replies", model.side, [text for [text] in prompts]))
         write_text(kept, identity)
-        return replies[-1:] if len(prompts) == 1 else replies
+        return replies
 
-    def letters(model, tokenizer, forced, what, cached):
-        texts = ["".join(each.ids[:cut] + each.tail) + each.lead for each in forced for cut in each.cuts]
-        log.append(("letters", model.side, texts))
-        return [[dict.fromkeys(each.letters, 0.1) | {each.letters[-1]: 0.7}] * len(each.cuts) for each in forced]
-
-    @contextmanager
-    def rescaled(model, share):
-        assert model.side == "tuned"
-        log.append(("strength", share, None))
-        yield
+    def letters(model, tokenizer, forced, what):
+        log.append(("letters", model.side, ["".join(each.ids) + each.lead for each in forced]))
+        return [dict.fromkeys(each.letters, 0.1) | {each.letters[-1]: 0.7} for each in forced]
 
     monkeypatch.setattr(evaluation, "token_nlls", losses)
     for module in (evaluation, answers):
@@ -98,7 +90,6 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "separator", lambda tokenizer: "</think>\n\n")
     monkeypatch.setattr(answers, "generate", generated)
     monkeypatch.setattr(answers, "letter_probabilities", letters)
-    monkeypatch.setattr("peft.helpers.rescale_adapter_scale", rescaled)
     return SimpleNamespace(run=run, log=log)
 
 
@@ -111,15 +102,7 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     assert asked.log == [
         ("losses", side, ["R0", "R1"]),
         ("replies", side, ["Q0", "Q1", *(q.as_prompt() for q in questions)]),
-        (
-            "letters",
-            side,
-            [
-                q.as_prompt() + thought + between
-                for q, x in zip(questions, "xxx", strict=True)
-                for thought in ("", x, x, x)
-            ],
-        ),
+        ("letters", side, [q.as_prompt() + "x" + between for q in questions]),
     ]
     assert model.side == "tuned"
     assert [row["id"] for row in rows] == ["validation-0", "validation-1", *(q.id for q in questions)]
@@ -130,7 +113,6 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
     assert parts == ([2.0, 2.0, 5 / 4, 1.5] if side == "base" else [1.0, 1.0, 0.5, 1.0])
     for row in rows[2:]:
         assert row["letters"] == {"A": 0.1, "B": 0.1, "C": 0.1, "D": 0.7}
-        assert row["forced"] == {"0": "D", "4": "D", "8": "D", "16": "D"}
     assert (rows[0]["closed"], rows[0]["thinking_tokens"], rows[0]["finished"]) == (True, 2, True)
     assert (rows[1]["closed"], rows[1]["finished"]) == (False, False)
     assert rows[0]["reply"] == "two words</think>An answer."  # the whole reply
@@ -138,36 +120,25 @@ def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(ask
 
 
 @pytest.mark.parametrize(("side", "before", "after"), [("base", "\n", "\n\n"), ("tuned", "", "")])
-def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(
-    r1_tokenizer, tmp_path, monkeypatch, side, before, after
-):
-    """R1's makers put line breaks around the tag. A tag inside a thought stays text, and an open thought is cut."""
-    run = Run(tmp_path, Config.resolve("smoke"))
+def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(r1_tokenizer, monkeypatch, side, before, after):
+    """R1's makers put line breaks around the tag. A tag inside a thought stays text, and an open thought is closed."""
     thoughts = ["The fever, he wrote </think>, began at night\n", "One two three four five six seven eight nine ten"]
     replies = [f"{thoughts[0]}</think>\n\nThe answer is (B).", thoughts[1]]
     rows = [choice("t", i, "A", None, reply=reply) for i, reply in enumerate(replies)]
     heard = []
 
-    def letters(model, tokenizer, forced, what, cached):
-        heard.extend((each.ids[:cut] + each.tail, each.lead) for each in forced for cut in each.cuts)
+    def letters(model, tokenizer, forced, what):
+        heard.extend((each.ids, each.lead) for each in forced)
         return [None] * len(forced)
 
     monkeypatch.setattr(answers, "letter_probabilities", letters)
-    monkeypatch.setattr(answers, "can_decode", lambda model: True)
     choices = [(row, encode_prompt(r1_tokenizer, row["question"])) for row in rows]
-    answers.force_answers(run, None, r1_tokenizer, choices, side)
-    assert [row["letters"] for row in rows] == [row["forced"] for row in rows] == [None, None]
+    answers.force_answers(None, r1_tokenizer, choices, side)
+    assert [row["letters"] for row in rows] == [None, None]
     prompts = [build_prompt(r1_tokenizer, row["question"]) for row in rows]
     texts = [r1_tokenizer.decode(ids) for ids, _ in heard]
     assert {lead for _, lead in heard} == {after + LEAD}
-    assert [texts[3], texts[7]] == [
-        p + t.rstrip() + before + "</think>" for p, t in zip(prompts, thoughts, strict=True)
-    ]
-    assert texts[0] == prompts[0] + "</think>"
-    for text, budget in zip(texts[4:7], (0, 4, 8), strict=True):
-        cut = text.removeprefix(prompts[1]).removesuffix("</think>")
-        assert thoughts[1].startswith(cut)
-        assert len(r1_tokenizer(cut, add_special_tokens=False)["input_ids"]) == budget
+    assert texts == [p + t.rstrip() + before + "</think>" for p, t in zip(prompts, thoughts, strict=True)]
     tag = r1_tokenizer.convert_tokens_to_ids("</think>")
     assert all(ids[-1] == tag and ids.count(tag) == 1 for ids, _ in heard)
 
@@ -192,20 +163,14 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     metrics = evaluate(evaluated)
     sides = [read_jsonl(evaluated / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned")]
     assert read_json(evaluated / "evaluation/metrics.json") == metrics
-    between = read_jsonl(evaluated / "evaluation/predictions.strength.jsonl")
-    assert [(row["strength"], row["id"]) for row in between] == [
-        (0.5, row["id"]) for row in sides[0][:3]
-    ]  # both rows, and of three questions one
-    assert summarise(*sides, evaluated.config.seed, between={0.5: between}) == metrics
+    assert summarise(*sides) == metrics
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
         ".replies.base.jsonl",
-        ".replies.strength-0.5.jsonl",
         ".replies.tuned.jsonl",
         "metrics.json",
         "predictions.base.jsonl",
-        "predictions.strength.jsonl",
         "predictions.tuned.jsonl",
         "tasks",
     ]
@@ -227,11 +192,8 @@ def test_replies_are_kept_for_one_side_and_one_adapter(asked):
         for side in ("base", "tuned"):
             predict(asked.run, Switchable(), Words(), questions, side)
             kept[side, adapter] = (asked.run / f"evaluation/.replies.{side}.jsonl").read_text()
-        for share in (0.25, 0.5):
-            predict_between(asked.run, Switchable(), Words(), questions, share)
-            kept[share, adapter] = (asked.run / f"evaluation/.replies.strength-{share}.jsonl").read_text()
     assert kept["base", b"one"] == kept["base", b"two"]
-    assert len(set(kept.values())) == 7
+    assert len(set(kept.values())) == 3
 
 
 def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypatch):
@@ -257,7 +219,7 @@ def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
 
 def trained(folder, rows):
     """A run folder as 04 leaves it, with a random adapter."""
-    few = {"evaluation.max_validation": 2, "evaluation.max_questions": 3, "evaluation.strength_questions": 1}
+    few = {"evaluation.max_validation": 2, "evaluation.max_questions": 3}
     changes = few | {"generation.temperature": 0.9, "generation.max_new_tokens": 8, "tracking.wandb": "disabled"}
     run = open_run("smoke", folder, changes)
     write_jsonl(run / "data/validation.jsonl", rows[:2])
@@ -278,11 +240,11 @@ def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(whol
     together = trained(tmp_path / "together", sample_rows)
     assert by_two_processes("evaluate.py", together).count("loss of unseen rows") == 1
     kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
-    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned", "strength-0.5")}
+    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned")}
 
     monkeypatch.setattr("helpers.generation.decode", None)
     evaluate(together)
-    for side in ("base", "tuned", "strength"):
+    for side in ("base", "tuned"):
         one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (whole, together))
         for a, b in zip(one, two, strict=True):
             assert a.keys() == b.keys()
@@ -314,8 +276,8 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, t
         file.write("[4, [1, 2")
     limit = 1000
     evaluate(stopped)
-    assert counts == [5, 3, 2, 1]
-    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned", "strength")]
+    assert counts == [5, 3, 2]
+    sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned")]
     for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
         assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()
     base, tuned = (read_jsonl(whole / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned"))

@@ -3,14 +3,12 @@
 import copy
 
 import pytest
-from evaluated_rows import BASE, LETTERS, SEED, TUNED, choice, unseen
+from evaluated_rows import BASE, LETTERS, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
-from helpers.evaluation.metrics import summarise
-from helpers.statistics import compare_paired
+from helpers.evaluation.metrics import side_by_side, summarise
 
-ON_TASK = [remarks.on_accuracy, remarks.on_paired, remarks.on_forced, remarks.on_length, remarks.on_budget,
-           remarks.on_calibration]  # fmt: skip
+ON_TASK = [remarks.on_accuracy, remarks.on_forced, remarks.on_calibration]
 
 
 def questions(base, tuned, n=20):
@@ -20,14 +18,14 @@ def questions(base, tuned, n=20):
         + [choice("t", i, "A", (named * n)[i]) for i in range(n)]
         for named in (base, tuned)
     ]
-    return summarise(*sides, SEED, {"t": []}), sides
+    return summarise(*sides, {"t": []}), sides
 
 
 def test_few_rows_get_one_sentence_from_every_remark():
-    metrics = summarise(BASE, TUNED, SEED)
+    metrics = summarise(BASE, TUNED)
     said = [remark(task) for task in metrics["tasks"].values() for remark in ON_TASK]
     said += [remarks.on_parts(metrics["validation"]), remarks.on_shape(metrics["validation"])]
-    said += [remarks.on_strength([]), remarks.on_leaks({}), remarks.on_holm({}), remarks.on_letters(BASE)]
+    said += [remarks.on_leaks({}), remarks.on_holm({})]
     assert all(text and text.count(". ") == 0 for text in said)
     assert remarks.on_holm(metrics["tasks"]) == "Too few questions were asked for a test."
 
@@ -37,29 +35,22 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     task = metrics["tasks"]["t"]
     assert remarks.on_accuracy(task) == (
         "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
-        "The tuned model's interval holds the level of guessing: no more than that is shown, whatever the base model's "
-        "score. Always naming A, the most frequent right answer, would score 100%."
+        "Always naming A, the most frequent right answer, would score 100%."
     )
-    paired = remarks.on_paired(task)
-    assert paired.startswith("10 questions are right only with the tuned model and 0 only with the base model.")
-    assert "the tuned model scores better" in paired
-    assert paired.endswith("Whether it scores better than guessing is another question.")
-    assert remarks.on_differing(base, tuned) == "Of 40 questions 10 got better and 0 worse."
+    assert "The tuned model's accuracy is better than the base model's" in task["verdict"]
+    assert "not shown to differ from guessing" in task["verdict"]
+    assert remarks.on_differing(base, tuned) == (
+        "Of 40 questions 10 got better and 0 worse. The other 30 are right with both models or with neither."
+    )
+    assert remarks.on_differing(base, base) == (
+        "Of 40 questions none is right for one model alone. Nothing in them tells the models apart."
+    )
+    base = [{**row, "closed": row["task"] != "t"} for row in base]
+    assert remarks.on_differing(base, tuned).endswith(
+        " In 10 of the 10 the base model never closed its thought, so its answer does not count."
+    )
     assert remarks.on_holm(metrics["tasks"]).endswith("1 of their p values lies below 0.05 as computed and 1 after "
                                                       "Holm's procedure.")  # fmt: skip
-
-
-def test_no_discordant_question_proves_no_equality():
-    task = questions(["A"], ["A"])[0]["tasks"]["t"]
-    assert "proves no equality" in remarks.on_paired(task)
-    assert "above guessing" in remarks.on_accuracy(task)
-
-
-def test_a_split_that_is_no_rarity_shows_no_difference():
-    task = questions(["A", "B", "B", "B"], ["B", "A", "A", "B"])[0]["tasks"]["t"]
-    assert "That is no rarity, so no difference is shown." in remarks.on_paired(task)
-    task["paired"] |= {"mcnemar_p": 0.03, "mcnemar_p_holm": 0.06}
-    assert "Beside the other tests that is not rare enough, so no difference" in remarks.on_paired(task)
 
 
 @pytest.mark.parametrize("replied", [True, False])
@@ -71,7 +62,7 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
         (True, True): "not one of length or form.",
         (True, False): "it can come from naming an option alone.",
         (False, True): "Here a difference shows that the replies did not show.",
-        (False, False): "No difference is shown in this reading either.",
+        (False, False): "So no difference is shown in either reading.",
     }
     assert remarks.on_forced(task).endswith(ends[replied, forced])
 
@@ -79,7 +70,7 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
 def test_shape_says_what_changed_and_what_loops():
     def shape(base, tuned):
         sides = [[unseen(i, 2.0, *flags, 9, reply=text) for i in range(12)] for flags, text in (base, tuned)]
-        return remarks.on_shape(summarise(*sides, SEED)["validation"])
+        return remarks.on_shape(summarise(*sides)["validation"])
 
     good, loop = ((True, True), "one two three four five"), ((True, False), "a b c d " * 20)
     assert "stops less often" in shape(good, loop)
@@ -109,55 +100,29 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
     sides = questions([None], ["A", "A", "A", "B"])[1]
 
     def leaks(flagged):
-        return remarks.on_leaks(summarise(*sides, SEED, flagged)["tasks"])
+        return remarks.on_leaks(summarise(*sides, flagged)["tasks"])
 
+    table = [remarks.flagged_table(summarise(*sides, found)["tasks"]) for found in ({"t": ["t-0"]}, None)]
+    whole = {"task": "t", "questions": "20", "tuned minus base": "+75.0 points (+45.0 to +91.4)"}
+    assert table == [
+        [{**whole, "flagged": "1", "without flagged": "+73.7 points (+42.6 to +90.8)"}],
+        [{**whole, "flagged": "not compared", "without flagged": "-"}],
+    ]
     assert leaks({"t": []}).startswith("None of 20 questions resembles")
     assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
     assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
     assert leaks(None).startswith("03 compared no question")
-    tasks = summarise(*sides, SEED, {"t": ["t-0"]})["tasks"]
+    tasks = summarise(*sides, {"t": ["t-0"]})["tasks"]
     tasks["t"]["paired"]["mcnemar_p_holm"] = 0.9  # beside many other tests, for which the rest is not adjusted
     assert remarks.on_leaks(tasks).endswith("each finding is the same.")
 
 
-def test_a_favourite_letter_is_a_habit():
-    assert "That is a habit" in remarks.on_letters([choice("t", i, "A", "C") for i in range(8)])
-    assert "habit" not in remarks.on_letters([choice("t", i, "A", "ABCD"[i % 4]) for i in range(8)])
-
-
-@pytest.mark.parametrize(("best", "words"), [(0, "only costs"), (1, "the best of the 3 strengths"), (2, "weaker")])
-def test_strength_names_the_lowest_loss(best, words):
-    points = [{"scale": s, "nll": 2.0, "nll_n": 9} for s in (0.0, 1.0, 0.5)]
-    points[best]["nll"] = 1.0
-    assert words in remarks.on_strength(points)
-
-
-def test_slopes_and_confidence_are_claimed_only_where_they_are_shown():
-    def group(n, low, high, **more):
-        return {"n": n, "accuracy": (low + high) / 2, "ci95": [low, high], "tokens": [1, 9], **more}
-
-    for two, words in ((group(12, 0.1, 0.6), "no slope"), (group(12, 0.7, 0.9), "do not overlap")):
-        bins = [group(12, 0.1, 0.5), two]
-        assert words in remarks.on_length({"n": 24, "length": {"tuned": {"bins": bins, "truncated": 0, "n": 24}}})
-    no_thought, thought = [False] * 12, [True] * 12
-    for first, last, words in (
-        (no_thought, [True] * 2 + [False] * 10, "not shown that its thinking helps or harms"),
-        (
-            [True] * 7 + no_thought,
-            [False] * 7 + [True] + no_thought[1:],
-            "the thought does harm; the exact test gives p = 0.07, so this is at the edge of what",
-        ),
-        (no_thought, thought, "The thought helps"),
-        (thought, no_thought, "The thought does harm"),
-    ):
-        ends = [group(12, 0.1, 0.5), group(12, 0.1, 0.5, paired=compare_paired(first, last))]
-        assert words in remarks.on_budget({"budget": {"tuned": ends}})
-    at_once = {"favourite": {"letter": "C", "times": 11, "named": 12}}
-    said = remarks.on_budget({"budget": {"tuned": [ends[0] | at_once, ends[1]]}})
-    assert "At once it names C in 11 of 12, whatever is asked. The thought does harm" in said
+def test_miscalibration_is_claimed_only_where_it_is_shown():
     for interval, word in (([0.1, 0.2], "overconfident"), ([-0.2, -0.1], "underconfident"), ([-0.1, 0.1], "not shown")):
-        found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4}
-        assert word in remarks.on_calibration({"calibration": {"base": None, "tuned": found}})
+        found = {"n": 9, "overconfidence_ci95": interval, "confidence": 0.5, "accuracy": 0.4, "ece": 0.125}
+        said = remarks.on_calibration({"calibration": {"base": None, "tuned": found}})
+        assert word in said
+        assert said.endswith("The expected calibration error is 0.12 (tuned).")
 
 
 def test_the_table_of_questions_quotes_what_it_shows():
@@ -167,3 +132,17 @@ def test_the_table_of_questions_quotes_what_it_shows():
     assert "<b>" not in table
     assert {line.count(" | ") for line in table.splitlines()} == {4}
     assert remarks.differing(BASE[:2], TUNED[:2]) == "*No question is right for one model alone.*"
+
+
+def test_an_example_shows_both_replies_and_says_when_there_is_none():
+    pairs = side_by_side(
+        [unseen(0, 1.0, True, True, 1, reply="base thought</think>base answer")],
+        [unseen(0, 2.0, False, True, 1, reply="tuned thought</think>tuned answer")],
+    )
+    shown = remarks.example(pairs, "worse")
+    places = [
+        shown.index(text) for text in ("Base model", "base thought", "base answer", "Tuned model", "tuned answer")
+    ]
+    assert places == sorted(places)
+    assert "better" in remarks.example(pairs, "better")
+    assert "base answer" not in remarks.example(pairs, "better")

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from evaluated_rows import BASE, SEED, TUNED, choice, unseen
+from evaluated_rows import BASE, TUNED, choice, unseen
 
-from helpers.evaluation.metrics import example, side_by_side, summarise
+from helpers.evaluation.metrics import side_by_side, summarise
 
 
 def test_metrics_have_the_schema_of_the_design():
-    metrics = summarise(BASE, TUNED, SEED)
+    metrics = summarise(BASE, TUNED)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics  # plain numbers, lists and texts
-    assert set(metrics) == {"validation", "tasks", "strength"}
+    assert set(metrics) == {"validation", "tasks"}
     assert set(metrics["validation"]) >= {"n", "base", "tuned"}
     for side in ("base", "tuned"):
         assert set(metrics["validation"][side]) == {"nll", "closed", "finished", "thinking_tokens"}
@@ -26,7 +26,7 @@ def test_metrics_have_the_schema_of_the_design():
 
 
 def test_validation_figures_are_those_worked_out_by_hand():
-    validation = summarise(BASE, TUNED, SEED)["validation"]
+    validation = summarise(BASE, TUNED)["validation"]
     assert validation["n"] == 2
     assert validation["base"] == {"nll": 2.5, "closed": 0.0, "finished": 0.5, "thinking_tokens": 20.0}
     assert validation["tuned"] == pytest.approx({"nll": 2.3, "closed": 0.5, "finished": 1.0, "thinking_tokens": 35.0})
@@ -38,7 +38,7 @@ def test_validation_figures_are_those_worked_out_by_hand():
 
 
 def test_task_figures_are_those_worked_out_by_hand():
-    task = summarise(BASE, TUNED, SEED)["tasks"]["medqa"]
+    task = summarise(BASE, TUNED)["tasks"]["medqa"]
     assert task["n"] == 4
     assert (task["majority_letter"], task["majority_baseline"]) == ("A", 0.5)  # A, B, A, C
     assert task["chance"] == pytest.approx((3 / 4 + 1 / 3) / 4)
@@ -56,7 +56,7 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert paired["detectable"] == pytest.approx(0.998, abs=1e-3)
     assert paired["delta_ci95"] == [-1, 1]
     assert task["verdict"].startswith("Too few rows were measured (n = 4) to say anything about accuracy: ")
-    twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2, SEED)["tasks"]["medqa"]
+    twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2)["tasks"]["medqa"]
     low, high = twice["paired"]["delta_ci95"]
     assert (low, high) == pytest.approx((-0.3403, 0.7403), abs=1e-4)  # Bonett and Price, 2 and 4 of 8
     assert twice["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
@@ -65,12 +65,12 @@ def test_task_figures_are_those_worked_out_by_hand():
 def test_the_loss_of_each_part_and_repetition_are_paired_too():
     twice = "a b c d a b c d"  # of five runs of four words one stood there before
     tuned = [{**TUNED[0], "reply": twice}, TUNED[1]]
-    validation = summarise([*BASE[:2], BASE[2]], [*tuned, TUNED[2]], SEED)["validation"]
+    validation = summarise([*BASE[:2], BASE[2]], [*tuned, TUNED[2]])["validation"]
     assert validation["parts"]["thinking"]["base"] == pytest.approx(2.0)
     assert validation["parts"]["answer"]["tuned"] == pytest.approx(3.3)
     assert validation["parts"]["answer"]["delta_ci95"] is None  # of two rows
     assert validation["repetition"]["delta"] == pytest.approx(0.1)
-    more = summarise(BASE[:2] * 3 + [BASE[2]], TUNED[:2] * 3 + [TUNED[2]], SEED)["validation"]
+    more = summarise(BASE[:2] * 3 + [BASE[2]], TUNED[:2] * 3 + [TUNED[2]])["validation"]
     t, error = 2.570582, np.std([-0.5, 0.1] * 3, ddof=1) / 6**0.5  # Student's, 5 degrees of freedom
     assert more["parts"]["answer"]["delta_ci95"] == pytest.approx([-0.2 - t * error, -0.2 + t * error], abs=1e-6)
     assert more["paired"]["nll_delta_ci95"] == pytest.approx(more["parts"]["answer"]["delta_ci95"])
@@ -80,10 +80,10 @@ def test_p_values_are_adjusted_to_the_number_of_tasks_and_the_sentence_follows()
     """Six of six to the tuned model: p = 2/64 alone, 3/32 beside two more tasks."""
     base = [choice("t", i, "A", "B") for i in range(6)]
     tuned = [choice("t", i, "A", "A") for i in range(6)]
-    alone = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    alone = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]
     assert alone["paired"]["mcnemar_p_holm"] == alone["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
     assert "is better" in alone["verdict"]
-    beside = summarise(BASE + base, TUNED + tuned, SEED)["tasks"]["t"]
+    beside = summarise(BASE + base, TUNED + tuned)["tasks"]["t"]
     assert beside["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
     assert beside["paired"]["mcnemar_p_holm"] == pytest.approx(3 / 32)
     assert beside["verdict"].startswith("No difference")
@@ -93,7 +93,7 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     """40 questions, of which the tuned model answers ten, six of them rightly: better than none, and no knowledge."""
     base = [choice("t", i, "A", None) for i in range(40)]
     tuned = [choice("t", i, "A", None if i >= 10 else "A" if i < 6 else "B") for i in range(40)]
-    task = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    task = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]
     assert "is better than the base model's: +15.0 points" in task["verdict"]
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
@@ -101,7 +101,7 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
         "base model names an option in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
         "guessing: its interval, 5.7% to 29.8%, holds 25%."
     )
-    many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4, SEED)["tasks"]["t"]
+    many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4)["tasks"]["t"]
     assert many["verdict"].endswith(
         "in 0 of 160 replies; the tuned model names an option in 40 of 160 replies and is right in 60% of those."
     )
@@ -111,48 +111,48 @@ def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
     """Twelve of 48 right by naming A in every reply: more than none, and as many as a guess."""
     rights = ["A", "B", "C", "D"] * 12
     base, tuned = ([choice("t", i, right, named) for i, right in enumerate(rights)] for named in (None, "A"))
-    said = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]["verdict"]
+    said = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
     assert "is better than the base model's" in said
     assert said.endswith(
         "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. The "
         "tuned model names A in 48 of its 48 answers: what it has gained is that it answers at all."
     )
-    same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned, SEED)["tasks"]["t"]["verdict"]
+    same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
     assert same.endswith("The tuned model names A in 48 of its 48 answers, whatever is asked.")
 
 
 def test_a_side_that_never_closes_a_thought_does_not_hide_the_others_calibration():
     letters = {"letters": {"A": 0.7, "B": 0.3}}
     tuned = [row | letters if row["task"] == "other" else row for row in TUNED]
-    calibration = summarise(BASE, tuned, SEED)["tasks"]["other"]["calibration"]
+    calibration = summarise(BASE, tuned)["tasks"]["other"]["calibration"]
     assert calibration["base"] is None
     assert calibration["tuned"]["n"] == 3
 
 
 def test_figures_without_the_flagged_questions_stand_beside_the_raw_ones():
     flagged = {"medqa": ["medqa-1", "medqa-3", "elsewhere"], "other": [f"other-{i}" for i in range(3)]}
-    tasks = summarise(BASE, TUNED, SEED, flagged)["tasks"]
+    tasks = summarise(BASE, TUNED, flagged)["tasks"]
     assert tasks["medqa"]["flagged"]["n"] == 2
     without = tasks["medqa"]["flagged"]["without"]
     assert (without["n"], without["base"]["accuracy"], without["tuned"]["accuracy"]) == (2, 0.5, 0.5)
     assert (without["paired"]["base_only"], without["paired"]["tuned_only"]) == (1, 1)
-    assert tasks["medqa"]["base"] == summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["base"]
+    assert tasks["medqa"]["base"] == summarise(BASE, TUNED)["tasks"]["medqa"]["base"]
     assert tasks["other"]["flagged"] == {"n": 3, "without": None}
-    tasks = summarise(BASE, TUNED, SEED, {"medqa": []})["tasks"]
+    tasks = summarise(BASE, TUNED, {"medqa": []})["tasks"]
     assert tasks["medqa"]["flagged"]["n"] == 0
     assert tasks["medqa"]["flagged"]["without"]["n"] == 4
     assert tasks["other"]["flagged"] is None  # not compared, which is not the same as none flagged
 
 
 def lettered(row, letter):
-    return row | {"letters": {"A": 0.1, "B": 0.1, letter: 0.6}, "forced": {"0": "B", "64": letter}}
+    return row | {"letters": {"A": 0.1, "B": 0.1, letter: 0.6}}
 
 
 def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     """Nine thoughts that never end in the base model: all wrong as replied, as right as the tuned one's when forced."""
     base = [lettered(choice("t", i, "A", None, finished=False), "A") for i in range(9)]
     tuned = [lettered(choice("t", i, "A", "A"), "A") for i in range(9)]
-    task = summarise(BASE[:2] + base, TUNED[:2] + tuned, SEED)["tasks"]["t"]
+    task = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]
     assert (task["base"]["accuracy"], task["tuned"]["accuracy"]) == (0, 1)
     assert task["paired"]["mcnemar_p"] == pytest.approx(2 / 2**9)
     assert task["paired"]["mcnemar_p_holm"] == pytest.approx(4 / 2**9)  # two tests were made
@@ -161,46 +161,23 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
     assert forced["verdict"].startswith("No difference in accuracy when made to answer is shown")
-    assert [point["accuracy"] for point in task["budget"]["base"]] == [0, 1]
-    assert [point["replied"] for point in task["budget"]["tuned"]] == [0, 1]
-    assert summarise(BASE, TUNED, SEED)["tasks"]["medqa"]["made_to_answer"] is None
+    assert summarise(BASE, TUNED)["tasks"]["medqa"]["made_to_answer"] is None
 
 
 def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     base = [unseen(i, 2.0 + i / 10, True, True, 5) | {"nll_delimiter": 0.2, "nll_text": 1.9} for i in range(6)]
     tuned = [row | {"nll": row["nll"] - 0.3, "nll_delimiter": 0.05, "nll_text": 1.7} for row in base]
     task = [choice("t", 0, "A", "A")]
-    validation = summarise(base + task, tuned + task, SEED)["validation"]
-    assert validation["delimiter_share"] == pytest.approx(0.5)
+    validation = summarise(base + task, tuned + task)["validation"]
     assert validation["verdict"].endswith(
         " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean of the other "
         "tokens alone changes by -0.200."
     )
-    assert summarise(BASE, TUNED, SEED)["validation"]["delimiter_share"] is None  # replies of an older release
-
-
-def test_strength_is_measured_on_the_same_rows_from_base_to_tuned():
-    half = [unseen(0, 1.8, True, True, 1), unseen(1, 2.9, True, True, 1), choice("medqa", 1, "B", "B")]
-    points = summarise(BASE, TUNED, SEED, between={0.5: half})["strength"]
-    assert [point["scale"] for point in points] == [0, 0.5, 1]
-    assert [point["nll"] for point in points] == pytest.approx([2.5, 2.35, 2.3])
-    assert [point["nll_ci95"] for point in points] == [None] * 3  # of two rows
-    assert [point["accuracy"] for point in points] == [0, 1, 1]  # of one question: all that were asked at one half
-    assert [point["accuracy_n"] for point in points] == [1, 1, 1]
-    points = summarise(BASE, TUNED, SEED, between={0.5: half[:2]})["strength"]
-    assert [point["accuracy"] for point in points] == [None] * 3
-    assert summarise(BASE, TUNED, SEED)["strength"] == []
-    base = [unseen(i, 2.0 + i, True, True, 1) for i in range(5)]
-    tuned = [row | {"nll": row["nll"] - change} for row, change in zip(base, (1, 2, 3, 2, 2), strict=True)]
-    task = [choice("t", 0, "A", "A")]
-    points = summarise(base + task, tuned + task, SEED, between={0.5: tuned})["strength"]
-    assert points[0]["nll_ci95"] == pytest.approx([4, 4])  # of the change from the base model
-    half = 2.776445 * np.std([1, 2, 3, 2, 2], ddof=1) / 5**0.5  # Student's t, 4 degrees of freedom
-    assert points[1]["nll_ci95"] == pytest.approx([2 - half, 2 + half], abs=1e-6)
+    assert "</think>" not in summarise(BASE, TUNED)["validation"]["verdict"]  # replies of an older release
 
 
 def test_three_of_three_against_none_is_still_no_proof():
-    task = summarise(BASE, TUNED, SEED)["tasks"]["other"]
+    task = summarise(BASE, TUNED)["tasks"]["other"]
     assert task["paired"]["mcnemar_p"] == pytest.approx(0.25)  # 2 / 2**3
     assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [-1.0, 1.0])
     assert task["base"]["ci95"] == pytest.approx([0.0, 0.7076], abs=1e-4)
@@ -208,7 +185,7 @@ def test_three_of_three_against_none_is_still_no_proof():
     assert task["verdict"].startswith("Too few rows")
     five = [choice("t", i, "A", "A") for i in range(5)]
     wrong = [row | {"choice": "B", "correct": False} for row in five]
-    task = summarise(BASE[:2] + wrong, TUNED[:2] + five, SEED)["tasks"]["t"]
+    task = summarise(BASE[:2] + wrong, TUNED[:2] + five)["tasks"]["t"]
     assert task["paired"]["delta_ci95"][0] > 0
     assert task["verdict"].startswith("No difference")  # the exact test forbids what the interval would allow
 
@@ -217,8 +194,8 @@ def test_one_loss_all_rows_lower_is_called_better_and_all_higher_worse():
     rows = [unseen(i, 2.0 + i / 10, True, True, 5) for i in range(20)]
     lower = [{**row, "nll": row["nll"] - 0.3} for row in rows]
     task = [choice("t", 0, "A", "A")]
-    better = summarise(rows + task, lower + task, SEED)["validation"]["verdict"]
-    worse = summarise(lower + task, rows + task, SEED)["validation"]["verdict"]
+    better = summarise(rows + task, lower + task)["validation"]["verdict"]
+    worse = summarise(lower + task, rows + task)["validation"]["verdict"]
     assert "is better than the base model's: -0.300 (95% interval -0.300 to -0.300)" in better
     assert "is worse than the base model's: +0.300" in worse
     assert "points" not in better + worse  # nats are no percentage
@@ -238,17 +215,3 @@ def test_replies_that_got_worse_come_first_and_keep_their_order():
         ("medqa-3", "same"),
     ]
     assert set(pairs[0]) == {"task", "id", "outcome", "question", "base", "tuned"}
-
-
-def test_an_example_shows_both_replies_and_says_when_there_is_none():
-    pairs = side_by_side(
-        [unseen(0, 1.0, True, True, 1, reply="base thought</think>base answer")],
-        [unseen(0, 2.0, False, True, 1, reply="tuned thought</think>tuned answer")],
-    )
-    shown = example(pairs, "worse")
-    places = [
-        shown.index(text) for text in ("Base model", "base thought", "base answer", "Tuned model", "tuned answer")
-    ]
-    assert places == sorted(places)
-    assert "better" in example(pairs, "better")
-    assert "base answer" not in example(pairs, "better")

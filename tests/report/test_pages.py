@@ -12,7 +12,7 @@ import yaml
 from IPython.core.formatters import DisplayFormatter
 
 from helpers import PROJECT_ROOT
-from helpers.evaluation.metrics import example
+from helpers.evaluation.remarks import example
 from helpers.files import read_json, write_json
 from helpers.report.markdown import quoted
 from helpers.report.results import CONTENT_POLICY

@@ -5,16 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluated_rows import answered, believed
+from evaluated_rows import believed
 
-from helpers.evaluation.calibration import accuracy_by_length, calibration
+from helpers.evaluation.calibration import calibration
 from helpers.report import drawings, plots
-from helpers.statistics import paired_difference, share_interval
-
-POINTS = [
-    {"scale": s, "nll": 2 - s, "nll_ci95": [1.9 - s, 2.2 - s], "accuracy": 0.3, "accuracy_ci95": [0.2, 0.45]}
-    for s in (1, 0, 0.5)
-]
+from helpers.statistics import paired_difference
 
 
 def drawn(figure):
@@ -56,22 +51,9 @@ def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
     assert [len(line.get_xdata()) for line in change.lines] == [1, 2]  # the difference, and the line at zero
 
 
-def test_accuracy_against_length_shows_intervals_and_counts_what_was_cut():
-    base = accuracy_by_length([answered(t, t < 25) for t in range(40)] + [answered(99, False, False)] * 3)
-    tuned = accuracy_by_length([answered(2 * t, t % 2 == 0) for t in range(20)])
-    [axes] = drawn(plots.accuracy_against_length(base, tuned))
-    assert legend(axes) == ["base: 40 replies, 3 more cut off", "tuned: 20 replies, 0 more cut off"]
-    assert "tokens" in axes.get_xlabel()
-    assert "95% interval" in axes.get_ylabel()
-    for side, found in enumerate((base, tuned)):
-        ends = [end for each in bars(axes, side) for end in each]
-        assert ends == pytest.approx([end for each in found["bins"] for end in each["ci95"]])
-    assert told_apart_in_grey(axes)
-
-
 def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     hits = [True, True, False] * 20
-    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits), 0) for low in (0.5, 0.8))
+    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits)) for low in (0.5, 0.8))
     [axes] = drawn(plots.reliability(base, tuned))
     assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
     for side, found in (("base", base), ("tuned", tuned)):
@@ -82,27 +64,6 @@ def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     assert told_apart_in_grey(axes)
     [alone] = drawn(plots.reliability(None, tuned))
     assert len(legend(alone)) == 2
-
-
-def test_a_strength_curve_has_a_band_in_each_panel_in_the_order_of_the_strength():
-    nll, accuracy = drawn(plots.strength_curve(POINTS))
-    assert "share of the adapter's strength" in accuracy.get_xlabel()
-    assert "nats a token" in nll.get_ylabel()
-    for axes, low, high in ((nll, 0.9, 2.2), (accuracy, 0.2, 0.45)):
-        assert list(axes.lines[0].get_xdata()) == [0, 0.5, 1]
-        [band] = axes.collections
-        edges = band.get_paths()[0].vertices[:, 1]
-        assert (edges.min(), edges.max()) == pytest.approx((low, high))
-        assert legend(axes) == ["95% interval of the change", "mean"]
-    assert nll.get_shared_x_axes().joined(nll, accuracy)
-    few, _ = drawn(plots.strength_curve([point | {"nll_ci95": None} for point in POINTS]))
-    assert (legend(few), list(few.collections)) == (["mean"], [])
-    unknown = [point | {"accuracy": None, "accuracy_ci95": None} for point in POINTS]
-    [nll] = drawn(plots.strength_curve(unknown))
-    assert len(nll.collections) == 1
-    assert "share of the adapter's strength" in nll.get_xlabel()
-    [nothing] = drawn(plots.strength_curve([]))
-    assert [text.get_text() for text in nothing.texts] == ["not measured"]
 
 
 def test_markers_on_an_axis_are_whole():
@@ -125,11 +86,7 @@ def test_no_dot_of_the_paired_rows_is_covered_and_neither_side_hides_the_other()
     [axes] = drawn(plots.paired_nll([3, 4, 5], [2, 3, 3.5]))
     assert list(axes.texts) == []
     assert "below the line" in axes.get_title()
-    points = [{"tokens": n, "accuracy": 0.5, "ci95": [0.4, 0.6], "replied": 0.2, "n": 9} for n in (0, 100, 200)]
-    [axes] = drawn(plots.accuracy_against_budget(points, points))
-    base, tuned = (list(container.lines[0].get_xdata()) for container in axes.containers)
-    assert (base, tuned) == ([0, 100, 200], [2, 102, 202])
-    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20), 0)
+    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20))
     [axes] = drawn(plots.reliability(found, found))
     base, tuned = (container.lines[0] for container in axes.containers)
     assert base.get_markerfacecolor() == "none" != tuned.get_markerfacecolor()
@@ -137,31 +94,13 @@ def test_no_dot_of_the_paired_rows_is_covered_and_neither_side_hides_the_other()
 
 
 def test_figures_of_nothing_are_drawn_without_a_warning():
-    nothing = accuracy_by_length([])
     for figure in (
         plots.nll_by_part({}),
-        plots.accuracy_against_length(nothing, nothing),
-        plots.accuracy_against_budget([], []),
         plots.reliability(None, None),
-        plots.strength_curve([]),
         plots.accuracy({}),
         plots.loss_curve([]),
     ):
         drawn(figure)
-
-
-def test_accuracy_against_the_budget_shows_both_readings():
-    points = [
-        {"tokens": n, "replied": k / 8, "n": 4, "accuracy": k / 4, "ci95": list(share_interval(k, 4))}
-        for n, k in ((0, 1), (50, 2), (200, 3))
-    ]
-    [axes] = drawn(plots.accuracy_against_budget(points, points[1:]))
-    labels = [
-        f"{side}, {reading}" for side in ("base", "tuned") for reading in ("made to answer (n=4)", "as replied by then")
-    ]
-    assert sorted(legend(axes)) == sorted(labels)
-    assert bars(axes, 0)[2] == pytest.approx(points[2]["ci95"])
-    assert told_apart_in_grey(axes)
 
 
 def test_a_token_strip_has_a_box_for_each_piece_and_breaks_lines_at_line_ends_and_the_width():

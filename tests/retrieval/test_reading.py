@@ -59,7 +59,7 @@ class Room:
         row = {"task": "quiz", "id": question.id, "question": question.as_prompt(), "reply": "Stored.</think>(B)"}
         row |= {"closed": True, "finished": True, "tokens": 3, "thinking_tokens": 1, "options": question.options}
         row |= {"answer_idx": question.answer_idx, "choice": "B", "correct": True}
-        return {**row, "letters": {"A": 0.1, "B": 0.9}, "forced": {"8": "B"}}
+        return {**row, "letters": {"A": 0.1, "B": 0.9}}
 
     def replies(self, run, model, tokenizer, prompts, side, kept):
         self.asked[side] += prompts
@@ -67,9 +67,9 @@ class Room:
         return [SimpleNamespace(text=f"New thought.</think>The answer is ({each}).", finished=True, tokens=5)
                 for each in letters]  # fmt: skip
 
-    def force(self, run, model, tokenizer, choices, side):
+    def force(self, model, tokenizer, choices, side):
         for row, _ in choices:
-            row["letters"], row["forced"] = {"A": 0.8, "B": 0.2}, {}
+            row["letters"] = {"A": 0.8, "B": 0.2}
 
     def rows(self, side="tuned"):
         rows = read_jsonl(self.run / f"retrieval/predictions.{side}.jsonl")
@@ -104,7 +104,7 @@ def test_what_05_asked_with_the_same_text_is_not_asked_again(there):
 
 def test_a_stored_reply_without_forced_answers_is_asked_again(room):
     there = room()
-    stored = [{key: value for key, value in there.stored(question).items() if key not in ("letters", "forced")}
+    stored = [{key: value for key, value in there.stored(question).items() if key != "letters"}
               for question in there.tasks["quiz"]]  # fmt: skip
     write_jsonl(there.run / "evaluation/predictions.tuned.jsonl", stored)
     read_and_answer(there.run)

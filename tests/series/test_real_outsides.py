@@ -28,7 +28,6 @@ QUICK = {
     "training.validations": 1,
     "evaluation.max_validation": 2,
     "evaluation.max_questions": 2,
-    "evaluation.strengths": [],
     "export.gguf": "f16",
     "generation.max_new_tokens": 8,
 }

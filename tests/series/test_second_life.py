@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import yaml
 
 from helpers import PROJECT_ROOT, InputError, answers
 from helpers.dataset_prep.prepare import prepare
@@ -14,7 +15,7 @@ from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, rescore
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.models.loading import load_tokenizer
-from helpers.report.results import STAGES
+from helpers.report.results import STAGES, write_index
 from helpers.run_dir import open_run
 from helpers.series.stages import stage_inputs
 
@@ -110,7 +111,7 @@ def no_model(monkeypatch):
 
 
 def test_scoring_again_by_the_same_rules_changes_nothing(folder, no_model):
-    names = ("metrics.json", "predictions.base.jsonl", "predictions.tuned.jsonl", "predictions.strength.jsonl")
+    names = ("metrics.json", "predictions.base.jsonl", "predictions.tuned.jsonl")
     files = [folder / "evaluation" / name for name in names]
     before = [file.read_bytes() for file in files]
     assert rescore(open_run("auto", folder)) == read_json(folder / "evaluation/metrics.json")
@@ -135,9 +136,23 @@ def test_scoring_again_reads_the_replies_by_todays_rules(folder, no_model, monke
     assert metrics["validation"]["base"]["closed"] == 1
 
 
-def test_a_folder_from_before_strengths_were_measured_is_scored_too(folder, no_model):
-    (folder / "evaluation/predictions.strength.jsonl").unlink()
-    assert rescore(open_run("auto", folder))["strength"] == []
+def test_a_folder_of_an_older_release_is_shown_and_scored_again(folder, no_model):
+    """It has settings, files and figures that there are none of any more."""
+    record = yaml.safe_load((folder / "run.yaml").read_text())
+    record["config"] |= {"evaluation.strengths": [0.5], "evaluation.strength_questions": 2}
+    (folder / "run.yaml").write_text(yaml.safe_dump(record))
+    path = folder / "evaluation/metrics.json"
+    metrics, point = read_json(path), {"scale": 0.5, "nll": 2.0, "nll_ci95": None, "nll_n": 2}
+    task, ended = metrics["tasks"]["sample"], {"n": 1, "truncated": 1, "bins": []}
+    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}}
+    write_json(path, {**metrics, "strength": [point], "tasks": {"sample": {**task, **measured}}})
+    for side in ("base", "tuned"):
+        predictions = folder / f"evaluation/predictions.{side}.jsonl"
+        write_jsonl(predictions, [{**row, "forced": {"0": "A", "8": "B"}} for row in read_jsonl(predictions)])
+    write_jsonl(folder / "evaluation/predictions.strength.jsonl", [{"strength": 0.5, "task": "validation", "nll": 2.0}])
+    opened = open_run("auto", folder)
+    write_index(opened)
+    assert rescore(opened) == read_json(path) == metrics
 
 
 def test_score_on_the_command_line_prints_the_headline_and_refreshes_the_page(folder, no_model, cli):

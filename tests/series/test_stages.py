@@ -149,7 +149,7 @@ def test_the_cells_that_find_the_project_and_name_the_version_do_not_count():
 READERS = {
     "seed": "02 03 04 05 06 07", "model": "01 02 03 04 05 06 07", "data": "03", "lora": "04", "training": "04",
     "generation": "02 05 06 07", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05 07",
-    "evaluation.max_questions": "03 05 07", "evaluation.strengths": "05", "evaluation.strength_questions": "05",
+    "evaluation.max_questions": "03 05 07",
     "export": "06", "retrieval": "07", "data.corpus": "03 04", "tracking": "01 04 05", "profile": "", "session": "",
 }  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_the_table_of_settings_is_what_the_stages_read(tiny_run):
         known = stage_inputs(tiny_run.run, stage)["settings"].keys() | {"profile", "session.backup"}
         assert read - known == set(), stage
     assert tiny_run.read["03_dataset_prep"] >= {"data.near_duplicate", "evaluation.questions", "seed"}
-    assert tiny_run.read["05_evaluation"] >= {"evaluation.strengths", "generation.temperature", "model.max_length"}
+    assert tiny_run.read["05_evaluation"] >= {"evaluation.max_validation", "generation.temperature", "model.max_length"}
 
 
 def test_the_settings_that_03_reads_for_passages_count_where_it_reads_them(tmp_path, r1_tokenizer):
