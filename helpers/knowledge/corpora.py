@@ -16,7 +16,7 @@ from helpers.knowledge.documents import Deletion, Document, Rejection, UnknownKi
 from helpers.knowledge.markup import root_name, unpacked
 
 Found = Document | Deletion | Rejection
-CNXML, MEDQUAD = "{http://cnx.rice.edu/cnxml}document", "Document"
+CNXML = "{http://cnx.rice.edu/cnxml}document"
 PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
 
 
@@ -72,12 +72,11 @@ def _reader(path: Path, root: Path) -> Iterator[Found]:
             name = "PubmedArticleSet" if kind == ".gz" or pubmed.file_version(path) else CNXML
     if name in PUBMED:
         return pubmed.read_pubmed(path)
-    if name not in (CNXML, MEDQUAD) or kind == ".gz":
+    if name != CNXML or kind == ".gz":
         raise UnknownKindError(f"is XML of an unknown kind: its root is <{name.rpartition('}')[2]}>")
     if path.stat().st_size > own_files.MAX_BYTES:
         raise UnreadableError(f"is larger than {own_files.MAX_BYTES >> 20} MiB")
-    reader = cnxml.read_module if name == CNXML else medquad.read_medquad_xml
-    return reader(path, path.read_bytes())
+    return cnxml.read_module(path, path.read_bytes())
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
