@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from knowledge.test_cnxml import module
 from knowledge.test_pubmed import article, records
+from libraries import read_documents
 from sources.test_dirty import ROLES, fault_of
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Deletion, Document, Rejection, passages
 from helpers.prompts.encoding import split_reasoning
 from helpers.scoring import extract_choice

@@ -20,23 +20,12 @@ CNXML = "{http://cnx.rice.edu/cnxml}document"
 PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
 
 
-def read_documents(source: str | Path) -> Iterator[Found]:
-    """Every document, deletion and rejection of a source, file by file in reading order.
-
-    Raises InputError for a path that does not exist, and for a single file of a kind that is not known.
-    """
-    root = Path(source).expanduser()
-    for path in source_files(root):
-        yield from read_file(path, root)
-
-
 def source_files(source: Path) -> list[Path]:
     """The files that a source consists of, in reading order: a book's modules as the book has them, others by name.
 
     Hidden files, checksums and licences are not among them; files of an unknown kind are, and `read_file` rejects
     them by name. Links are followed once. Raises InputError for a path that does not exist, with the nearest name.
     """
-    source = Path(source).expanduser()
     if not source.exists():
         raise InputError(f"{source} does not exist{_nearest(source)}")
     return [source] if not source.is_dir() else list(_walk(source, set()))

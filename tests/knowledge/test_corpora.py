@@ -1,9 +1,10 @@
 import os
 
 import pytest
+from libraries import read_documents
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents, read_file, source_files
+from helpers.knowledge.corpora import read_file, source_files
 from helpers.knowledge.documents import Document, Rejection
 
 CNXML = '<document xmlns="http://cnx.rice.edu/cnxml"><title>T</title><content><para>Cells.</para></content></document>'

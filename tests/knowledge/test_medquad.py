@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from libraries import read_documents
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document, Rejection
 
 ROW = {

@@ -2,8 +2,8 @@ import io
 
 import pypdf
 import pytest
+from libraries import read_documents
 
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document
 
 
