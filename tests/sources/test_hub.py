@@ -113,21 +113,24 @@ def ask(hub, calls, **environment):
     return [SimpleNamespace(said=said, seconds=seconds) for said, seconds in found]
 
 
+GATED = "and set HF_TOKEN to a token of that account that may read gated repositories (https://huggingface.co/settings"
+GONE = "it is not on the hub (https://huggingface.co/gone/x), or private: then set HF_TOKEN to a token that may read it"
+NEW = f"set HF_TOKEN to a new token {TOKENS}, or remove it"
 REFUSED = {
-    ("gated/x", None): f"it is gated: {TERMS}gated/x, then set HF_TOKEN to a token of that account {TOKENS}",
-    ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and needs HF_TOKEN",
+    ("gated/x", None): f"it is gated: {TERMS}gated/x, {GATED}",
+    ("gone/x", None): GONE,
     ("me/model", "v9"): "it has no revision 'v9': take a branch, tag or commit of https://huggingface.co/me/model/comm",
-    ("disabled/x", None): "the hub has disabled it (https://huggingface.co/disabled/x)",
-    ("forbidden/x", None): "the hub refused it (HTTP 403: not today)",
-    ("broken/x", None): "the hub is out of order (HTTP 500): try again later",
-    ("busy/x", None): "too many requests (429): try again in 77 s; with HF_TOKEN set",
+    ("disabled/x", None): "the hub refused it (403: Access to this resource is disabled.)",
+    ("forbidden/x", None): "the hub refused it (403: not today)",
+    ("broken/x", None): "the hub cannot answer (500: it is out of order): try again in a few minutes",
+    ("busy/x", None): "the hub cannot answer (429: it had too many requests): try again in a few minutes",
 }
 REFUSED_WITH_A_TOKEN = {
-    ("denied/x", None): f"it is gated, and the token in use has no access: {TERMS}denied/x with the token's account",
-    ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and the token in use has",
-    ("unauthorized/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
-    ("expired/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
-    ("busy/x", None): "too many requests (429): try again in 77 s",
+    ("denied/x", None): f"it is gated: {TERMS}denied/x, {GATED}",
+    ("gone/x", None): GONE,
+    ("unauthorized/x", None): f"the hub refused it (401: Invalid credentials in Authorization header): {NEW}",
+    ("expired/x", None): f'the hub refused it (401: User Access Token "old" is expired): {NEW}',
+    ("busy/x", None): "the hub cannot answer (429: it had too many requests): try again in a few minutes",
 }
 
 
