@@ -23,9 +23,9 @@ def read_table(path: Path, text_column: str | None = None) -> Numbered:
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
     Windows line ends are allowed. With `text_column` each line of a .txt file, if not blank, is a row of that column.
-    One row is in memory at a time. Raises InputError, which names the file and, where possible, the line or byte, for
-    a broken file, and for one above the bounds here and in `sources.text`, which keep a hostile file from taking all
-    time or memory.
+    One row is in memory at a time, but of a JSON list all are. Raises InputError, which names the file and, where
+    possible, the line or byte, for a broken file, and for one above the bounds here and in `sources.text`, which keep a
+    hostile file from taking all time or memory.
     """
     readers: dict[str, Callable[[IO[bytes]], Numbered]] = dict(
         zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True)

@@ -137,14 +137,16 @@ def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
     assert provenance["fingerprint"] == expected
 
 
-@pytest.mark.parametrize("piece", [1, 50])
-def test_a_list_is_the_same_in_pieces(tmp_path, monkeypatch, piece):
-    monkeypatch.setattr("helpers.sources.text.CHUNK", piece)
-    rows, _ = read_rows(data_settings(write_as("json list", tmp_path)), seed=1)
-    assert [{name: r[name] for name in COLUMNS} for r in rows] == TRICKY
-    (tmp_path / "bad.json").write_text(f"[{GOOD},\n{GOOD} ,\n {GOOD}, ]")
-    with pytest.raises(InputError, match=r"bad\.json line 3: not JSON"):
-        read_rows(data_settings(tmp_path / "bad.json"), seed=1)
+def test_a_list_has_a_bound_that_lines_have_not(tmp_path, monkeypatch):
+    path, rows = tmp_path / "a.json", [json.loads(GOOD)] * 3
+    path.write_text(json.dumps(rows))
+    monkeypatch.setattr("helpers.sources.text.MAX_LIST", path.stat().st_size)
+    assert len(read_rows(data_settings(path), seed=1)[0]) == 3
+    path.write_text(json.dumps(rows) + "\n")
+    with pytest.raises(InputError, match=r"a\.json is one list of more than 0 MiB: write one object a line"):
+        read_rows(data_settings(path), seed=1)
+    path.write_text(f"{GOOD}\n" * 4)
+    assert len(read_rows(data_settings(path), seed=1)[0]) == 4
 
 
 CELLS = [{"Question": "q, q", "Complex_CoT": "c", "Response": "r"}, dict.fromkeys(COLUMNS, "x")]
