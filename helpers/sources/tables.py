@@ -132,7 +132,8 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
         if largest > MAX_GROUP:
             raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
         for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):
-            for row in batch.to_pylist():
+            for cells in zip(*map(_values, batch.columns), strict=True):
+                row = dict(zip(names, cells, strict=True))
                 number += 1
                 length = sum(len(cell) for cell in row.values() if isinstance(cell, str))
                 size += length
@@ -142,5 +143,17 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
                 yield number, row
     except BadTableError:
         raise
-    except Exception as error:  # Arrow's, and Python's for dates and time zones that it does not know
+    except Exception as error:  # Arrow has many
         raise BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values; of dates and times that Python does not know, none."""
+    from pyarrow.types import is_temporal
+
+    try:
+        return column.to_pylist()
+    except Exception:
+        if is_temporal(column.type):  # beyond the year 9999, or in an unknown time zone
+            return [None] * len(column)
+        raise
