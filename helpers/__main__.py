@@ -122,7 +122,8 @@ def ask(
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
     look_up = None
     if sources or index:  # before a model is loaded, or a server asked for its name
-        library, k = find_index(opened, index and Path.cwd() / index), config.retrieval.k
+        library = find_index(opened, index and Path.cwd() / index, config.retrieval.embedder)
+        k = config.retrieval.k
         look_up = partial(open_book, library, k=k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
