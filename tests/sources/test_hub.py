@@ -7,8 +7,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fake_hub import COMMIT, FakeHub
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError
 
 from helpers import PROJECT_ROOT
@@ -209,6 +212,36 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
         assert other_model.said.startswith(why)
         assert max(each.seconds for each in (other_commit, other_set, other_model)) < 15
     assert len(hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "token", "said"),
+    [
+        (
+            {"X-Error-Message": "Invalid username or password."},
+            False,
+            "it is not on the hub (https://huggingface.co/a/b)",
+        ),
+        ({"X-Error-Code": "RepoNotFound"}, True, "it is not on the hub (https://huggingface.co/a/b)"),
+        (
+            {"X-Error-Message": 'User Access Token "old" is expired'},
+            True,
+            'the hub refused it (401: User Access Token "o',
+        ),
+        (
+            {"X-Error-Message": "Invalid credentials in Authorization header"},
+            True,
+            "the hub refused it (401: Invalid cre",
+        ),
+    ],
+)
+def test_a_401_is_a_refused_token_or_a_missing_repository(more, token, said):
+    """By the hub's own address: the client takes another error for a 401 of the stand-in's."""
+    sent = {"Authorization": "Bearer hf_x"} if token else {}
+    request = httpx.Request("GET", "https://huggingface.co/api/models/a/b", headers=sent)
+    with pytest.raises(HfHubHTTPError) as caught:
+        hf_raise_for_status(httpx.Response(401, headers=more, request=request))
+    assert explain(caught.value, "a/b").startswith(said)
 
 
 # The disk ----------------------------------------------------------------------------------------------------------
