@@ -1,11 +1,17 @@
-"""How long an index takes to build and to search, and what it needs, as the number of made abstracts grows.
+"""How long an index takes to build and to search, and what it needs, as the number of made abstracts grows; and what
+the search finds in real books.
 
     python benchmarks/retrieval.py --documents 10000 100000 --out benchmarks/results/retrieval-cpu.json
+    python benchmarks/retrieval.py --find SHARED --out benchmarks/results/finding-cpu.json
 
 Abstracts have 120 to 280 words, drawn by Zipf's law from 200,000 made ones, and a title of 8 to 16. Questions: short
 ones of 12 words and long ones of 111 (the median of a MedQA vignette), each drawn in the same way. Each size runs in a
 process of its own, so that its peak memory is its own. Processor seconds stand beside the clock's, which others
 lengthen.
+
+SHARED holds `knowledge/` (OpenStax books) and `data/` (questions), see docs/RETRIEVAL.md: each packaged question to its
+section, each textbook question to its module, each of PubMedQA's to its abstract, by the question alone. With
+--embedder (a hub id or folder) ranks by meaning are fused with those by words.
 """
 
 import argparse
@@ -22,7 +28,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +40,12 @@ from helpers.files import write_json
 from helpers.knowledge import index as index_module
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
+from helpers.knowledge.library import open_library
+from helpers.questions import choice_questions
+from helpers.retrieval.finding import find, queries
+from helpers.run_dir import open_run
 
+BOOKS = ("anatomy-physiology", "microbiology", "nursing-external-bundle")
 VOCABULARY = 200_000
 SYLLABLES = [
     a + b for a in ("b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t") for b in ("a", "e", "i", "o", "u")
@@ -109,12 +122,35 @@ def measure(count: int) -> dict:
         shutil.rmtree(folder)
 
 
+def measure_finding(shared: Path, embedder: str | None) -> dict[str, Any]:
+    """hit@1, 5 and 10 and MRR of each task, with intervals, in one library of the books, handbook and abstracts."""
+    data = shared.resolve() / "data"
+    files = [str(data / f"{name}.jsonl") for name in ("textbook_mcq_dev", "pubmedqa_pqal_train_500")]
+    books = [str(shared.resolve() / f"knowledge/openstax-{name}") for name in BOOKS]
+    asked = {"retrieval.sources": [*books, "handbook"], "retrieval.embedder": embedder}
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = choice_questions(["sample", *files])
+        library = open_library(open_run("laptop", Path(folder) / "run", asked), chain.from_iterable(tasks.values()))
+        ways = queries(library, {})
+        found = {task: find(library, questions, ways)["question"] for task, questions in tasks.items()}
+        index = {"documents": library.index.documents, "passages": len(library.index)}
+    return {"embedder": embedder and Path(embedder).name, "index": index, "finding": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--out", type=Path, help="write the figures there as JSON; sizes that it has already stay")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--find", type=Path, metavar="SHARED", help="measure what is found there instead")
+    parser.add_argument("--embedder", help="with --find: a hub id or folder")
     options = parser.parse_args()
+    if options.find:
+        figures = measure_finding(options.find, options.embedder)
+        print(json.dumps(figures, indent=1))
+        if options.out:
+            write_json(options.out.resolve(), figures)
+        return
     if options.one:
         print(json.dumps(measure(options.one)))
         return

@@ -118,7 +118,8 @@ def ask(
     if sources or index:  # before a model is loaded, or a server asked for its name
         from helpers.use.citations import find_index, look_up
 
-        text, passages = look_up(find_index(opened, index and Path.cwd() / index), text, config.retrieval.k)
+        library = find_index(opened, index and Path.cwd() / index, config.retrieval.embedder)
+        text, passages = look_up(library, text, config.retrieval.k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:

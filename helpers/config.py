@@ -121,6 +121,7 @@ class ExportSettings(_Section):
 class RetrievalSettings(_Section):
     sources: Annotated[list[str], OneOrMany] = Field(min_length=1)
     synonyms: Annotated[list[str], OneOrMany]
+    embedder: str | None
     k: int = Field(ge=1, le=32)
     conditions: Annotated[list[Literal["open", "thought", "oracle"]], OneOrMany] = Field(min_length=1)
     max_questions: int | None = Field(ge=1)

@@ -1,11 +1,18 @@
-"""Small made-up libraries, whose index notes what it was asked."""
+"""What a source holds, and small made-up libraries, whose index notes what it was asked."""
 
+from helpers.knowledge.corpora import read_file, source_files
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.importing import Added
 from helpers.knowledge.index import Index
 from helpers.knowledge.library import Library
 
 ORGANS = ["heart", "liver", "kidney", "spleen", "lung", "brain", "colon", "femur"]
+
+
+def read_documents(source):
+    """Every document, deletion and rejection of a source, file by file in reading order."""
+    for path in source_files(source):
+        yield from read_file(path, source)
 
 
 def document(source, *texts, title="Title"):

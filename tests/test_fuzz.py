@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from knowledge.test_cnxml import module
 from knowledge.test_pubmed import article, records
+from libraries import read_documents
 from sources.test_dirty import ROLES, fault_of
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Deletion, Document, Rejection, passages
 from helpers.prompts.encoding import split_reasoning
 from helpers.scoring import extract_choice
@@ -237,8 +237,7 @@ OWN = {
     ".pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R/Resources<<>>>>endobj\n4 0 obj<</Length 20>>"
     b"stream\nBT /F1 9 Tf (Hi) Tj ET\nendstream endobj\ntrailer<</Root 1 0 R/Size 5>>\n%%EOF",
-    ".xml": b"<?xml version='1.0'?><Document source='S' url='u'><Focus>F</Focus><QAPairs><QAPair pid='1'>"
-    b"<Question>Q</Question><Answer>A - b - c - d</Answer></QAPair></QAPairs></Document>",
+    ".xml": module(MODULE).encode(),
     ".md": b"---\ntitle: T\nlicence: CC BY 4.0\n---\n# A\n\nText `code`\n\n```\n# no\n```\n\nHead\n====\n| a |\n|--|\n",
 }
 

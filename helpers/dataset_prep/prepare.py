@@ -31,7 +31,6 @@ from helpers.dataset_prep.similarity import (
     own_shingles,
     shared_shingles,
     similar_pairs,
-    why_one_group,
 )
 from helpers.files import atomic_dir, write_json, write_jsonl
 from helpers.knowledge.library import open_library
@@ -134,8 +133,7 @@ def split(
     training needs would be empty. 0.3: of 187 real rows one pair, a case told twice, has more (0.35 with what they
     share left out) and no other has 0.13.
     """
-    questions = Questions(rows)
-    group = groups(questions, group_similarity, shared)
+    group = groups(Questions(rows), group_similarity, shared)
     ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: seeded_rank(pair[0], seed))
     sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
     room = {"validation": max(1, round(validation_fraction * len(rows))), "test": round(test_fraction * len(rows))}
@@ -147,9 +145,11 @@ def split(
     if rows and "validation" not in side.values():
         side[min(sizes, key=sizes.__getitem__)] = "validation"
     if not {"train", "validation"} <= set(side.values()):
-        why = why_one_group(questions, [row["line"] for row in rows], group_similarity, shared) if rows[1:] else ""
-        grouped = " (groups of like questions: 1)" if why else ""
-        raise InputError(f"rows left: {len(rows)}{grouped}, too few to train and to validate{why}")
+        why = (
+            f": rows whose questions are {group_similarity} alike stay on one side, and these make one group; "
+            "a higher data.group_similarity makes smaller groups of them"
+        )
+        raise InputError(f"rows left: {len(rows)}, too few to train and to validate{why if rows[1:] else ''}")
     return [row | {"split": side[label]} for row, label in ordered]
 
 

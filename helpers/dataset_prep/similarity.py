@@ -148,19 +148,6 @@ def groups(texts: Sequence[str], threshold: float, shared: Collection[str] = ())
     return group
 
 
-def why_one_group(texts: Sequence[str], lines: list[int], bound: float, shared: Collection[str] = ()) -> str:
-    """What makes one group of texts from these `lines`, by a pair that reaches the `bound`; to follow a message."""
-    alive = np.ones(len(texts), dtype=bool)
-    i, j = next((int(a[0]), int(b[0])) for a, b in similar_pairs(texts, bound, alive, shared) if len(a))
-    one, other = (own_shingles(texts[k], shared) for k in (i, j))
-    common = ", ".join(f"'{shingle.strip()}'" for shingle in sorted(one & other, key=lambda s: (-len(s), s))[:3])
-    return (
-        f": rows that are {bound} alike stay on one side, and each of these is so to another (lines {lines[i]} and "
-        f"{lines[j]} are {len(one & other) / len(one | other):.2f}, by {common}); "
-        "a higher data.group_similarity makes smaller groups of them"
-    )
-
-
 def _own(every: csr_matrix, shared: np.ndarray) -> csr_matrix:
     """The sets without the shared columns; a set of nothing else as it is."""
     weights = np.ones(every.shape[1], dtype=every.dtype)

@@ -16,18 +16,8 @@ from helpers.knowledge.documents import Deletion, Document, Rejection, UnknownKi
 from helpers.knowledge.markup import root_name, unpacked
 
 Found = Document | Deletion | Rejection
-CNXML, MEDQUAD = "{http://cnx.rice.edu/cnxml}document", "Document"
+CNXML = "{http://cnx.rice.edu/cnxml}document"
 PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
-
-
-def read_documents(source: str | Path) -> Iterator[Found]:
-    """Every document, deletion and rejection of a source, file by file in reading order.
-
-    Raises InputError for a path that does not exist, and for a single file of a kind that is not known.
-    """
-    root = Path(source).expanduser()
-    for path in source_files(root):
-        yield from read_file(path, root)
 
 
 def source_files(source: Path) -> list[Path]:
@@ -36,7 +26,6 @@ def source_files(source: Path) -> list[Path]:
     Hidden files, checksums and licences are not among them; files of an unknown kind are, and `read_file` rejects
     them by name. Links are followed once. Raises InputError for a path that does not exist, with the nearest name.
     """
-    source = Path(source).expanduser()
     if not source.exists():
         raise InputError(f"{source} does not exist{_nearest(source)}")
     return [source] if not source.is_dir() else list(_walk(source, set()))
@@ -72,12 +61,11 @@ def _reader(path: Path, root: Path) -> Iterator[Found]:
             name = "PubmedArticleSet" if kind == ".gz" or pubmed.file_version(path) else CNXML
     if name in PUBMED:
         return pubmed.read_pubmed(path)
-    if name not in (CNXML, MEDQUAD) or kind == ".gz":
+    if name != CNXML or kind == ".gz":
         raise UnknownKindError(f"is XML of an unknown kind: its root is <{name.rpartition('}')[2]}>")
     if path.stat().st_size > own_files.MAX_BYTES:
         raise UnreadableError(f"is larger than {own_files.MAX_BYTES >> 20} MiB")
-    reader = cnxml.read_module if name == CNXML else medquad.read_medquad_xml
-    return reader(path, path.read_bytes())
+    return cnxml.read_module(path, path.read_bytes())
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:

@@ -1,13 +1,15 @@
 """Search by meaning beside the search by words: an embedder's vectors of an index's passages, and both ranks fused.
 
-Nothing uses it by default, and its gain has not been measured here: measure it on your own questions, with 07's way of
-finding, before you rely on it. A vector is the mean of the last layer's over the attention mask, normalised, as most
-sentence-transformers models take it; one that pools otherwise, or wants words before a text, is not served well.
+Off unless `retrieval.embedder` is set; docs/RETRIEVAL.md has what it gains. A vector is the mean of the last layer's
+over the attention mask, normalised, as most sentence-transformers models take it; one that pools otherwise, or wants
+words before a text, is not served well.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ class Dense:
             raise InputError(f"the embedder {model_name}: no such folder, and not a hub id like organisation/model")
         self.index, self.name, self._folder = index, model_name, folder if folder.is_dir() else None
         self._known: tuple[str, list[Passage], np.ndarray] | None = None
+        self._lock = Lock()  # a server's threads wait for the vectors
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (texts, size), each row of length 1; what a text has beyond MOST_TOKENS does not count."""
@@ -58,12 +61,13 @@ class Dense:
         """The k passages nearest in meaning, by cosine; [] for a blank query or an empty index."""
         if not query.strip() or not len(self.index):
             return []
-        if self._known is None or self._known[0] != self.index.state:
-            state, rows = self.index.rows()
-            texts = [f"{passage.title}\n{passage.text}" for _, passage in rows]
-            blocks = [self.embed(texts[i : i + 32]) for i in range(0, len(texts), 32)]
-            self._known = state, [passage for _, passage in rows], np.concatenate(blocks)
-        _, passages, vectors = self._known
+        with self._lock:
+            if self._known is None or self._known[0] != self.index.state:
+                state, rows = self.index.rows()
+                texts = [f"{passage.title}\n{passage.text}" for _, passage in rows]
+                blocks = [self.embed(texts[i : i + 32]) for i in range(0, len(texts), 32)]
+                self._known = state, [passage for _, passage in rows], np.concatenate(blocks)
+            _, passages, vectors = self._known
         scores = vectors @ self.embed([query])[0]
         return [replace(passages[i], score=float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
@@ -86,15 +90,22 @@ class Dense:
         return tokenizer, model.eval().to("cuda" if cuda.is_available() else "cpu")
 
 
-def fused(index: Index, dense: Dense, query: str, k: int = 10) -> list[Passage]:
-    """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
+class FusedIndex(Index):
+    """An index whose search also ranks by meaning, with the embedder of that hub id or folder."""
 
-    `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
-    """
-    scores: dict[Passage, float] = {}
-    for one in (index, dense):
-        for rank, found in enumerate(one.search(query, max(k, DEPTH)), 1):
-            passage = replace(found, score=0.0)
-            scores[passage] = scores.get(passage, 0.0) + 1 / (RRF_K + rank)
-    best = sorted(scores, key=lambda passage: -scores[passage])[:k]
-    return [replace(passage, score=scores[passage]) for passage in best]
+    def __init__(self, path: str | Path, embedder: str) -> None:
+        super().__init__(path)
+        self.dense = Dense(self, embedder)
+
+    def search(self, query: str, k: int = 10) -> list[Passage]:
+        """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
+
+        `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
+        """
+        scores: dict[Passage, float] = {}
+        for ranking in (super().search, self.dense.search):
+            for rank, found in enumerate(ranking(query, max(k, DEPTH)), 1):
+                passage = replace(found, score=0.0)
+                scores[passage] = scores.get(passage, 0.0) + 1 / (RRF_K + rank)
+        best = sorted(scores, key=lambda passage: -scores[passage])[:k]
+        return [replace(passage, score=scores[passage]) for passage in best]

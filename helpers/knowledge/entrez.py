@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from httpx import Response
 
 from helpers import InputError
 from helpers.files import read_json, write_json, write_text
@@ -38,11 +39,13 @@ def fetch_topic(query: str, folder: Path, limit: int = 1000, email: str = "", ad
     query, limit, search = clean(query), min(limit, MOST), folder / ".search.json"  # hidden: the index passes over it
     if not query or limit < 1:
         raise InputError("a topic has a query and a limit of at least 1 citation")
+    export_secrets([KEY])
+    given = {"tool": "ai-doctor", "email": email, "api_key": os.environ.get(KEY, "").strip()}
+    about = {name: value for name, value in given.items() if value}
     with httpx.Client(base_url=address, timeout=60, follow_redirects=True) as client:
-        server = _Server(client, email)
         if not search.is_file():
             how = {"db": "pubmed", "term": query, "retmode": "json", "retmax": limit, "sort": "relevance"}
-            pmids = server.ask("esearch.fcgi", how, _pmids)[:limit]
+            pmids = _ask(client, about, "esearch.fcgi", how, _pmids)[:limit]
             write_json(search, {"query": query, "limit": limit, "pmids": pmids})
         kept = read_json(search)
         if (kept["query"], kept["limit"]) != (query, limit):
@@ -53,54 +56,37 @@ def fetch_topic(query: str, folder: Path, limit: int = 1000, email: str = "", ad
             if not files[-1].is_file():
                 ids = kept["pmids"][start : start + BATCH]
                 how = {"db": "pubmed", "retmode": "xml", "id": ",".join(ids)}
-                write_text(files[-1], server.ask("efetch.fcgi", how, _citations))
+                write_text(files[-1], _ask(client, about, "efetch.fcgi", how, _citations))
                 print(f"{start + len(ids)} of {len(kept['pmids'])} citations")
     return files
 
 
-class _Server:
-    """Sends requests no faster than NCBI allows, and again where it asks for that."""
-
-    def __init__(self, client: httpx.Client, email: str) -> None:
-        self.client, self.last = client, 0.0
-        export_secrets([KEY])
-        self.key = os.environ.get(KEY, "").strip()
-        self.interval = 1 / (10 if self.key else 3)
-        given = {"tool": "ai-doctor", "email": email, "api_key": self.key}
-        self.about = {name: value for name, value in given.items() if value}
-
-    def ask(self, name: str, settings: dict[str, Any], read: Callable[[httpx.Response], Any]) -> Any:
-        """The answer as `read` makes of it; up to TRIES times, waiting as the server says or 1, 2, 4 ... seconds."""
-        host, why, wait = self.client.base_url.host, "", ""
-        for attempt in range(TRIES):
-            if attempt:
-                asked = re.fullmatch(r"\d{1,9}(\.\d+)?", wait)  # NCBI sends no date
-                time.sleep(min(MAX_WAIT, float(wait) if asked else 2.0 ** (attempt - 1)))
-            time.sleep(max(0.0, self.last + self.interval - time.monotonic()))
-            self.last = time.monotonic()
-            try:
-                # POST: an id list is too long for an address
-                answer = self.client.post(name, data=settings | self.about)
-                why, wait = f"{answer.status_code}: {_reason(answer)}", answer.headers.get("Retry-After", "").strip()
-                if answer.status_code == 200:
-                    return read(answer)
-            except UnreadableError as error:
-                why = str(error)
-                continue
-            except httpx.ConnectError:
-                raise InputError(f"no connection to {host}: is there a network?") from None
-            except httpx.TransportError as error:
-                why, wait = f"no answer ({clean(str(error)) or type(error).__name__})", ""
-                continue
-            if answer.status_code not in PASSING and answer.status_code < 500:
-                raise InputError(f"NCBI's E-utilities refused {name} ({self.hide(why)})")
-        raise InputError(f"NCBI's E-utilities at {host}: {self.hide(why)}; try again later")
-
-    def hide(self, text: str) -> str:
-        return text.replace(self.key, "***") if self.key else text
+def _ask(
+    client: httpx.Client, about: dict[str, str], name: str, settings: dict[str, Any], read: Callable[[Response], Any]
+) -> Any:
+    """The answer as `read` makes of it; up to TRIES times, waiting as the server says or 1, 2, 4 ... seconds."""
+    why, wait, secret = "", "", about.get("api_key", "***")
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(min(MAX_WAIT, float(wait)) if wait.isdecimal() else 2.0 ** (attempt - 1))
+        time.sleep(1 / (10 if "api_key" in about else 3))  # no faster than NCBI allows
+        wait = ""
+        try:
+            answer = client.post(name, data=settings | about)  # POST: an id list is too long for an address
+            if answer.status_code == 200:
+                return read(answer)
+        except httpx.ConnectError:
+            raise InputError(f"no connection to {client.base_url.host}: is there a network?") from None
+        except (UnreadableError, httpx.TransportError) as error:
+            why = clean(str(error)) or type(error).__name__
+            continue
+        why, wait = f"{answer.status_code}: {_reason(answer)}", answer.headers.get("Retry-After", "")
+        if answer.status_code not in PASSING and answer.status_code < 500:
+            raise InputError(f"NCBI's E-utilities refused {name} ({why.replace(secret, '***')})")
+    raise InputError(f"NCBI's E-utilities at {client.base_url.host}: {why.replace(secret, '***')}; try again later")
 
 
-def _pmids(answer: httpx.Response) -> list[str]:
+def _pmids(answer: Response) -> list[str]:
     """PMIDs, best match first. UnreadableError for a failure of the server's search."""
     try:
         found = answer.json()["esearchresult"]
@@ -117,7 +103,7 @@ def _pmids(answer: httpx.Response) -> list[str]:
     return pmids
 
 
-def _citations(answer: httpx.Response) -> str:
+def _citations(answer: Response) -> str:
     """The XML if it is whole: E-utilities answer some failures with 200 and an error in the text, or cut it off."""
     root = parse(answer.content)
     if local(root) != "PubmedArticleSet" or not len(root):
@@ -125,7 +111,7 @@ def _citations(answer: httpx.Response) -> str:
     return answer.content.decode("utf-8", errors="replace")
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(answer: Response) -> str:
     """What an error's body says: {"error": ...}, <ERROR>...</ERROR> or plain text; else the status in words."""
     try:
         text = str(answer.json()["error"])

@@ -51,11 +51,20 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
         write_jsonl(contexts / CONTEXTS, [{"id": name, "title": "Abstract", "text": rows[name]} for name in rows])
     else:
         (contexts / CONTEXTS).unlink(missing_ok=True)
-    index = Index(path)
+    index = open_index(path, settings.embedder)
     added = index.add([*map(source_path, settings.sources), contexts])
     table = run / "retrieval/synonyms.sqlite"
     synonyms = Synonyms.from_sources(map(project_path, settings.synonyms), table) if settings.synonyms else None
     return Library(index, added, synonyms)
+
+
+def open_index(path: Path, embedder: str | None) -> Index:
+    """The index in that file, which ranks by meaning too where an embedder is named."""
+    if not embedder:
+        return Index(path)
+    from helpers.knowledge.dense import FusedIndex  # numpy and the hub's client
+
+    return FusedIndex(path, embedder)
 
 
 def source_path(name: str) -> Path:

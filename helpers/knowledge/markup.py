@@ -20,10 +20,6 @@ _INVISIBLE = re.compile(
 )
 
 
-class _RootReached(Exception):  # noqa: N818 - ends a scan, no error
-    pass
-
-
 def clean(text: str) -> str:
     """One line in Unicode's composed form: white space as single spaces, no control or invisible characters."""
     text = " ".join(text.split())
@@ -98,23 +94,21 @@ def root_name(handle: IO[bytes]) -> str:
 
     Raises UnreadableError for broken XML, and for declarations of entities, which can only stand there.
     """
-    parser = expat.ParserCreate(namespace_separator="}")
+    parser, found = expat.ParserCreate(namespace_separator="}"), []
 
     def refuse(*_: object) -> None:
         raise UnreadableError("declares XML entities, which are not expanded: remove its DOCTYPE")
 
-    def reached(name: str, _: object) -> None:
-        raise _RootReached("{" * ("}" in name) + name)
-
-    parser.EntityDeclHandler, parser.StartElementHandler = refuse, reached
+    parser.EntityDeclHandler, parser.StartElementHandler = refuse, lambda name, _: found.append(name)
     try:
-        parser.ParseFile(handle)
-    except _RootReached as root:
-        handle.seek(0)
-        return str(root)
+        while not found:  # the end without a root is an error too
+            chunk = handle.read(CHUNK)
+            parser.Parse(chunk, not chunk)
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
-        raise UnreadableError(f"is broken XML ({error})") from None
-    raise UnreadableError("is XML without a root")
+        if not found:
+            raise UnreadableError(f"is broken XML ({error})") from None
+    handle.seek(0)
+    return "{" * ("}" in found[0]) + found[0]
 
 
 def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda element: False) -> str:

@@ -1,4 +1,4 @@
-"""Rows of a .jsonl file: MedQuAD's, or any with a `text`; and MedQuAD's original XML."""
+"""Rows of a .jsonl file: MedQuAD's, or any with a `text`."""
 
 import json
 import re
@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError
-from helpers.knowledge.markup import clean, inline_text, parse, sections
+from helpers.knowledge.markup import clean, sections
 from helpers.sources.text import MAX_ROW
 
 LICENCE = "CC BY 4.0"
@@ -43,27 +42,6 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
             yield Rejection(where, "has no text")
     if not line:
         yield Rejection(str(path), "is empty")
-
-
-def read_medquad_xml(path: Path, content: bytes) -> Iterator[Document | Rejection]:
-    """The pairs of one of MedQuAD's files; a pair's source is `FILE-PID@COLLECTION`. Empty answers are rejected.
-
-    (NLM holds back the answers of three collections, A.D.A.M. and two more, for their publishers' copyright.)
-    Raises UnreadableError.
-    """
-    root = parse(content)
-    about = {"source": root.get("source") or "", "url": root.get("url") or "", "focus": _inner(root, "Focus")}
-    seen: Counter[str] = Counter()
-    for number, pair in enumerate(root.iter("QAPair"), 1):
-        pid = pair.get("pid") or str(number)
-        row = about | {"id": f"{path.stem}-{pid}@{about['source']}"}
-        row |= {"question": _inner(pair, "Question"), "answer": _inner(pair, "Answer")}
-        yield _pair(f"{path}: pair {pid}", row, seen)
-
-
-def _inner(element: Element, name: str) -> str:
-    found = element.find(name)
-    return inline_text(found) if found is not None else ""
 
 
 def _pair(where: str, row: dict[str, str], seen: Counter[str]) -> Document | Rejection:

@@ -8,26 +8,25 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
 from markdown_it import MarkdownIt
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError, UnreadableError
 from helpers.knowledge.html_text import Parts, read_html
-from helpers.knowledge.licences import licence_in, licence_name
+from helpers.knowledge.licences import licence_in
 from helpers.knowledge.markup import clean, sections
 
 MAX_BYTES = 64 << 20
 MAX_MARKDOWN = 8 << 20  # of which an honest file takes 24 s, and one of brackets alone 150
 MAX_PAGES = 5000
-FRONT = {"title": "title", "licence": "licence", "license": "licence", "address": "address", "url": "address"}
-Read = tuple[dict[str, str], Parts, list[Rejection]]  # what a file says about itself, its text, and what was lost
+FRONT_MATTER = re.compile(r"---[ \t]*\n(?=[\w-]+:).{0,20000}?\n(?:---|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
+Read = tuple[Parts, list[Rejection]]  # a file's text, and what of it was lost
 
 
 def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
     """One .txt, .md, .html or .pdf as one document, with its headings.
 
     `source` is the path below `root`, with slashes. The licence is the first line of a LICENSE in the file's folder or
-    in `root`; Markdown may give its own between `---` lines, with `title` and `address`.
+    in `root`.
     Raises UnreadableError, UnknownKindError for any other suffix.
     """
     reader = READERS.get(path.suffix.lower())
@@ -35,13 +34,12 @@ def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
         suffix = f"suffix {clean(path.suffix)!r}" if path.suffix else "no suffix"
         known = f".jsonl, .xml, .xml.gz, {', '.join(READERS)}"
         raise UnknownKindError(f"is of an unknown kind ({suffix}); read are {known}")
-    about, parts, lost = reader(path, _content(path))
+    parts, lost = reader(path, _content(path))
     yield from lost
     found = sections(parts)
     if not found:
         raise UnreadableError("has no text")
-    licence = licence_name(about.get("licence", "")) or licence_in(path.parent) or licence_in(root)
-    yield Document(source_of(path, root), found, licence, clean(about.get("address", "")))
+    yield Document(source_of(path, root), found, licence_in(path.parent) or licence_in(root))
 
 
 def source_of(path: Path, root: Path) -> str:
@@ -78,7 +76,7 @@ def _decode(content: bytes, declared: str = "cp1252") -> str:
 
 
 def _text(path: Path, content: bytes) -> Read:
-    return {}, [((path.stem,), _paragraphs(_decode(content)))], []
+    return [((path.stem,), _paragraphs(_decode(content)))], []
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -86,27 +84,15 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _markdown(path: Path, content: bytes) -> Read:
-    about, text = _front_matter(_decode(content))
-    page = MarkdownIt("commonmark").enable("table").render(text)
-    return about, _page(page, about.get("title") or path.stem), []
-
-
-def _front_matter(text: str) -> tuple[dict[str, str], str]:
-    """What stands between `---` lines at the top, as far as FRONT names it, and the text after it."""
-    match = re.match(r"---[ \t]*\n(.{0,20000}?)\n(?:---|\.\.\.)[ \t]*(?:\n|$)", text, re.DOTALL)
-    try:
-        values = yaml.safe_load(match[1]) if match else None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        values = None
-    if not match or not isinstance(values, dict):
-        return {}, text
-    about = {FRONT[key]: str(values[key]) for key in FRONT if isinstance(values.get(key), str | int | float)}
-    return about, text[match.end() :]
+    text = _decode(content)
+    front = FRONT_MATTER.match(text)  # CommonMark would take it for a heading
+    page = MarkdownIt("commonmark").enable("table").render(text[front.end() :] if front else text)
+    return _page(page, path.stem), []
 
 
 def _html(path: Path, content: bytes) -> Read:
     declared = re.search(rb"<meta[^>]{1,200}charset=[\"']?([\w-]{1,40})", content[:4096])
-    return {}, _page(_decode(content, declared[1].decode() if declared else "cp1252"), path.stem), []
+    return _page(_decode(content, declared[1].decode() if declared else "cp1252"), path.stem), []
 
 
 def _page(text: str, name: str) -> Parts:
@@ -146,7 +132,7 @@ def _pdf(path: Path, content: bytes) -> Read:
         pages.append(((title or path.stem, f"page {number + 1}"), _paragraphs(text)))
     if not lost and not sections(pages):
         raise UnreadableError("has no text (scanned pages?): run OCR on it")
-    return {}, pages, lost
+    return pages, lost
 
 
 def _brief(error: BaseException) -> str:

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from helpers import InputError
+from helpers import InputError, printable
 from helpers.files import fingerprint
-from helpers.knowledge.documents import Rejection
 from helpers.knowledge.terms import read_terms
 
-FORMAT = 2  # of the file: a table of another format is built anew
+FORMAT = 3  # of the file: a table of another format is built anew
 MAX_WORDS = 6  # of a name: longer ones are hardly ever written in a text, and would widen a query by anything
 MAX_MEANINGS = 2  # concepts of one source that share a name; with more of them it is too vague to widen
 TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+|\.\d+)*")
@@ -38,22 +37,18 @@ COMMON = frozenset(WORDS.split())
 TABLES = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
 CREATE TABLE terms (key TEXT, concept TEXT, term TEXT, origin TEXT, preferred INTEGER);
-CREATE TABLE about (made_of TEXT, rejected TEXT);
+CREATE TABLE about (made_of TEXT);
 """
 INDEXES = "CREATE INDEX by_key ON terms (key); CREATE INDEX by_concept ON terms (concept);"
 
 
 class Synonyms:
-    """The table in the file `path`. Raises InputError for a file that is not such a table.
-
-    `rejected`: how many records could not be read, by the reason.
-    """
+    """The table in the file `path`. Raises InputError for a file that is not such a table."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._table = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            about = self._table.execute("SELECT made_of, rejected FROM about").fetchone()
-            self.made_of, self.rejected = map(json.loads, about)
+            self.made_of = json.loads(*self._table.execute("SELECT made_of FROM about").fetchone())
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a table of synonyms ({error}): build it again") from None
 
@@ -197,14 +192,13 @@ def _meant(written: str, rows: list[tuple[str, str]], shouted: bool) -> set[str]
 
 
 def _fill(connection: sqlite3.Connection, sources: list[Path], made_of: list[object]) -> None:
-    rejected: Counter[str] = Counter()
+    bad: Counter[Path] = Counter()
 
     def rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
-        for found in read_terms(path):
-            if isinstance(found, Rejection):
-                rejected[found.why] += 1
-            elif (key := normalise(found.text)) and key.count(" ") < MAX_WORDS:
-                yield key, found.concept, found.text, found.origin, found.preferred
+        for term in read_terms(path):
+            bad[path] += term is None
+            if term and (key := normalise(term.text)) and key.count(" ") < MAX_WORDS:
+                yield key, term.concept, term.text, term.origin, term.preferred
 
     connection.executescript(TABLES)
     for path in sources:
@@ -212,6 +206,8 @@ def _fill(connection: sqlite3.Connection, sources: list[Path], made_of: list[obj
         connection.executemany("INSERT INTO terms VALUES (?, ?, ?, ?, ?)", rows(path))
         if connection.total_changes == before:
             raise InputError(f"{path} holds no name of a concept")
+        if bad[path]:
+            print(printable(f"{path.name}: {bad[path]:,} records cannot be read and are left out"))
     connection.executescript(INDEXES)
-    connection.execute("INSERT INTO about VALUES (?, ?)", [json.dumps(made_of), json.dumps(rejected)])
+    connection.execute("INSERT INTO about VALUES (?)", [json.dumps(made_of)])
     connection.commit()

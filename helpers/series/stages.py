@@ -24,7 +24,7 @@ SETTINGS = {
     "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),
 }
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
-FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.k")
+FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")
 # Paths inside the run folder.
 READS = {
     "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import httpx
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -208,32 +207,22 @@ def _answer(error: Any, page: str, revision: str | None) -> str:
     """The meaning of the hub's HTTP error."""
     status, headers = error.response.status_code, error.response.headers
     sent_token = "authorization" in error.response.request.headers
-    if isinstance(error, GatedRepoError) and sent_token:
-        return (
-            f"it is gated, and the token in use has no access: accept its terms at {page} with the token's account; "
-            "a fine-grained token also needs the permission to read gated repositories"
-        )
     if isinstance(error, GatedRepoError):
-        return f"it is gated: accept its terms at {page}, then set HF_TOKEN to a token of that account ({TOKENS})"
+        return (
+            f"it is gated: accept its terms at {page}, and set HF_TOKEN to a token of that account that may read gated "
+            f"repositories ({TOKENS})"
+        )
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision {revision or 'main'!r}: take a branch, tag or commit of {page}/commits/main"
-    if status == 401 and sent_token and "X-Error-Code" not in headers:
-        return f"the hub rejected the token (401): set HF_TOKEN to a new one ({TOKENS}), or remove it"
-    if isinstance(error, RepositoryNotFoundError):
-        needed = f"needs HF_TOKEN, a token that may read it ({TOKENS})"
-        return f"it is not on the hub ({page}), or it is private and " + (
-            "the token in use has no access" if sent_token else needed
-        )
-    if isinstance(error, DisabledRepoError):
-        return f"the hub has disabled it ({page})"
-    if status == 429:
-        wait = f"in {headers['Retry-After']} s" if headers.get("Retry-After", "").isdecimal() else "in a few minutes"
-        more = "" if sent_token else "; with HF_TOKEN set, more are allowed"
-        return f"too many requests (429): try again {wait}{more}"
+    # Without a token the hub answers 401 for what does not exist, too.
+    if isinstance(error, RepositoryNotFoundError) and (not sent_token or "X-Error-Code" in headers):
+        return f"it is not on the hub ({page}), or private: then set HF_TOKEN to a token that may read it ({TOKENS})"
     if status in OUT_OF_ORDER:
-        return f"the hub is out of order (HTTP {status}): try again later (https://status.huggingface.co)"
-    message = headers.get("X-Error-Message")
-    return f"the hub refused it (HTTP {status}{': ' + message if message else ''})"
+        what = "it had too many requests" if status == 429 else "it is out of order"
+        return f"the hub cannot answer ({status}: {what}): try again in a few minutes (https://status.huggingface.co)"
+    message = headers.get("X-Error-Message") or error.response.reason_phrase
+    advice = f": set HF_TOKEN to a new token ({TOKENS}), or remove it" if status == 401 else ""
+    return f"the hub refused it ({status}: {message}){advice}"
 
 
 def _unreached(chain: list[BaseException], revision: str | None) -> str | None:

@@ -22,9 +22,9 @@ def read_table(path: Path) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
-    Windows line ends are allowed. One row is in memory at a time. Raises InputError, which names the file and, where
-    possible, the line or byte, for a broken file, and for one above the bounds here and in `sources.text`, which keep
-    a hostile file from taking all time or memory.
+    Windows line ends are allowed. One row is in memory at a time, but of a JSON list all are. Raises InputError, which
+    names the file and, where possible, the line or byte, for a broken file, and for one above the bounds here and in
+    `sources.text`, which keep a hostile file from taking all time or memory.
     """
     readers: dict[str, Callable[[IO[bytes]], Numbered]] = dict(
         zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True)
@@ -123,7 +123,8 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
         if largest > MAX_GROUP:
             raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
         for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):
-            for row in batch.to_pylist():
+            for cells in zip(*map(_values, batch.columns), strict=True):
+                row = dict(zip(names, cells, strict=True))
                 number += 1
                 length = sum(len(cell) for cell in row.values() if isinstance(cell, str))
                 size += length
@@ -133,5 +134,17 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
                 yield number, row
     except BadTableError:
         raise
-    except Exception as error:  # Arrow's, and Python's for dates and time zones that it does not know
+    except Exception as error:  # Arrow has many
         raise BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values; of dates and times that Python does not know, none."""
+    from pyarrow.types import is_temporal
+
+    try:
+        return column.to_pylist()
+    except Exception:
+        if is_temporal(column.type):  # beyond the year 9999, or in an unknown time zone
+            return [None] * len(column)
+        raise

@@ -8,6 +8,7 @@ from typing import Any
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
+from helpers.knowledge.library import open_index
 from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import with_passages
 from helpers.run_dir import Run
@@ -25,13 +26,16 @@ _RANGE = re.compile(rf"(\d+)(?:\s*{_DASH}\s*(\d+))?")
 _MOST_SAID = 10
 
 
-def find_index(run: Run | None, path: Path | None) -> Index:
-    """The index at `path`, else the one that 07 made in the run folder; InputError where there is none."""
+def find_index(run: Run | None, path: Path | None, embedder: str | None = None) -> Index:
+    """The index at `path`, else the one that 07 made in the run folder; InputError where there is none.
+
+    A run's own `retrieval.embedder` counts where no embedder is given.
+    """
     file = path or (run and run / "retrieval/index.sqlite")
     if file is None or not file.is_file():
         where = file or "no run folder"
         raise InputError(f"{where}: no index there; run 07_retrieval, or make one with `python -m helpers index`")
-    index = Index(file)
+    index = open_index(file, embedder or (run and run.config.retrieval.embedder))
     if not len(index):
         raise InputError(f"{file} holds no passage: add files with `python -m helpers index --out {file} ...`")
     return index

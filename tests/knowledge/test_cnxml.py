@@ -3,9 +3,10 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from libraries import read_documents
 
 from helpers.knowledge import cnxml
-from helpers.knowledge.corpora import read_documents, read_file, source_files
+from helpers.knowledge.corpora import read_file, source_files
 from helpers.knowledge.documents import Document, Rejection, passages
 
 BOOK = """<col:collection xmlns:col="http://cnx.rice.edu/collxml" xmlns:md="http://cnx.rice.edu/mdml"><metadata>

@@ -7,9 +7,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from helpers import InputError
-from helpers.knowledge.dense import Dense, fused
+from helpers.knowledge.dense import Dense
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
+from helpers.knowledge.library import open_index, open_library
+from helpers.run_dir import open_run
+from helpers.use.citations import find_index
 
 WORDS = ["[PAD]", "[UNK]", "a", "the", "of", "heart", "liver", "kidney", "beats", "filters", "blood", "bile", "makes"]
 TEXTS = ["The heart beats", "liver stores blood and makes bile for the heart", "a kidney filters blood", "bile " * 60]
@@ -83,11 +86,21 @@ def test_what_is_no_embedder_is_one_line(index, tmp_path, name):
 
 
 def test_a_passage_that_both_find_is_one(index, embedder):
-    dense = Dense(index, str(embedder))
-    found = fused(index, dense, "kidney bile", 10)
+    fused = open_index(index.path, str(embedder))
+    found = fused.search("kidney bile", 10)
     assert sorted(each.source for each in found) == ["0", "1", "2", "3"]
-    places = [[each.source for each in one.search("kidney bile", 10)] for one in (index, dense)]
+    places = [[each.source for each in one.search("kidney bile", 10)] for one in (index, fused.dense)]
     expected = {s: sum(1 / (61 + ranked.index(s)) for ranked in places if s in ranked) for s in "0123"}
     assert {each.source: each.score for each in found} == pytest.approx(expected)
     assert [each.score for each in found] == sorted(expected.values(), reverse=True)
-    assert fused(index, dense, "kidney bile", 2) == found[:2]
+    assert fused.search("kidney bile", 2) == found[:2]
+
+
+def test_the_setting_reaches_the_search_of_07_and_of_ask(embedder, tmp_path, write):
+    """Where it is set, a passage is found that has no word of the question."""
+    settings = {"retrieval.sources": [str(write("a.txt", "The heart beats"))]}
+    for name, asked, many in (("plain", settings, 0), ("fused", settings | {"retrieval.embedder": str(embedder)}, 1)):
+        run = open_run("smoke", tmp_path / name, asked)
+        assert len(open_library(run).index.search("kidney", 3)) == many
+        assert len(find_index(run, None).search("kidney", 3)) == many
+    assert len(find_index(None, tmp_path / "plain/retrieval/index.sqlite", str(embedder)).search("kidney", 3)) == 1

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import dirty_files
 import pytest
+from libraries import read_documents
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document, Rejection
 from helpers.source_check import check_sources
 

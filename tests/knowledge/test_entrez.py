@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 import pytest
+from libraries import read_documents
 
 from helpers import InputError
 from helpers.knowledge import entrez
-from helpers.knowledge.corpora import read_documents
 
 PMIDS = [str(40_000_000 + n) for n in range(450)]
 CITATION = """<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="1">{0}</PMID><Article>

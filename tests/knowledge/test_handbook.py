@@ -3,9 +3,10 @@
 import re
 from collections import Counter
 
+from libraries import read_documents
+
 from helpers import PROJECT_ROOT
 from helpers.files import read_jsonl
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document, passages
 from helpers.knowledge.library import HANDBOOK
 from helpers.questions import choice_questions

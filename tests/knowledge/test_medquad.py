@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from libraries import read_documents
 
 from helpers import InputError
-from helpers.knowledge.corpora import read_documents
 from helpers.knowledge.documents import Document, Rejection
 
 ROW = {
@@ -60,21 +60,6 @@ def test_rows_of_another_kind_are_named_by_their_keys(write):
     rejection, document = read_documents(path.parent)
     assert "instruction" in rejection.why
     assert document.source == "z.txt"
-
-
-XML = """<?xml version="1.0"?><Document id="0000559" source="GHR" url="https://ghr.nlm.nih.gov/x"><Focus>keratoderma</Focus>
-<QAPairs><QAPair pid="1"><Question qid="0000559-1" qtype="information">What is it ?</Question><Answer>A skin
-disease.</Answer></QAPair><QAPair pid="2"><Question qid="0000559-2" qtype="frequency">How many ?</Question><Answer/>
-</QAPair></QAPairs></Document>"""
-
-
-def test_the_original_xml(write):
-    document, rejection = read_documents(write("4_GHR_QA/0000559.xml", XML))
-    assert (document.source, document.address) == ("0000559-1@GHR", "https://ghr.nlm.nih.gov/x")
-    assert [(s.path, s.paragraphs) for s in document.sections] == [
-        (("keratoderma", "What is it ?"), ["A skin", "disease."])
-    ]
-    assert rejection.where.endswith("pair 2")
 
 
 def test_no_real_answer_is_lost(corpora, write):

@@ -2,8 +2,9 @@ import hashlib
 import tracemalloc
 
 import pytest
+from libraries import read_documents
 
-from helpers.knowledge.corpora import read_documents, source_files
+from helpers.knowledge.corpora import source_files
 from helpers.knowledge.documents import Deletion, Document, Rejection
 from helpers.knowledge.index import Index
 from helpers.knowledge.pubmed import LICENCE, read_pubmed

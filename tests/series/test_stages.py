@@ -30,7 +30,7 @@ RUNS = {
     "export/files.py": "06", "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06",
     "export/remarks.py": "", "files.py": ALL, "generation.py": "02 05 06 07", "gpus.yaml": ALL,
     "handbook.jsonl": "03 07", "index.html.j2": "", "knowledge/__init__.py": "03 07", "knowledge/cnxml.py": "03 07",
-    "knowledge/cnxml_tables.py": "03 07", "knowledge/corpora.py": "03 07", "knowledge/dense.py": "",
+    "knowledge/cnxml_tables.py": "03 07", "knowledge/corpora.py": "03 07", "knowledge/dense.py": "03 07",
     "knowledge/documents.py": "03 07", "knowledge/engines.py": "03 07", "knowledge/entrez.py": "",
     "knowledge/html_text.py": "03 07", "knowledge/importing.py": "03 07", "knowledge/index.py": "03 07",
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",

@@ -5,7 +5,9 @@ import time
 from collections import Counter
 
 import dirty_files
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from helpers import InputError
 from helpers.config import Config
@@ -117,6 +119,17 @@ def test_what_stands_twice_is_never_dropped_in_silence(tmp_path, role):
     assert len(cases) == len(TWICE)
     for number, case in enumerate(cases):
         assert fault_of(case, tmp_path / str(number), ROLES[role][0], lambda *_: "accepted") == ""
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([2**30] * 4, pa.date32()), pa.array([2**62] * 4, pa.timestamp("us")),
+    pa.array([2**62] * 4, pa.duration("s")), pa.array([1] * 4, pa.timestamp("us", tz="Mars/Phobos")),
+], ids=["date", "time", "duration", "zone"])  # fmt: skip
+def test_a_time_that_python_does_not_know_costs_no_row(tmp_path, column):
+    rows = [dirty_files.good_row(k) for k in range(4)]
+    parquet.write_table(pa.Table.from_pylist(rows).append_column("seen", column), tmp_path / "a.parquet")
+    read, _ = read_rows(Config.resolve("smoke", {"data.source": str(tmp_path / "a.parquet")}).data, 1)
+    assert [{name: row[name] for name in COLUMNS} for row in read] == rows
 
 
 @pytest.mark.parametrize(("row", "good", "said"), [

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from fake_hub import COMMIT, FakeHub
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError
 
 from helpers import PROJECT_ROOT
@@ -113,21 +116,24 @@ def ask(hub, calls, **environment):
     return [SimpleNamespace(said=said, seconds=seconds) for said, seconds in found]
 
 
+GATED = "and set HF_TOKEN to a token of that account that may read gated repositories (https://huggingface.co/settings"
+GONE = "it is not on the hub (https://huggingface.co/gone/x), or private: then set HF_TOKEN to a token that may read it"
+NEW = f"set HF_TOKEN to a new token {TOKENS}, or remove it"
 REFUSED = {
-    ("gated/x", None): f"it is gated: {TERMS}gated/x, then set HF_TOKEN to a token of that account {TOKENS}",
-    ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and needs HF_TOKEN",
+    ("gated/x", None): f"it is gated: {TERMS}gated/x, {GATED}",
+    ("gone/x", None): GONE,
     ("me/model", "v9"): "it has no revision 'v9': take a branch, tag or commit of https://huggingface.co/me/model/comm",
-    ("disabled/x", None): "the hub has disabled it (https://huggingface.co/disabled/x)",
-    ("forbidden/x", None): "the hub refused it (HTTP 403: not today)",
-    ("broken/x", None): "the hub is out of order (HTTP 500): try again later",
-    ("busy/x", None): "too many requests (429): try again in 77 s; with HF_TOKEN set",
+    ("disabled/x", None): "the hub refused it (403: Access to this resource is disabled.)",
+    ("forbidden/x", None): "the hub refused it (403: not today)",
+    ("broken/x", None): "the hub cannot answer (500: it is out of order): try again in a few minutes",
+    ("busy/x", None): "the hub cannot answer (429: it had too many requests): try again in a few minutes",
 }
 REFUSED_WITH_A_TOKEN = {
-    ("denied/x", None): f"it is gated, and the token in use has no access: {TERMS}denied/x with the token's account",
-    ("gone/x", None): "it is not on the hub (https://huggingface.co/gone/x), or it is private and the token in use has",
-    ("unauthorized/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
-    ("expired/x", None): f"the hub rejected the token (401): set HF_TOKEN to a new one {TOKENS}, or remove it",
-    ("busy/x", None): "too many requests (429): try again in 77 s",
+    ("denied/x", None): f"it is gated: {TERMS}denied/x, {GATED}",
+    ("gone/x", None): GONE,
+    ("unauthorized/x", None): f"the hub refused it (401: Invalid credentials in Authorization header): {NEW}",
+    ("expired/x", None): f'the hub refused it (401: User Access Token "old" is expired): {NEW}',
+    ("busy/x", None): "the hub cannot answer (429: it had too many requests): try again in a few minutes",
 }
 
 
@@ -206,6 +212,36 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
         assert other_model.said.startswith(why)
         assert max(each.seconds for each in (other_commit, other_set, other_model)) < 15
     assert len(hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "token", "said"),
+    [
+        (
+            {"X-Error-Message": "Invalid username or password."},
+            False,
+            "it is not on the hub (https://huggingface.co/a/b)",
+        ),
+        ({"X-Error-Code": "RepoNotFound"}, True, "it is not on the hub (https://huggingface.co/a/b)"),
+        (
+            {"X-Error-Message": 'User Access Token "old" is expired'},
+            True,
+            'the hub refused it (401: User Access Token "o',
+        ),
+        (
+            {"X-Error-Message": "Invalid credentials in Authorization header"},
+            True,
+            "the hub refused it (401: Invalid cre",
+        ),
+    ],
+)
+def test_a_401_is_a_refused_token_or_a_missing_repository(more, token, said):
+    """By the hub's own address: the client takes another error for a 401 of the stand-in's."""
+    sent = {"Authorization": "Bearer hf_x"} if token else {}
+    request = httpx.Request("GET", "https://huggingface.co/api/models/a/b", headers=sent)
+    with pytest.raises(HfHubHTTPError) as caught:
+        hf_raise_for_status(httpx.Response(401, headers=more, request=request))
+    assert explain(caught.value, "a/b").startswith(said)
 
 
 # The disk ----------------------------------------------------------------------------------------------------------
