@@ -16,6 +16,7 @@ SHOWS = {
 }
 LEFT_OUT = SHOWS | {
     "__init__.py": "errors and the version",
+    "benchmarks.py": "of its rows, those that a run asks are inputs of their own",
     "evaluation/remarks.py": "sentences on 05's figures",
     "export/remarks.py": "sentences on 06's checks",
     "dataset_prep/remarks.py": "sentences on what a run's data shows",
@@ -24,6 +25,7 @@ LEFT_OUT = SHOWS | {
     "lora_training/stopping.py": "when a training is interrupted, which changes nothing at its end",
     "modules.py": "what counts as code",
     "owner.py": "who works in a folder",
+    "prompts/refusals.py": "models that are refused, and so leave nothing",
     "report/drawings.py": "drawings that explain",
     "report/markdown.py": "text from outside, to be read",
     "report/plots.py": "pictures",

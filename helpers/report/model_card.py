@@ -7,9 +7,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from helpers.benchmarks import BENCHMARKS
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
-from helpers.questions import BENCHMARKS, baseline_questions
+from helpers.questions import baseline_questions
 from helpers.run_dir import Run
 from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
 

@@ -1,12 +1,14 @@
 """Inputs and outputs of each stage: a stage runs again when one of its inputs has changed."""
 
 import hashlib
+import inspect
 import json
 from typing import Any
 
 import nbformat
 
 from helpers import PROJECT_ROOT
+from helpers.benchmarks import BENCHMARKS, one_by_one
 from helpers.files import fingerprint, project_path
 from helpers.knowledge.library import source_path
 from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
@@ -59,8 +61,10 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         read += FOR_PASSAGES
     settings = {key: value for key, value in flat.items() if key in read or key.split(".")[0] in read}
     files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
+    asked = one_by_one(settings.get("evaluation.questions", []))
+    files |= {name: _benchmark(name) for name in asked if name in BENCHMARKS}
     sources = [settings["data.source"]] if "data.source" in settings else []
-    sources += settings.get("evaluation.questions", [])
+    sources += [name for name in asked if name not in BENCHMARKS]
     files |= {name: fingerprint(project_path(name)) for name in sources if name not in ("sample", "hub")}
     corpora = [*settings.get("data.corpus", []), *settings.get("retrieval.sources", [])]
     files |= {name: _listing(name) for name in [*corpora, *settings.get("retrieval.synonyms", [])]}
@@ -71,6 +75,13 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         "files": files,
         "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
     }
+
+
+def _benchmark(name: str) -> str:
+    """Of a row in BENCHMARKS, what decides on its questions."""
+    row = BENCHMARKS[name]
+    facts = [row.dataset, row.config, row.split, inspect.getsource(row.question)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _listing(name: str) -> str:
