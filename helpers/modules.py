@@ -23,6 +23,7 @@ LEFT_OUT = SHOWS | {
     "lora_training/budget.py": "what a training will take",
     "lora_training/remarks.py": "sentences on what a training shows",
     "lora_training/stopping.py": "when a training is interrupted, which changes nothing at its end",
+    "layout.py": "the stages and their files by name",
     "modules.py": "what counts as code",
     "owner.py": "who works in a folder",
     "prompts/refusals.py": "models that are refused, and so leave nothing",

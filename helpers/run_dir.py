@@ -17,8 +17,9 @@ import yaml
 from helpers import PROJECT_ROOT, InputError, machine
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
+from helpers.layout import RESULT_FOLDERS
 from helpers.owner import owned
-from helpers.session import RESULT_FOLDERS, backup_owned, restore
+from helpers.session import backup_owned, restore
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -260,9 +261,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
 def set_aside(run_folder: Path, names: Sequence[str], copied: Sequence[str] = ()) -> str:

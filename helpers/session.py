@@ -15,15 +15,13 @@ import yaml
 from helpers import STOPPED, InputError, StageError
 from helpers.config import Config
 from helpers.files import check_writable, project_path, publish, read_json, write_json
+from helpers.layout import MARKER, RESULT_FOLDERS
 from helpers.machine import is_main_process
 from helpers.owner import owned
 
-# In the order of the stages: each is made from those before it.
-RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")
 COUNTER = "backup.json"  # how often this state was copied: a clock that no machine's own clock can turn back
-MARKER = "complete"  # written last into a checkpoint; one without it is incomplete
 DRIVE = Path("/content/drive")
 STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
 SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM

@@ -25,8 +25,8 @@ from helpers.files import (
     write_jsonl,
     write_text,
 )  # fmt: skip
+from helpers.layout import RESULT_FOLDERS
 from helpers.run_dir import Run, alone_in, find_run, note_in_record, open_run, read_settings
-from helpers.session import RESULT_FOLDERS
 
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 

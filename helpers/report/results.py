@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers.files import read_json, read_jsonl, write_text
+from helpers.layout import STAGES
 from helpers.report import plots
 from helpers.report.markdown import quoted
 from helpers.report.model_card import KINDS, LANGUAGES, card_data, language, licences, prompt_parts, training_data
@@ -21,15 +22,6 @@ from helpers.statistics import nats_apart, points_apart
 CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
 )
-STAGES = {
-    "01_setup": "Set-up",
-    "02_baseline_inference": "Baseline inference",
-    "03_dataset_prep": "Dataset preparation",
-    "04_lora_training": "LoRA training",
-    "05_evaluation": "Evaluation",
-    "06_export": "Export",
-    "07_retrieval": "Retrieval",
-}
 # The parts of the completion NLL, in the words of tables and pictures alike.
 PARTS = {
     "thinking": "reasoning and </think>",
@@ -211,7 +203,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "verdicts": verdicts(run),
         "open_book": open_book(run),
         "reading_verdicts": reading_verdicts(run),
-        "stage_titles": STAGES,
+        "stage_titles": {name: stage.title for name, stage in STAGES.items()},
     }
 
 

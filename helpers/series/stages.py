@@ -11,56 +11,22 @@ from helpers import PROJECT_ROOT
 from helpers.benchmarks import BENCHMARKS, one_by_one
 from helpers.files import fingerprint, project_path
 from helpers.knowledge.library import source_path
+from helpers.layout import STAGES
 from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
-from helpers.run_dir import ADAPTER, Run
+from helpers.run_dir import Run
 
-# The settings that a stage reads, by key, or by section where it reads all of one. Printing them is not reading, and
-# 06's model card has earlier stages' settings from their files.
-SETTINGS = {
-    "01_setup": ("model", "tracking"),
-    "02_baseline_inference": ("seed", "model", "generation"),
-    "03_dataset_prep": ("seed", "model", "data", "evaluation.questions", "evaluation.max_questions"),
-    "04_lora_training": ("seed", "model", "lora", "training", "data.corpus", "evaluation.max_validation", "tracking"),
-    "05_evaluation": ("seed", "model", "generation", "evaluation", "tracking"),
-    "06_export": ("seed", "model", "generation", "export"),
-    "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),
-}
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.k")
-# Paths inside the run folder.
-READS = {
-    "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
-    "05_evaluation": ("data/validation.jsonl", *ADAPTER),
-    "06_export": ("evaluation/metrics.json", *ADAPTER),
-    "07_retrieval": ("evaluation/predictions.base.jsonl", "evaluation/predictions.tuned.jsonl", *ADAPTER),
-}
-LEAVES = {
-    "02_baseline_inference": ("baseline/predictions.jsonl",),
-    "03_dataset_prep": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/report.json"),
-    "04_lora_training": (*ADAPTER, "training/metrics.json", "training/log.jsonl"),
-    "05_evaluation": (
-        "evaluation/metrics.json",
-        "evaluation/predictions.base.jsonl",
-        "evaluation/predictions.tuned.jsonl",
-    ),
-    "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
-    "07_retrieval": (
-        "retrieval/index.sqlite",
-        "retrieval/metrics.json",
-        "retrieval/predictions.base.jsonl",
-        "retrieval/predictions.tuned.jsonl",
-    ),
-}
 Inputs = dict[str, dict[str, Any]]
 
 
 def stage_inputs(run: Run, stage: str) -> Inputs:
     """Everything that a stage's results depend on: its settings' values, and fingerprints of its files and code."""
-    read, flat = SETTINGS[stage], run.config.flat()
+    read, flat = STAGES[stage].settings, run.config.flat()
     if stage == "03_dataset_prep" and flat["data.passages"]:
         read += FOR_PASSAGES
     settings = {key: value for key, value in flat.items() if key in read or key.split(".")[0] in read}
-    files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
+    files = {name: fingerprint(run / name) for name in STAGES[stage].reads}
     asked = one_by_one(settings.get("evaluation.questions", []))
     files |= {name: _benchmark(name) for name in asked if name in BENCHMARKS}
     sources = [settings["data.source"]] if "data.source" in settings else []

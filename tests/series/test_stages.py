@@ -11,8 +11,8 @@ from helpers import PROJECT_ROOT, benchmarks
 from helpers.config import Config
 from helpers.dataset_prep.prepare import prepare
 from helpers.files import write_text
+from helpers.layout import STAGES
 from helpers.modules import LEFT_OUT, SHOWS, code_of
-from helpers.report.results import STAGES
 from helpers.run_dir import Run, open_run
 from helpers.series import stages
 from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
@@ -38,7 +38,7 @@ RUNS = {
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
     "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
     "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
-    "knowledge/terms.py": "03 07", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
+    "knowledge/terms.py": "03 07", "layout.py": "", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
     "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
     "lora_training/journal.py": "04", "lora_training/remarks.py": "", "lora_training/stopping.py": "",
     "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
