@@ -304,12 +304,11 @@ def _open(profile: str, run_dir: str, settings: list[str] | None, force: bool = 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
     """The values of --set by key; a file, or a folder where it may be one, is meant from the working folder."""
-    from helpers.config import parse_assignment
+    from helpers.config import CORPUS, FILE, marked, parse_assignment
 
     overrides = dict(map(parse_assignment, settings or []))
-    folders = {"data.corpus", "retrieval.sources", "retrieval.synonyms"}
-    for key in overrides.keys() & {"data.source", "evaluation.questions", *folders}:
-        overrides[key] = _from_here(overrides[key], key in folders)
+    for key in overrides.keys() & {*marked(FILE), *marked(CORPUS)}:
+        overrides[key] = _from_here(overrides[key], key in marked(CORPUS))
     if backup := overrides.get("session.backup"):
         overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
     return overrides

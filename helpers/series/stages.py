@@ -9,6 +9,7 @@ import nbformat
 
 from helpers import PROJECT_ROOT
 from helpers.benchmarks import BENCHMARKS, one_by_one
+from helpers.config import CORPUS, FILE, marked
 from helpers.files import fingerprint, project_path
 from helpers.knowledge.library import source_path
 from helpers.layout import STAGES
@@ -27,13 +28,10 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         read += FOR_PASSAGES
     settings = {key: value for key, value in flat.items() if key in read or key.split(".")[0] in read}
     files = {name: fingerprint(run / name) for name in STAGES[stage].reads}
-    asked = one_by_one(settings.get("evaluation.questions", []))
-    files |= {name: _benchmark(name) for name in asked if name in BENCHMARKS}
-    sources = [settings["data.source"]] if "data.source" in settings else []
-    sources += [name for name in asked if name not in BENCHMARKS]
-    files |= {name: fingerprint(project_path(name)) for name in sources if name not in ("sample", "hub")}
-    corpora = [*settings.get("data.corpus", []), *settings.get("retrieval.sources", [])]
-    files |= {name: _listing(name) for name in [*corpora, *settings.get("retrieval.synonyms", [])]}
+    for name in one_by_one(_named(settings, FILE)):
+        if name not in ("sample", "hub"):
+            files[name] = _benchmark(name) if name in BENCHMARKS else fingerprint(project_path(name))
+    files |= {name: _listing(name) for name in _named(settings, CORPUS)}
     source = notebook_code(stage)
     left_out = LEFT_OUT.keys() - (SHOWS.keys() if stage == "06_export" else ())
     return {
@@ -41,6 +39,12 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         "files": files,
         "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
     }
+
+
+def _named(settings: dict[str, Any], mark: str) -> list[str]:
+    """What the settings with this mark name."""
+    values = [settings[key] for key in marked(mark) if key in settings]
+    return [name for value in values for name in ([value] if isinstance(value, str) else value)]
 
 
 def _benchmark(name: str) -> str:
