@@ -19,6 +19,7 @@ from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, r
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
 from helpers.layout import RESULT_FOLDERS
 from helpers.owner import owned
+from helpers.processes import is_main_process
 from helpers.session import backup_owned, restore
 from helpers.setup import installed
 
@@ -156,7 +157,7 @@ def alone_in(run: Run) -> Iterator[None]:
 
     A kernel that a series started works in the series' folder, and the workers of a launcher in that of its main one.
     """
-    if not machine.is_main_process():
+    if not is_main_process():
         yield
         return
     with owned(run.path, run.label) as first, backup_owned(run.config):

@@ -16,8 +16,8 @@ from helpers import STOPPED, InputError, StageError
 from helpers.config import Config
 from helpers.files import check_writable, project_path, publish, read_json, write_json
 from helpers.layout import MARKER, RESULT_FOLDERS
-from helpers.machine import is_main_process
 from helpers.owner import owned
+from helpers.processes import is_main_process
 
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")

@@ -12,7 +12,7 @@ import httpx
 
 from helpers import InputError
 from helpers.files import fingerprint
-from helpers.machine import is_main_process
+from helpers.processes import is_main_process
 from helpers.run_dir import Run
 from helpers.secrets import export_secrets, wandb_address
 from helpers.sources.tables import brief

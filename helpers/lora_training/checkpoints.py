@@ -12,8 +12,7 @@ from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
 from helpers.layout import ADAPTER, MARKER, made_from
-from helpers.machine import is_main_process
-from helpers.processes import wait_for_all
+from helpers.processes import is_main_process, wait_for_all
 from helpers.run_dir import Run, set_aside
 
 Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}

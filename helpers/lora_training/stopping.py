@@ -13,7 +13,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from helpers import STOPPED, StoppedError
-from helpers.machine import is_main_process
+from helpers.processes import is_main_process
 from helpers.run_dir import Run
 from helpers.session import STARTED, back_up, training_in
 

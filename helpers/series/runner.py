@@ -62,7 +62,7 @@ class PrivateKernelManager(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs: Any) -> None:
         # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
-        # process, whatever launcher's variables there are (see helpers/machine.py).
+        # process, whatever launcher's variables there are (see helpers/processes.py).
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
