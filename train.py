@@ -13,7 +13,7 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     from helpers.machine import describe_machine
     from helpers.processes import is_main_process
     from helpers.run_dir import open_run
-    from helpers.session import stops_in_one_line
+    from helpers.stopping import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
     with ends_in_one_line(), stops_in_one_line(line):

@@ -47,7 +47,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
-    from helpers.session import stops_in_one_line
+    from helpers.stopping import stops_in_one_line
 
     line = (
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "

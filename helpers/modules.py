@@ -16,6 +16,7 @@ SHOWS = {
 }
 LEFT_OUT = SHOWS | {
     "__init__.py": "errors and the version",
+    "backup.py": "a copy of the run folder elsewhere",
     "benchmarks.py": "of its rows, those that a run asks are inputs of their own",
     "evaluation/remarks.py": "sentences on 05's figures",
     "export/remarks.py": "sentences on 06's checks",
@@ -32,9 +33,9 @@ LEFT_OUT = SHOWS | {
     "report/plots.py": "pictures",
     "progress.py": "how far the work is",
     "secrets.py": "keys and logins",
-    "session.py": "a copy of the run folder elsewhere",
     "setup.py": "what Colab and Kaggle lack",
     "source_check.py": "a look at files before they are read",
+    "stopping.py": "when a stage is interrupted, which changes nothing at its end",
     "tracking.py": "a copy of the figures for W&B",
     "profiles.yaml": "values that count as settings",
     "index.html.j2": "the run's page",

@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from helpers import PROJECT_ROOT, InputError, machine
+from helpers.backup import backup_owned, restore
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
 from helpers.layout import RESULT_FOLDERS
 from helpers.owner import owned
 from helpers.processes import is_main_process
-from helpers.session import backup_owned, restore
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")

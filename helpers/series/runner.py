@@ -18,6 +18,7 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
+from helpers.backup import back_up
 from helpers.files import publish, read_json, write_json, write_text
 from helpers.layout import STAGES, made_from
 from helpers.lora_training.backends import choose_backend
@@ -28,7 +29,7 @@ from helpers.report.results import CONTENT_POLICY, write_index
 from helpers.run_dir import Run, alone_in, set_aside
 from helpers.secrets import export_secrets
 from helpers.series.stages import changes, stage_inputs, trained_by_other_code
-from helpers.session import STARTED, back_up
+from helpers.stopping import STARTED
 
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300

@@ -23,6 +23,7 @@ from transformers.models.llama import modeling_llama
 
 from helpers import InputError, StoppedError, decoding, generation
 from helpers.answers import adapter_switched
+from helpers.backup import back_up
 from helpers.config import Config, GenerationSettings
 from helpers.decoding import can_decode
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
@@ -42,7 +43,7 @@ from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
 from helpers.run_dir import Run, open_run
 from helpers.sampling import make_sampler
-from helpers.session import STARTED, back_up, tell_training_to_stop
+from helpers.stopping import STARTED, tell_training_to_stop
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)

@@ -22,7 +22,7 @@ ALL = "01 02 03 04 05 06 07"
 # Every module and packaged file, with the stages that a change of it runs again.
 RUNS = {
     "__init__.py": "", "__main__.py": "", "answers.py": "05 07", "baseline_inference.py": "02",
-    "benchmarks.py": "",
+    "backup.py": "", "benchmarks.py": "",
     "baseline_questions.jsonl": "02 03 05 06 07", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
     "config.py": ALL, "dataset_prep/__init__.py": "", "dataset_prep/open_book.py": "03",
     "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03", "dataset_prep/remarks.py": "",
@@ -53,7 +53,7 @@ RUNS = {
     "retrieval/finding.py": "07", "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL,
     "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
     "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "",
-    "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
+    "series/runner.py": "", "series/stages.py": "", "stopping.py": "", "setup.py": "", "source_check.py": "",
     "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
     "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
     "use/__init__.py": "", "use/ask.py": "", "use/client.py": "",
