@@ -1,4 +1,4 @@
-"""The code under the ai-doctor notebooks: one module a stage, and the few that all stages share."""
+"""The code under the ai-doctor notebooks; docs/ARCHITECTURE.md says what lies where."""
 
 import errno
 import sys
