@@ -1,10 +1,12 @@
-"""The code under the ai-doctor notebooks: one module a stage, and the few that all stages share."""
+"""The code under the ai-doctor notebooks; docs/ARCHITECTURE.md says what lies where."""
 
 import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from helpers.processes import is_main_process
 
 __version__ = "0.1.0"
 
@@ -60,8 +62,6 @@ def ends_in_one_line() -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        from helpers.machine import is_main_process  # here, for it imports more than an error needs
-
         if is_main_process():
             print(error, file=sys.stderr)
         sys.exit(error.status)

@@ -45,7 +45,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
-    from helpers.session import stops_in_one_line
+    from helpers.stopping import stops_in_one_line
 
     line = (
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
@@ -285,12 +285,11 @@ def _open(profile: str, path: Path, settings: list[str] | None, force: bool = Fa
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
     """The values of --set by key; a file, or a folder where it may be one, is meant from the working folder."""
-    from helpers.config import parse_assignment
+    from helpers.config import CORPUS, FILE, marked, parse_assignment
 
     overrides = dict(map(parse_assignment, settings or []))
-    folders = {"data.corpus", "retrieval.sources", "retrieval.synonyms"}
-    for key in overrides.keys() & {"data.source", "evaluation.questions", *folders}:
-        overrides[key] = _from_here(overrides[key], key in folders)
+    for key in overrides.keys() & {*marked(FILE), *marked(CORPUS)}:
+        overrides[key] = _from_here(overrides[key], key in marked(CORPUS))
     if backup := overrides.get("session.backup"):
         overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
     return overrides

@@ -34,6 +34,9 @@ Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 # A text alone stands for a list of one.
 OneOrMany = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+# Marks of settings that may name the user's files (or, a CORPUS, folders): on the command line they are meant from the
+# working folder, a missing one is refused before any work, and a stage that reads them depends on what they hold.
+FILE, CORPUS = "file", "corpus"
 
 
 class _Section(BaseModel):
@@ -55,7 +58,7 @@ class ModelSettings(_Section):
 
 
 class DataSettings(_Section):
-    source: str = Field(min_length=1)
+    source: Annotated[str, FILE] = Field(min_length=1)
     config: str | None
     revision: str | None
     commit: Commit = None
@@ -65,7 +68,7 @@ class DataSettings(_Section):
     near_duplicate: float = Field(gt=0, le=1)
     group_similarity: float = Field(gt=0, le=1)
     passages: float = Field(ge=0, le=1)
-    corpus: Annotated[list[str], OneOrMany]
+    corpus: Annotated[list[str], OneOrMany, CORPUS]
 
 
 class LoraSettings(_Section):
@@ -99,7 +102,7 @@ class GenerationSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    questions: Annotated[list[str], OneOrMany] = Field(min_length=1)
+    questions: Annotated[list[str], OneOrMany, FILE] = Field(min_length=1)
     max_validation: int | None = Field(ge=1)
     max_questions: int | None = Field(ge=1)
 
@@ -119,8 +122,8 @@ class ExportSettings(_Section):
 
 
 class RetrievalSettings(_Section):
-    sources: Annotated[list[str], OneOrMany] = Field(min_length=1)
-    synonyms: Annotated[list[str], OneOrMany]
+    sources: Annotated[list[str], OneOrMany, CORPUS] = Field(min_length=1)
+    synonyms: Annotated[list[str], OneOrMany, CORPUS]
     embedder: str | None
     k: int = Field(ge=1, le=32)
     conditions: Annotated[list[Literal["open", "thought", "oracle"]], OneOrMany] = Field(min_length=1)
@@ -193,6 +196,18 @@ class Config(_Section):
         for name, value in self.model_dump().items():
             rows.update({f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value})
         return rows
+
+
+@cache
+def marked(mark: str) -> list[str]:
+    """The settings with this mark, FILE or CORPUS, by dotted key."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    return [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, field in getattr(section, "model_fields", {}).items()
+        if mark in field.metadata
+    ]
 
 
 @cache

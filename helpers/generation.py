@@ -20,8 +20,7 @@ from helpers.config import GenerationSettings
 from helpers.decoding import can_decode, decode, quick_layers
 from helpers.files import write_text
 from helpers.losses import causal_model, left_padded
-from helpers.machine import is_main_process, process_rank, world_size
-from helpers.processes import shared_out, wait_for_all
+from helpers.processes import is_main_process, process_rank, shared_out, wait_for_all, world_size
 from helpers.progress import Progress
 from helpers.prompts.families import end_tokens
 

@@ -1,4 +1,7 @@
-"""What this computer is, and which profile fits it."""
+"""What this computer is, and which profile fits it.
+
+Importing it sets how torch, when that is first imported, allocates GPU memory.
+"""
 
 import os
 import platform
@@ -18,13 +21,6 @@ from helpers.config import table_columns
 # model came to reserve 78 GiB of an H100 without this, and 43 with it. Windows and WSL do not support it.
 if platform.system() == "Linux" and "microsoft" not in platform.release().lower():
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-# A launcher (accelerate, torchrun) sets LOCAL_RANK too. Without it these are left over from a cluster's job: accelerate
-# would wait for processes that do not exist, or this process would leave the adapter to another.
-if "LOCAL_RANK" not in os.environ:
-    for name in ("WORLD_SIZE", "RANK"):
-        os.environ.pop(name, None)
-
 
 GIB = 2**30
 ARCHITECTURE = re.compile(r"\b(sm|compute)_(\d+)(\d)")  # as in torch.cuda.get_arch_list()
@@ -151,21 +147,6 @@ def choose_profile(machine: Machine) -> Choice:
             f"the published recipe in 4 bit, computing in {machine.compute_dtype}",
         )
     return Choice("full", f"{machine.gpu} has {memory} GiB and native bfloat16: every row of the data")
-
-
-def world_size() -> int:
-    """Number of processes that work together, one a GPU, from `accelerate launch` or `torchrun`; else 1."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def process_rank() -> int:
-    """This process's number among those that work together, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes and prints; the only one unless several work together."""
-    return process_rank() == 0
 
 
 def with_gpu(machine: Machine, gpu: str | None) -> Machine:

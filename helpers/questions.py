@@ -2,8 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import ascii_uppercase
@@ -12,76 +10,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import PROJECT_ROOT, InputError, printable
+from helpers.benchmarks import BENCHMARKS, GROUPS, one_by_one
 from helpers.config import nearest
 from helpers.files import project_path, read_jsonl
 from helpers.sources.hub import hub_table
 from helpers.sources.tables import Numbered, read_table, row_id
 
-Row = dict[str, Any]
-LETTERS = dict(enumerate(ascii_uppercase))  # counted from 0; a hidden answer is -1, and so has none
-MMLU_MEDICAL = (
-    "anatomy",
-    "clinical_knowledge",
-    "college_biology",
-    "college_medicine",
-    "medical_genetics",
-    "professional_medicine",
-)
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A split on the hub. `question` converts a row to a ChoiceQuestion's fields; the default `id` is the row's number.
-
-    `licence` is what the data set's page states: the hub's identifier, and the licence in words.
-    """
-
-    dataset: str
-    config: str | None
-    split: str
-    question: Callable[[Row], Row]
-    licence: tuple[str, str]
-
-
-def _medqa(row: Row) -> Row:
-    return {"question": row["question"], "options": row["options"], "answer_idx": row["answer_idx"]}
-
-
-def _medmcqa(row: Row) -> Row:
-    options = [row["opa"], row["opb"], row["opc"], row["opd"]]
-    return {"id": row["id"], "question": row["question"], "options": options, "answer_idx": LETTERS.get(row["cop"])}
-
-
-def _pubmedqa(row: Row) -> Row:
-    return {
-        "id": str(row["pubid"]),
-        "question": row["question"],
-        "options": ["yes", "no", "maybe"],
-        "answer_idx": row["final_decision"],
-        "context": "\n".join(row["context"]["contexts"]),
-        "relevant": str(row["pubid"]),
-    }
-
-
-def _mmlu(row: Row) -> Row:
-    return {"question": row["question"], "options": row["choices"], "answer_idx": LETTERS.get(row["answer"])}
-
-
-# MedMCQA hides its test labels (`cop` is -1 there), so its validation split is asked, as everybody does. PubMedQA has
-# one split of 1,000 labelled rows; which 500 are its official test is a list of ids that the hub does not carry. All
-# 1,000 are asked, so an accuracy on them is for base against tuned, not for a table of published test figures.
-BENCHMARKS = {
-    "medqa": Benchmark("GBaker/MedQA-USMLE-4-options", None, "test", _medqa, ("cc-by-4.0", "CC BY 4.0")),
-    "medmcqa": Benchmark("openlifescienceai/medmcqa", None, "validation", _medmcqa, ("apache-2.0", "Apache-2.0")),
-    "pubmedqa": Benchmark("qiaojin/PubMedQA", "pqa_labeled", "train", _pubmedqa, ("mit", "MIT")),
-    **{f"mmlu_{subject}": Benchmark("cais/mmlu", subject, "test", _mmlu, ("mit", "MIT")) for subject in MMLU_MEDICAL},
-}
-GROUPS = {"mmlu_medical": [f"mmlu_{subject}" for subject in MMLU_MEDICAL]}
-
 
 @cache
-def benchmark_rows(name: str) -> tuple[list[Row], str]:
-    """The questions of a benchmark as dicts, and the commit that they were read at.
+def benchmark_rows(name: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
+    """(row on the hub, question as a dict) of a benchmark, and the commit that they were read at.
 
     Read once a process: base and tuned get the same questions, whatever is pushed to the hub meanwhile. Raises
     InputError where the benchmark is not available.
@@ -90,9 +28,10 @@ def benchmark_rows(name: str) -> tuple[list[Row], str]:
     instead = "a .jsonl file of questions will do"
     table, commit, _ = hub_table(source.dataset, source.config, source.split, None, instead)
     try:
-        return [{"id": f"{name}-{number}", **source.question(row)} for number, row in enumerate(table, 1)], commit
+        asked = [(number, source.question(row)) for number, row in enumerate(table, 1)]
     except KeyError as error:
         raise InputError(f"{source.dataset} at {commit} has no {error}: its columns have changed") from None
+    return [(number, {"id": f"{name}-{number}", **row}) for number, row in asked if row], commit
 
 
 LEAD = "The answer is ("  # what stands before the letter in the form that `as_prompt` asks for
@@ -175,7 +114,7 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
     Raises InputError with the file and line of the first row that is not a question.
     """
     tasks: dict[str, list[ChoiceQuestion]] = {}
-    for source in _one_by_one(sources):
+    for source in one_by_one(sources):
         name = source if source in ("sample", *BENCHMARKS) else printable(Path(source).stem)
         if name in (*tasks, OPEN_TASK):
             raise InputError(f"two evaluation tasks are named {name!r}: rename one")
@@ -185,18 +124,14 @@ def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, 
 
 def question_commits(sources: list[str]) -> dict[str, str]:
     """The hub's commit of each benchmark among the sources."""
-    return {name: benchmark_rows(name)[1] for name in _one_by_one(sources) if name in BENCHMARKS}
-
-
-def _one_by_one(sources: list[str]) -> list[str]:
-    return [name for source in sources for name in GROUPS.get(source, [source])]
+    return {name: benchmark_rows(name)[1] for name in one_by_one(sources) if name in BENCHMARKS}
 
 
 def _rows(source: str) -> Numbered:
     if source == "sample":
         return enumerate(_packaged("sample_questions.jsonl"), 1)
     if source in BENCHMARKS:
-        return enumerate(benchmark_rows(source)[0], 1)
+        return iter(benchmark_rows(source)[0])
     path = project_path(source)
     if not path.suffix and not path.is_file():
         known = ["sample", *BENCHMARKS, *GROUPS]
@@ -208,15 +143,16 @@ def _questions(source: str) -> list[ChoiceQuestion]:
     """A source's questions. An id that an earlier question has becomes `id#2`: textbooks number each chapter anew."""
     found: dict[str, ChoiceQuestion] = {}
     met: Counter[str] = Counter()
+    kind = "row" if source in BENCHMARKS else "line"
     for line, row in _rows(source):
         try:
             question = ChoiceQuestion.model_validate({**row, "id": row_id(row, line)})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "row"
-            raise InputError(f"{source} line {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise InputError(f"{source} {kind} {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
         except ValueError as error:
-            raise InputError(f"{source} line {line}: {error}") from None
+            raise InputError(f"{source} {kind} {line}: {error}") from None
         name = question.id
         while name in found:
             met[question.id] += 1

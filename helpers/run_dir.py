@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 
 from helpers import PROJECT_ROOT, InputError, machine
+from helpers.backup import backup_owned, restore
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
+from helpers.layout import RESULT_FOLDERS
 from helpers.owner import owned
-from helpers.session import RESULT_FOLDERS, backup_owned, restore
+from helpers.processes import is_main_process
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -156,7 +158,7 @@ def alone_in(run: Run) -> Iterator[None]:
 
     A kernel that a series started works in the series' folder, and the workers of a launcher in that of its main one.
     """
-    if not machine.is_main_process():
+    if not is_main_process():
         yield
         return
     with owned(run.path, run.label) as first, backup_owned(run.config):
@@ -266,9 +268,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
 
 def set_aside(run_folder: Path, names: Sequence[str], copied: Sequence[str] = ()) -> str:

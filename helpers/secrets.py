@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Iterable
+from netrc import NetrcParseError, netrc
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # Secrets, each with the variables that its library reads one from.
 SECRETS = {
@@ -62,15 +64,14 @@ def _stored_hub_login() -> bool:
     return token.is_file() and bool(token.read_text(encoding="utf-8").strip())
 
 
-def _stored_wandb_login() -> bool:
-    """Whether `wandb login` has left a key in .netrc or W&B's own settings, by W&B's own look-up, without a network."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-    from wandb.sdk.lib import wbauth
-    from wandb.sdk.wandb_setup import singleton
+def wandb_address() -> str:
+    """The server of Weights & Biases."""
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
-    settings = singleton().settings
+
+def _stored_wandb_login() -> bool:
+    """Whether `wandb login` has left a key, which it does in .netrc."""
     try:
-        return bool(settings.api_key or wbauth.read_netrc_auth(host=settings.base_url))
-    except wandb.Error:  # a key that cannot be one
+        return bool(netrc(os.environ.get("NETRC")).authenticators(urlsplit(wandb_address()).netloc))
+    except (OSError, NetrcParseError):
         return False

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from helpers import InputError
-from helpers.config import Config
+from helpers.config import CORPUS, Config, marked
 from helpers.files import project_path
 
 
@@ -23,8 +23,8 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
     own = (source, config.data.config) not in (("sample", None), ("hub", None))
     if own and any(key.startswith("data.") for key in changed):
         _check_rows(config)
-    for key, names in (("data.corpus", config.data.corpus), ("retrieval.sources", config.retrieval.sources)):
-        for name in names if key in changed else ():
+    for key in marked(CORPUS):
+        for name in config.flat()[key] if key in changed else ():
             if name != "handbook" and not project_path(name).exists():
                 raise InputError(f"{key}: {name} does not exist")
 

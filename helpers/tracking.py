@@ -12,9 +12,9 @@ import httpx
 
 from helpers import InputError
 from helpers.files import fingerprint
-from helpers.machine import is_main_process
+from helpers.processes import is_main_process
 from helpers.run_dir import Run
-from helpers.secrets import export_secrets
+from helpers.secrets import export_secrets, wandb_address
 from helpers.sources.tables import brief
 
 # Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
@@ -65,20 +65,14 @@ def _start(run: Run, job: str, mode: str) -> Any:
     }
     if mode == "online":
         try:
-            _check_connection()
+            # An unreachable server W&B retries for minutes. Any answer will do: no secret is sent, and W&B itself
+            # checks the certificate.
+            httpx.get(wandb_address(), timeout=10, verify=False)
             return wandb.init(mode=mode, **arguments)
         except Exception as error:  # W&B's, httpx's, and what else a network has
             print(f"W&B online fails ({brief(error)}): tracking offline, `wandb sync` uploads it later")
             _discard_session()
     return wandb.init(mode="offline", **arguments)
-
-
-def _check_connection() -> None:
-    """Raise httpx.HTTPError if W&B's server cannot be reached, which W&B itself retries for minutes."""
-    from wandb.sdk.wandb_setup import singleton
-
-    # Any answer will do: no secret is sent, and W&B itself checks the certificate.
-    httpx.get(singleton().settings.base_url, timeout=10, verify=False)
 
 
 def _discard_session() -> None:
@@ -110,27 +104,22 @@ def log_table(tracker: Any, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def wandb_mode(setting: str) -> str:
-    """online, offline or disabled: `setting`, or for `auto` what W&B's own variables say.
+    """online, offline or disabled: `setting`, or for `auto` what WANDB_DISABLED and WANDB_MODE say.
 
     If those are not set either: online with a key, offline without, so that W&B never prompts. Raises InputError for
     online without a key.
     """
-    asked = (_wandb_variable() if setting == "auto" else None) or setting
-    if asked in ("offline", "disabled"):
-        return asked
+    mode = setting
+    if setting == "auto":
+        disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on")
+        mode = "disabled" if disabled else os.environ.get("WANDB_MODE", "").strip().lower() or "auto"
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise InputError(f"WANDB_MODE = {mode!r} is none of online, offline, disabled")
+    if mode in ("offline", "disabled"):
+        return mode
     if export_secrets()["WANDB_API_KEY"] != "not set":
         return "online"
-    if asked == "online":
+    if mode == "online":
         where = "tracking.wandb" if setting == "online" else "WANDB_MODE"
         raise InputError(f"{where} = 'online' requires an API key: set WANDB_API_KEY, or choose offline")
     return "offline"
-
-
-def _wandb_variable() -> str | None:
-    """The mode in WANDB_DISABLED or WANDB_MODE, None if they are not set."""
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
-        return "disabled"
-    mode = os.environ.get("WANDB_MODE", "").strip().lower() or None
-    if mode not in (None, "online", "offline", "disabled"):
-        raise InputError(f"WANDB_MODE = {mode!r} is none of online, offline, disabled")
-    return mode

@@ -1,6 +1,7 @@
 """docs/ARCHITECTURE.md names every room of helpers in an order in which none imports from a later one."""
 
 import ast
+import importlib
 import re
 
 import pytest
@@ -40,3 +41,20 @@ def test_nothing_imports_from_a_later_room_and_no_stage_from_another(path):
         found = [name for name in imported(path) if name in order and name != room]
         assert [name for name in found if order.index(name) > order.index(room)] == []
         assert room not in stages or not stages & set(found)
+
+
+@pytest.mark.parametrize(
+    ("package", "names"),
+    {
+        "prompts": {"build_prompt", "split_reasoning"},
+        "dataset_prep": {"encode_example"},
+        "evaluation": {"extract_choice", "compare_paired"},
+        "models": {"load_tokenizer"},
+        "retrieval": {"Index", "Passage"},
+    }.items(),
+)
+def test_what_others_call_by_name_stays_where_they_import_it(package, names):
+    """The packages' own `__init__` have these names for code outside the project, and no others."""
+    module = importlib.import_module(f"helpers.{package}")
+    assert set(module.__all__) == names
+    assert all(hasattr(module, name) for name in names)

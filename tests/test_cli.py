@@ -17,15 +17,16 @@ from conftest import contents, error_line, fails
 from papermill.exceptions import PapermillExecutionError
 
 from helpers import PROJECT_ROOT, InputError, StageError, StoppedError, machine, owner
-from helpers.__main__ import main
+from helpers.__main__ import _overrides, main
+from helpers.config import CORPUS, FILE, marked
 from helpers.files import read_json, write_json, write_jsonl, write_text
+from helpers.layout import STAGES
 from helpers.owner import OWNER
 from helpers.progress import PROGRESS_FILE
-from helpers.report.results import STAGES
 from helpers.run_dir import open_run, set_aside
 from helpers.series import runner, stages
 from helpers.series.runner import choose_stages, execute, run_series
-from helpers.series.stages import LEAVES, stage_inputs
+from helpers.series.stages import stage_inputs
 
 NAMES = list(STAGES)
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
@@ -53,7 +54,7 @@ class Pretended:
         self.ran.append(stage)
         if stage == self.breaks:
             raise StageError(f"{stage} failed: ValueError: no", "in a cell")
-        for name in LEAVES.get(stage, ()):
+        for name in STAGES[stage].leaves:
             write_json(run / name, {"version": self.versions.get(name, 0)})
 
     def since(self):
@@ -148,8 +149,8 @@ def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pret
 
 
 def test_a_missing_output_is_made_again(finished, pretended):
-    for stage, names in LEAVES.items():
-        for name in names:
+    for stage, known in STAGES.items():
+        for name in known.leaves:
             (finished / name).unlink()
             run_series(finished, [stage])
             assert pretended.since() == [stage], name
@@ -406,6 +407,16 @@ def test_a_file_on_the_command_line_is_meant_from_the_folder_one_is_in(cli, pret
     result = cli("run", "--profile", "smoke", "--run-dir", "a/run", "--set", "data.source=rows.jsonl", "--only", "01")
     assert result.status == 0
     assert open_run("auto", tmp_path / "a/run").config.data.source == str(source)
+
+
+@pytest.mark.parametrize("key", [*marked(FILE), *marked(CORPUS)])
+def test_a_setting_that_may_name_files_means_those_of_the_working_folder(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "one.jsonl").touch()
+    folder = str(tmp_path / "there") if key in marked(CORPUS) else "there"
+    given = [f"{key}=[one.jsonl, handbook, sample, gone.jsonl, there]"]
+    assert _overrides(given) == {key: [str(tmp_path / "one.jsonl"), "handbook", "sample", "gone.jsonl", folder]}
 
 
 def test_a_failed_stage_is_status_1_with_the_cell_and_traceback_below(cli, pretended, tmp_path):

@@ -216,6 +216,13 @@ def test_a_stored_login_is_found_and_left_where_it_is(monkeypatch, tmp_path):
     assert export_secrets() == dict.fromkeys(SECRETS, "stored login") | {"NCBI_API_KEY": "not set"}
     assert not set(SECRETS) & set(os.environ)
     assert wandb_mode("auto") == wandb_mode("online") == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert export_secrets()["WANDB_API_KEY"] == "stored login"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://other.example.org")
+    assert export_secrets()["WANDB_API_KEY"] == "not set"
+    monkeypatch.delenv("WANDB_BASE_URL")
+    (tmp_path / "netrc").write_text("machine\n")  # not a netrc file
+    assert export_secrets()["WANDB_API_KEY"] == "not set"
 
 
 def test_the_older_name_of_the_hubs_token_is_heard(monkeypatch):
@@ -296,14 +303,17 @@ with tracked(run, "training") as tracker:
     [
         ("k" * 40, "Connection refused"),
         ("wrong", "API key must have 40"),
+        ("revoked", "401"),
         pytest.param("silent", "", marks=pytest.mark.slow),
     ],
 )
 def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_path, key, says):
-    """By W&B itself. A server that never answers is given up soon."""
+    """By W&B itself. A server that never answers is given up soon; after a revoked key the run's id is free again."""
     open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
-    address = "http://127.0.0.1:9" if key != "wrong" else Server([]).url.removesuffix("/v1")
-    more = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_API_KEY": key.replace("silent", "k" * 40)}
+    answers = Server([], status=401).url.removesuffix("/v1")
+    address = answers if key in ("wrong", "revoked") else "http://127.0.0.1:9"
+    more = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    more |= {"WANDB_API_KEY": "k" * 40 if key in ("silent", "revoked") else key}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         if key == "silent":
             address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -336,7 +346,7 @@ def wandb(monkeypatch):
 
     fake.init = init
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(tracking, "_check_connection", lambda: None)
+    monkeypatch.setattr(tracking.httpx, "get", lambda *_, **__: None)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     return fake
 

@@ -28,13 +28,13 @@ from helpers.run_dir import Run, alone_in
 OTHER = """
 import fcntl, os, signal, sys, time
 from pathlib import Path
-from helpers import InputError, owner, session
+from helpers import InputError, owner, stopping
 def refuse(*_): raise OSError(95, "Operation not supported")
 if sys.argv[2] == "no locks": fcntl.flock = refuse
 owner.BEAT_SECONDS = 0.1
 signal.signal(signal.SIGINT, signal.SIG_IGN if "BACKGROUND" in os.environ else signal.default_int_handler)
 try:
-    with session.stops_in_one_line("stopped"), owner.owned(Path(sys.argv[1]), "runs/x"):
+    with stopping.stops_in_one_line("stopped"), owner.owned(Path(sys.argv[1]), "runs/x"):
         print("in", flush=True)
         time.sleep(float(sys.argv[3]))
 except InputError as error:

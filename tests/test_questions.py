@@ -1,7 +1,9 @@
 """Benchmarks from the hub, by rows made up here in the columns that the hub's tables have."""
 
 import json
+import re
 import socket
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -9,12 +11,11 @@ import huggingface_hub
 import pytest
 
 from helpers import PROJECT_ROOT, InputError
+from helpers.benchmarks import BENCHMARKS, GROUPS, MMLU_MEDICAL
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.files import write_jsonl, write_text
 from helpers.questions import (
-    BENCHMARKS,
-    MMLU_MEDICAL,
     ChoiceQuestion,
     baseline_questions,
     benchmark_rows,
@@ -71,8 +72,9 @@ ROWS = {
 
 
 def three(row):
-    others = [{"id": f"other {k}"} if "id" in row else {"pubid": k} if "pubid" in row else {} for k in range(2)]
-    return [row, *({**row, **other} for other in others)]
+    """The row and two more, with ids of their own where it has one."""
+    ids = [name for name in row if name.endswith("id")]
+    return [row, *({**row, **{name: type(row[name])(k) for name in ids}} for k in range(2))]
 
 
 class Table(list):
@@ -111,6 +113,7 @@ def test_each_benchmark_comes_from_its_split_at_a_commit(hub):
     tasks = choice_questions([*BENCHMARKS])
     assert list(tasks) == list(BENCHMARKS)
     assert {len(questions) for questions in tasks.values()} == {3}
+    assert not [question.id for questions in tasks.values() for question in questions if "#" in question.id]
     assert hub.calls == [(each.dataset, each.config, each.split, COMMIT) for each in BENCHMARKS.values()]
     assert ("GBaker/MedQA-USMLE-4-options", None, "test", COMMIT) in hub.calls
     assert question_commits(["sample", "medqa"]) == {"medqa": COMMIT}
@@ -141,8 +144,43 @@ def test_a_row_of_each_benchmark(hub, name, number, options, letter):
 )
 def test_a_hidden_answer_is_no_answer(hub, name, change):
     hub.rows[name] = [ROWS[name], {**ROWS[name], **change}]
-    with pytest.raises(InputError, match=f"{name} line 2: .*answer_idx"):
+    with pytest.raises(InputError, match=f"{name} row 2: .*answer_idx"):
         choice_questions([name])
+
+
+def test_a_benchmark_may_leave_rows_out_and_errors_count_the_hubs_rows(hub, monkeypatch):
+    """As a subset of a split, MMLU-Pro's health."""
+    whole = BENCHMARKS["mmlu_anatomy"]
+
+    def health(row):
+        return whole.question(row) if row["subject"] == "health" else None
+
+    monkeypatch.setitem(BENCHMARKS, "mmlu_anatomy", replace(whole, question=health))
+    rows = [MMLU_ROW | {"subject": subject} for subject in ("law", "health", "law", "health", "law")]
+    hub.rows["mmlu_anatomy"] = rows
+    assert [each.id for each in choice_questions(["mmlu_anatomy"])["mmlu_anatomy"]] == [
+        "mmlu_anatomy-2",
+        "mmlu_anatomy-4",
+    ]
+    hub.rows["mmlu_anatomy"] = [*rows, {**MMLU_ROW, "subject": "health", "answer": -1}]
+    benchmark_rows.cache_clear()
+    with pytest.raises(InputError, match=r"mmlu_anatomy row 6: .*answer_idx"):
+        choice_questions(["mmlu_anatomy"])
+    hub.rows["mmlu_anatomy"] = rows[:1]
+    benchmark_rows.cache_clear()
+    with pytest.raises(InputError, match="mmlu_anatomy holds no questions"):
+        choice_questions(["mmlu_anatomy"])
+
+
+def test_the_lists_of_names_for_users_have_every_benchmark():
+    grouped = {name for group in GROUPS.values() for name in group}
+    names = {*BENCHMARKS, *GROUPS} - grouped
+    profiles = (PROJECT_ROOT / "helpers/profiles.yaml").read_text(encoding="utf-8")
+    [setting] = [line for line in profiles.splitlines() if line.startswith("evaluation.questions:")]
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("Public benchmarks are asked by name")[2].partition("]")[0]
+    for text in (setting.partition("#")[2], example):
+        assert names <= set(re.findall(r"\w+", text))
 
 
 def test_columns_that_have_changed_are_named(hub):

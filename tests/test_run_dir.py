@@ -14,7 +14,7 @@ import yaml
 from conftest import contents, fails
 
 from helpers import PROJECT_ROOT, InputError, files, machine, run_dir
-from helpers.config import CHANGES, NONE, Config, may_change
+from helpers.config import CHANGES, CORPUS, NONE, Config, marked, may_change
 from helpers.files import (
     atomic_dir,
     clear_leftovers,
@@ -25,8 +25,8 @@ from helpers.files import (
     write_jsonl,
     write_text,
 )  # fmt: skip
+from helpers.layout import RESULT_FOLDERS
 from helpers.run_dir import Run, alone_in, find_run, note_in_record, open_run, read_settings
-from helpers.session import RESULT_FOLDERS
 
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
@@ -407,7 +407,7 @@ def test_wrong_rows_questions_and_corpora_make_no_folder(tmp_path):
     for overrides, says in (
         ({"data.source": mine}, "no column Question"),
         ({"evaluation.questions": ["sample", mine]}, "mine.jsonl line 1"),
-        ({"retrieval.sources": ["handbook", "no/such"]}, "retrieval.sources: no/such does not exist"),
+        *(({key: ["handbook", "no/such"]}, f"{key}: no/such does not exist") for key in marked(CORPUS)),
     ):
         assert says in refused("smoke", tmp_path / "run", overrides)
     assert not (tmp_path / "run").exists()

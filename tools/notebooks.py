@@ -13,7 +13,7 @@ import nbformat
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.files import write_text
-from helpers.report.results import STAGES
+from helpers.layout import STAGES
 from helpers.run_dir import open_run
 from helpers.series.runner import execute
 

@@ -20,8 +20,8 @@ from helpers.evaluation.lm_eval_tasks import write_tasks
 from helpers.evaluation.metrics import side_by_side, summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.losses import token_nlls
-from helpers.machine import is_main_process
 from helpers.models.loading import load_tokenizer, load_with_adapter
+from helpers.processes import is_main_process
 from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
 from helpers.questions import OPEN_TASK, choice_questions, question_commits
 from helpers.run_dir import Run, alone, note_in_record

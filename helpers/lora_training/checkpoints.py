@@ -11,10 +11,9 @@ from typing import Any
 from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
-from helpers.machine import is_main_process
-from helpers.processes import wait_for_all
-from helpers.run_dir import ADAPTER, Run, set_aside
-from helpers.session import MARKER, RESULT_FOLDERS
+from helpers.layout import ADAPTER, MARKER, made_from
+from helpers.processes import is_main_process, wait_for_all
+from helpers.run_dir import Run, set_aside
 
 Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}
 NOTE = "training/made_from.json"
@@ -54,9 +53,9 @@ def take_over(run: Run) -> None:
     if is_main_process():
         moved = ""
         if made and not _same(made, now):
-            moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("checkpoints") :])
+            moved = set_aside(run.path, made_from("checkpoints"))
         elif made and not _same(made, now, but=()) and (run / "adapter").exists():
-            moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("adapter") :], copied=["training"])
+            moved = set_aside(run.path, made_from("adapter"), copied=["training"])
             (run / "training/metrics.json").unlink(missing_ok=True)
         if moved:
             print(moved)

@@ -13,9 +13,10 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from helpers import STOPPED, StoppedError
-from helpers.machine import is_main_process
+from helpers.backup import back_up
+from helpers.processes import is_main_process
 from helpers.run_dir import Run
-from helpers.session import STARTED, back_up, training_in
+from helpers.stopping import STARTED, training_in
 
 
 class StopCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The one door for models and their tokenizers: from the hub, a folder, or this project's own packages."""
+"""Models and their tokenizers: from the hub, a folder, or this project's own packages."""
 
 from helpers.models.loading import load_tokenizer
 

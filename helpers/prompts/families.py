@@ -1,7 +1,8 @@
-"""Model families: what their chat templates write around a question, a thought and an answer, and which are refused.
+"""Model families: what their chat templates write around a question, a thought and an answer.
 
 A family is recognised by its template, not by its name: a copy under another name is the same model. What a template
-does not show is in FAMILIES. docs/ANOTHER_MODEL.md says how to add a family.
+does not show is in FAMILIES, and those that are refused in refusals.REFUSALS. docs/ANOTHER_MODEL.md says how to add a
+family.
 """
 
 import re
@@ -11,6 +12,7 @@ from datetime import date
 from typing import Any
 
 from helpers import InputError
+from helpers.prompts.refusals import refusal
 
 THINK, END_THINK = "<think>", "</think>"
 OPENING = f"{THINK}\n"  # R1's makers: force every reply to begin with it
@@ -28,23 +30,15 @@ class Family:
     """`signs`: strings of which one stands in the family's chat templates, and in no other family's above it.
 
     `separator`: what its makers write between thought and answer, where the template does not render a thought itself.
-    `missing`: why the family is refused; empty for one that is supported.
     """
 
     name: str
     signs: tuple[str, ...]
     separator: str = f"\n{END_THINK}\n\n"
-    missing: str = ""
 
-
-_OTHER_MARKS = "it encloses its thought in {} instead of <think> and </think>, and no encoding for that is written yet"
 
 # The first row with a sign in the template is taken.
 FAMILIES = (
-    Family("gpt-oss", ("<|channel|>",), missing="its thought is a message of its own (the harmony format)"),
-    Family("Gemma 4", ("<|channel>", "<|think|>"), missing=_OTHER_MARKS.format("<|channel>thought and <channel|>")),
-    Family("Ministral 3, Magistral", ("[THINK]",), missing=_OTHER_MARKS.format("[THINK] and [/THINK]")),
-    Family("Command A", ("<|START_THINKING|>",), missing=_OTHER_MARKS.format("<|START_THINKING|> and its like")),
     # R1-Distill-Llama and -Qwen, R1-0528-Qwen3: the template drops thoughts of earlier turns, so it shows no separator.
     Family("DeepSeek-R1", ("<｜Assistant｜>",)),
     # Qwen3, Qwen3.5, SmolLM3, Olmo 3, GLM, Nemotron: what they write is rendered.
@@ -111,9 +105,8 @@ def end_token_ids(tokenizer: Any, eos_token_id: int | list[int] | None) -> list[
 
 def check_template(tokenizer: Any, name: str) -> None:
     """Raise InputError, which says what is missing, for a model whose conversations this project cannot write."""
-    row = family(tokenizer)
-    if row.missing:
-        raise InputError(f"{name} is of the family {row.name}, which is not supported: {row.missing}")
+    if row := refusal(str(tokenizer.chat_template or "")):
+        raise InputError(f"{name} is of the family {row.family}, which is not supported: {row.missing}")
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {name} has no chat template: set model.prompt_style=plain")
     _, question, after = render(tokenizer, [_user()]).rpartition(_QUESTION)

@@ -8,10 +8,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from helpers.benchmarks import BENCHMARKS
 from helpers.files import write_text
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
-from helpers.questions import BENCHMARKS, baseline_questions
+from helpers.questions import baseline_questions
 from helpers.report.markdown import quoted
 from helpers.report.results import facts, templates
 from helpers.run_dir import Run

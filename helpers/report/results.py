@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers.files import read_json, read_jsonl, write_text
+from helpers.layout import STAGES
 from helpers.report import plots
 from helpers.run_dir import Run
 from helpers.sources.hub import public_name
@@ -18,15 +19,6 @@ from helpers.statistics import nats_apart, points_apart
 CONTENT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'"
 )
-STAGES = {
-    "01_setup": "Set-up",
-    "02_baseline_inference": "Baseline inference",
-    "03_dataset_prep": "Dataset preparation",
-    "04_lora_training": "LoRA training",
-    "05_evaluation": "Evaluation",
-    "06_export": "Export",
-    "07_retrieval": "Retrieval",
-}
 # The parts of the completion NLL, in the words of tables and pictures alike.
 PARTS = {
     "thinking": "reasoning and </think>",
@@ -177,7 +169,7 @@ def facts(run: Run) -> dict[str, Any]:
         "verdicts": verdicts(run),
         "open_book": open_book(run),
         "reading_verdicts": reading_verdicts(run),
-        "stage_titles": STAGES,
+        "stage_titles": {name: stage.title for name, stage in STAGES.items()},
     }
 
 

@@ -18,16 +18,18 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
+from helpers.backup import back_up
 from helpers.files import publish, read_json, write_json, write_text
+from helpers.layout import STAGES, made_from
 from helpers.lora_training.backends import choose_backend
 from helpers.machine import describe_machine
 from helpers.owner import repeating
 from helpers.progress import PROGRESS_FILE
-from helpers.report.results import CONTENT_POLICY, STAGES, write_index
+from helpers.report.results import CONTENT_POLICY, write_index
 from helpers.run_dir import Run, alone_in, set_aside
 from helpers.secrets import export_secrets
-from helpers.series.stages import LEAVES, changes, stage_inputs, trained_by_other_code
-from helpers.session import RESULT_FOLDERS, STARTED, back_up
+from helpers.series.stages import changes, stage_inputs, trained_by_other_code
+from helpers.stopping import STARTED
 
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300
@@ -61,7 +63,7 @@ class PrivateKernelManager(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs: Any) -> None:
         # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
-        # process, whatever launcher's variables there are (see helpers/machine.py).
+        # process, whatever launcher's variables there are (see helpers/processes.py).
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
@@ -138,7 +140,7 @@ def _run_series(
         records = read_json(run / "stages.json") if (run / "stages.json").is_file() else {}
         before = records.get(stage, {}).get("inputs", {})
         before = before if isinstance(before, dict) else {}  # older versions recorded one fingerprint of all
-        complete = all((run / name).is_file() for name in LEAVES.get(stage, ()))
+        complete = all((run / name).is_file() for name in STAGES[stage].leaves)
         if not force and complete and before == inputs:
             tell(stage, "skipped", "finished earlier, inputs unchanged")
             times.append((stage, None))
@@ -146,7 +148,7 @@ def _run_series(
         if changed := changes(before, inputs):
             tell(stage, "running", f"changed: {', '.join(changed)}")
         if stage == "04_lora_training" and (force or trained_by_other_code(before, inputs)):
-            moved = set_aside(run.path, RESULT_FOLDERS[RESULT_FOLDERS.index("checkpoints") :])
+            moved = set_aside(run.path, made_from("checkpoints"))
             # Without its record, a training that is stopped now is resumed the next time instead of restarted.
             records.pop(stage, None)
             write_json(run / "stages.json", records)

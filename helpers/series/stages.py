@@ -1,69 +1,37 @@
 """Inputs and outputs of each stage: a stage runs again when one of its inputs has changed."""
 
 import hashlib
+import inspect
 import json
 from typing import Any
 
 import nbformat
 
 from helpers import PROJECT_ROOT
+from helpers.benchmarks import BENCHMARKS, one_by_one
+from helpers.config import CORPUS, FILE, marked
 from helpers.files import fingerprint, project_path
 from helpers.knowledge.library import source_path
+from helpers.layout import STAGES
 from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
-from helpers.run_dir import ADAPTER, Run
+from helpers.run_dir import Run
 
-# The settings that a stage reads, by key, or by section where it reads all of one. Printing them is not reading, and
-# 06's model card has earlier stages' settings from their files.
-SETTINGS = {
-    "01_setup": ("model", "tracking"),
-    "02_baseline_inference": ("seed", "model", "generation"),
-    "03_dataset_prep": ("seed", "model", "data", "evaluation.questions", "evaluation.max_questions"),
-    "04_lora_training": ("seed", "model", "lora", "training", "data.corpus", "evaluation.max_validation", "tracking"),
-    "05_evaluation": ("seed", "model", "generation", "evaluation", "tracking"),
-    "06_export": ("seed", "model", "generation", "export"),
-    "07_retrieval": ("seed", "model", "generation", "retrieval", "evaluation.questions", "evaluation.max_questions"),
-}
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")
-# Paths inside the run folder.
-READS = {
-    "04_lora_training": ("data/train.jsonl", "data/validation.jsonl"),
-    "05_evaluation": ("data/validation.jsonl", *ADAPTER),
-    "06_export": ("evaluation/metrics.json", *ADAPTER),
-    "07_retrieval": ("evaluation/predictions.base.jsonl", "evaluation/predictions.tuned.jsonl", *ADAPTER),
-}
-LEAVES = {
-    "02_baseline_inference": ("baseline/predictions.jsonl",),
-    "03_dataset_prep": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/report.json"),
-    "04_lora_training": (*ADAPTER, "training/metrics.json", "training/log.jsonl"),
-    "05_evaluation": (
-        "evaluation/metrics.json",
-        "evaluation/predictions.base.jsonl",
-        "evaluation/predictions.tuned.jsonl",
-    ),
-    "06_export": ("export/merged/config.json", "export/Modelfile", "export/README.md", "export/report.json"),
-    "07_retrieval": (
-        "retrieval/index.sqlite",
-        "retrieval/metrics.json",
-        "retrieval/predictions.base.jsonl",
-        "retrieval/predictions.tuned.jsonl",
-    ),
-}
 Inputs = dict[str, dict[str, Any]]
 
 
 def stage_inputs(run: Run, stage: str) -> Inputs:
     """Everything that a stage's results depend on: its settings' values, and fingerprints of its files and code."""
-    read, flat = SETTINGS[stage], run.config.flat()
+    read, flat = STAGES[stage].settings, run.config.flat()
     if stage == "03_dataset_prep" and flat["data.passages"]:
         read += FOR_PASSAGES
     settings = {key: value for key, value in flat.items() if key in read or key.split(".")[0] in read}
-    files = {name: fingerprint(run / name) for name in READS.get(stage, ())}
-    sources = [settings["data.source"]] if "data.source" in settings else []
-    sources += settings.get("evaluation.questions", [])
-    files |= {name: fingerprint(project_path(name)) for name in sources if name not in ("sample", "hub")}
-    corpora = [*settings.get("data.corpus", []), *settings.get("retrieval.sources", [])]
-    files |= {name: _listing(name) for name in [*corpora, *settings.get("retrieval.synonyms", [])]}
+    files = {name: fingerprint(run / name) for name in STAGES[stage].reads}
+    for name in one_by_one(_named(settings, FILE)):
+        if name not in ("sample", "hub"):
+            files[name] = _benchmark(name) if name in BENCHMARKS else fingerprint(project_path(name))
+    files |= {name: _listing(name) for name in _named(settings, CORPUS)}
     source = notebook_code(stage)
     left_out = LEFT_OUT.keys() - (SHOWS.keys() if stage == "06_export" else ())
     return {
@@ -71,6 +39,19 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
         "files": files,
         "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
     }
+
+
+def _named(settings: dict[str, Any], mark: str) -> list[str]:
+    """What the settings with this mark name."""
+    values = [settings[key] for key in marked(mark) if key in settings]
+    return [name for value in values for name in ([value] if isinstance(value, str) else value)]
+
+
+def _benchmark(name: str) -> str:
+    """Of a row in BENCHMARKS, what decides on its questions."""
+    row = BENCHMARKS[name]
+    facts = [row.dataset, row.config, row.split, inspect.getsource(row.question)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _listing(name: str) -> str:

@@ -23,10 +23,12 @@ from transformers.models.llama import modeling_llama
 
 from helpers import InputError, StoppedError, decoding, generation
 from helpers.answers import adapter_switched
+from helpers.backup import back_up
 from helpers.config import Config, GenerationSettings
 from helpers.decoding import can_decode
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import generate, stream
+from helpers.layout import ADAPTER, STAGES
 from helpers.lora_training import checkpoints, stopping
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.backends import load_trainable
@@ -39,10 +41,9 @@ from helpers.models import loading as models
 from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
-from helpers.run_dir import ADAPTER, Run, open_run
+from helpers.run_dir import Run, open_run
 from helpers.sampling import make_sampler
-from helpers.series.stages import SETTINGS
-from helpers.session import STARTED, back_up, tell_training_to_stop
+from helpers.stopping import STARTED, tell_training_to_stop
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)
@@ -213,7 +214,7 @@ def test_a_training_leaves_its_adapter_its_metrics_and_its_log(trained):
 
 def test_training_reads_the_settings_that_the_table_says(trained):
     """But for a name that it puts into the adapter, which cards and `push` take anew, and for when a session ends."""
-    listed = SETTINGS["04_lora_training"]
+    listed = STAGES["04_lora_training"].settings
     read = {key for key in trained.read if not key.startswith("session.")} - {"profile", "export.base_model"}
     assert {key for key in read if key not in listed and key.split(".")[0] not in listed} == set()
     assert trained.read >= {"seed", "lora.r", "training.learning_rate", "evaluation.max_validation", "model.max_length"}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import trl
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from outsides import REAL, real_outside
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
@@ -21,13 +22,27 @@ from helpers.losses import completion_nll
 from helpers.models.converter import check_conversion
 from helpers.models.loading import PROBE, _padding, check_model, load_base, load_tokenizer, lora_targets, probe
 from helpers.models.packaged import tiny_folder
-from helpers.prompts.encoding import TASK, build_prompt, encode_example, encode_prompt, split_reasoning
+from helpers.prompts.chat_template import chat_template
+from helpers.prompts.encoding import (
+    TASK,
+    build_prompt,
+    encode_example,
+    encode_prompt,
+    special_strings,
+    split_reasoning,
+)
 from helpers.prompts.families import OPENING, check_template, end_of_turn, end_tokens, family, render, separator
 
+# TRL's; a family that it lacks goes in here by hand.
 TEMPLATES = {
     file.stem: file.read_text(encoding="utf-8")
     for file in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
 }
+TEMPLATES["ministral"] = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}"
+    "{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}{{ m.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
 # Family, the token that ends a reply, what its makers write between thought and answer.
 SUPPORTED = {
     "deepseek_r1_distill": ("DeepSeek-R1", "<｜end▁of▁sentence｜>", "\n</think>\n\n"),
@@ -50,15 +65,11 @@ REFUSED = {
     "gptoss": "of the family gpt-oss, which is not supported: its thought is a message of its own",
     "gemma4": "of the family Gemma 4, which is not supported: it encloses its thought in <|channel>thought",
     "gemma4_v5": "of the family Gemma 4, which is not supported",
+    "ministral": "family Ministral 3, Magistral, which is not supported: it encloses its thought in [THINK] and",
     "muse_glimmer": "its chat template writes ' to=user<|message|>' between prompt and answer",
     "smolvlm": "its chat template leaves out the text of a message",
     "llava_next": "chat template cannot render this conversation",
 }
-MINISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}"
-    "{% if m.reasoning_content %}[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}{{ m.content }}{{ eos_token }}"
-    "{% endif %}{% endfor %}"
-)
 ROWS = [
     {"Question": "Why?", "Complex_CoT": "Okay, let us think.\n\nA fever of 39.5 °C.", "Response": "**Because** of it."},
     {"Question": "What do </think>, <|im_end|> and <｜User｜> do? ", "Complex_CoT": PROBE, "Response": "1.\tα → ω"},
@@ -101,6 +112,10 @@ def check_laws(tokenizer):
         ending = prompt[prompt.rindex(question) + len(question) :]
         assert ending in (after, after + OPENING)
         assert ending.endswith(OPENING)
+        # A server's template makes it of the bare question; it breaks up special tokens, which it has as text alone.
+        served = ImmutableSandboxedEnvironment().from_string(chat_template(tokenizer))
+        rendered = served.render(messages=[{"role": "user", "content": question}], add_generation_prompt=True)
+        assert (rendered == prompt) == (not any(token in question for token in special_strings(tokenizer)))
         # It is a prefix of the row, and the rest decodes to the text and the end.
         asked = encode_prompt(tokenizer, question)
         assert ids[: len(asked)] == asked
@@ -142,12 +157,6 @@ def test_a_family_that_is_not_supported_is_refused_in_one_line(every_token, name
         check_template(tokenizer, "this model")
     assert REFUSED[name] in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_marks_of_its_own_are_refused_by_name(every_token):
-    tokenizer = of_family(every_token, MINISTRAL)
-    with pytest.raises(InputError, match=r"family Ministral 3, Magistral.*\[THINK\] and \[/THINK\] instead of <think>"):
-        check_template(tokenizer, "this model")
 
 
 @pytest.mark.parametrize("name", ["llama3_2", "qwen3", "deepseek_r1_distill"])

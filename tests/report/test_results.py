@@ -10,8 +10,9 @@ from evaluated_rows import BASE, TUNED
 from helpers import machine
 from helpers.evaluation.metrics import summarise
 from helpers.files import write_json, write_jsonl, write_text
+from helpers.layout import STAGES
 from helpers.report.model_card import write_model_card
-from helpers.report.results import STAGES, headline, write_index
+from helpers.report.results import headline, write_index
 from helpers.run_dir import open_run
 
 MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
@@ -104,7 +105,7 @@ def test_the_index_of_an_empty_run_says_what_is_to_come(run):
     assert "Did it help?" not in text
     assert "img" not in page.tags
     assert page.addresses == ["run.yaml"]
-    assert [row[0].strip() for row in page.rows[1:]] == [f"{name[:2]} {title}" for name, title in STAGES.items()]
+    assert [row[0].strip() for row in page.rows[1:]] == [f"{name[:2]} {stage.title}" for name, stage in STAGES.items()]
 
 
 def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):

@@ -125,7 +125,7 @@ def test_a_stage_that_fails_below_a_long_tmpdir_leaves_no_sockets(run, temporary
     ],
 )
 def test_several_processes_are_believed_of_a_launcher_alone(variables, told):
-    code = "from helpers.machine import is_main_process, world_size; print((world_size(), is_main_process()))"
+    code = "from helpers.processes import is_main_process, world_size; print((world_size(), is_main_process()))"
     clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     done = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
     assert done.stdout.strip() == str(told)

@@ -23,7 +23,7 @@ import pytest
 
 from helpers import PROJECT_ROOT
 from helpers.files import read_json
-from helpers.report.results import STAGES
+from helpers.layout import STAGES
 
 pytestmark = pytest.mark.slow
 

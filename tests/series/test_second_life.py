@@ -14,8 +14,9 @@ from helpers.dataset_prep.prepare import prepare
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, rescore
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.layout import STAGES
 from helpers.models.loading import load_tokenizer
-from helpers.report.results import STAGES, write_index
+from helpers.report.results import write_index
 from helpers.run_dir import open_run
 from helpers.series.stages import stage_inputs
 

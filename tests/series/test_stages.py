@@ -2,16 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import settings_read
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, benchmarks
 from helpers.config import Config
 from helpers.dataset_prep.prepare import prepare
 from helpers.files import write_text
+from helpers.layout import STAGES
 from helpers.modules import LEFT_OUT, SHOWS, code_of
-from helpers.report.results import STAGES
 from helpers.run_dir import Run, open_run
 from helpers.series import stages
 from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
@@ -21,6 +22,7 @@ ALL = "01 02 03 04 05 06 07"
 # Every module and packaged file, with the stages that a change of it runs again.
 RUNS = {
     "__init__.py": "", "__main__.py": "", "answers.py": "05 07", "baseline_inference.py": "02",
+    "backup.py": "", "benchmarks.py": "",
     "baseline_questions.jsonl": "02 03 05 06 07", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
     "config.py": ALL, "dataset_prep/__init__.py": "", "dataset_prep/open_book.py": "03",
     "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03", "dataset_prep/remarks.py": "",
@@ -36,20 +38,22 @@ RUNS = {
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
     "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
     "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
-    "knowledge/terms.py": "03 07", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
+    "knowledge/terms.py": "03 07", "layout.py": "", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
     "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
     "lora_training/journal.py": "04", "lora_training/remarks.py": "", "lora_training/stopping.py": "",
     "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
     "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL,
     "models/portable.py": ALL, "modules.py": "", "owner.py": "", "processes.py": ALL, "profiles.yaml": "",
     "progress.py": "", "prompts/__init__.py": "", "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL,
-    "prompts/families.py": ALL, "prompts/passages.py": "03 07", "questions.py": "02 03 05 06 07",
+    "prompts/families.py": ALL, "prompts/passages.py": "03 07",
+    "prompts/refusals.py": "",
+    "questions.py": "02 03 05 06 07",
     "r1_style_template.jinja": ALL, "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "",
     "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "",
     "retrieval/finding.py": "07", "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL,
     "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
     "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "",
-    "series/runner.py": "", "series/stages.py": "", "session.py": "", "setup.py": "", "source_check.py": "",
+    "series/runner.py": "", "series/stages.py": "", "stopping.py": "", "setup.py": "", "source_check.py": "",
     "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
     "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
     "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "",
@@ -105,6 +109,44 @@ def test_a_changed_module_runs_the_stages_that_it_decides_on(package, before, na
     finally:
         path.write_bytes(content)
     assert " ".join(stage for stage in now if now[stage] != before[stage]) == RUNS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "row"),
+    [
+        ("prompts/refusals.py", "REFUSALS = (\n", '    Refusal("Bar", ("<|bar|>",), "its thought is drawn"),\n'),
+        ("benchmarks.py", "BENCHMARKS = {\n", '    "own": Benchmark("me/own", None, "test", _mmlu, ("mit", "MIT")),\n'),
+    ],
+)
+def test_another_row_of_refused_families_or_of_benchmarks_runs_no_stage_again(package, before, name, table, row):
+    """Else the next run would set a finished training aside and train anew."""
+    path = package / name
+    content = path.read_text(encoding="utf-8")
+    assert table in content
+    path.write_text(content.replace(table, table + row), encoding="utf-8")
+    try:
+        assert keys(package) == before
+    finally:
+        path.write_text(content, encoding="utf-8")
+
+
+def test_a_benchmark_that_is_asked_is_an_input(tmp_path, monkeypatch):
+    asked = {**Config.resolve("smoke").flat(), "evaluation.questions": ["sample", "mmlu_medical"]}
+    run = Run(tmp_path, Values(asked))
+    before = stage_inputs(run, "05_evaluation")["files"]
+    assert "mmlu_anatomy" in before
+    changed = {
+        "dataset": "other/mmlu",
+        "config": "virology",
+        "split": "validation",
+        "question": lambda row: {"question": row["question"]},
+    }
+    for name, value in changed.items():
+        row = replace(benchmarks.BENCHMARKS["mmlu_anatomy"], **{name: value})
+        with monkeypatch.context() as patch:
+            patch.setitem(benchmarks.BENCHMARKS, "mmlu_anatomy", row)
+            now = stage_inputs(run, "05_evaluation")["files"]
+        assert {key for key in now if now[key] != before[key]} == {"mmlu_anatomy"}, name
 
 
 def test_comments_docstrings_and_layout_do_not_count(package, before):

@@ -15,9 +15,9 @@ from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError
 
 from helpers import PROJECT_ROOT
+from helpers.benchmarks import BENCHMARKS
 from helpers.config import Config
 from helpers.files import write_json
-from helpers.questions import BENCHMARKS
 from helpers.sources.hub import HUB_DATASET, explain, hub_dataset, nameless_base, public_name
 
 DISTILLED = "FreedomIntelligence/Medical-R1-Distill-Data"
@@ -188,7 +188,7 @@ def assert_read(answers):
         assert (questions[0], len(questions)) == (first, count)
         assert (provenance["source"], provenance["config"], provenance["revision"]) == (name, config, COMMIT)
     assert distilled[1]["columns"]["Complex_CoT"] == "reasoning (reasoning_content)"
-    assert medqa == [[{"id": "medqa-1", **MEDQA_ROW}], COMMIT]
+    assert medqa == [[[1, {"id": "medqa-1", **MEDQA_ROW}]], COMMIT]
     assert model == "LlamaConfig"
 
 

@@ -1,33 +1,24 @@
-"""What outlives a session: a copy of the run folder elsewhere, and a training that is told to stop in time."""
+"""A copy of the run folder elsewhere, which outlives the session."""
 
-import logging
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
-from helpers import STOPPED, InputError, StageError
+from helpers import InputError
 from helpers.config import Config
 from helpers.files import check_writable, project_path, publish, read_json, write_json
-from helpers.machine import is_main_process
+from helpers.layout import MARKER, RESULT_FOLDERS
 from helpers.owner import owned
 
-# In the order of the stages: each is made from those before it.
-RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")
 COUNTER = "backup.json"  # how often this state was copied: a clock that no machine's own clock can turn back
-MARKER = "complete"  # written last into a checkpoint; one without it is incomplete
 DRIVE = Path("/content/drive")
-STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
-SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM
-TRAINING = ".training.json"  # in the run folder: the process that trains, and saves when it is sent SIGTERM
 
 
 def back_up(path: Path, backup: str | None) -> None:
@@ -144,67 +135,3 @@ def _alike(one: Path, other: Path) -> bool:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-@contextmanager
-def training_in(path: Path) -> Iterator[None]:
-    """In the block, the run folder `path` names this process as the one that trains."""
-    me = psutil.Process()
-    write_json(path / TRAINING, {"pid": me.pid, "created": me.create_time()})
-    try:
-        yield
-    finally:
-        (path / TRAINING).unlink(missing_ok=True)
-
-
-def tell_training_to_stop(path: Path) -> bool:
-    """Send SIGTERM to the process that trains in the run folder `path`, which then saves; whether there is one."""
-    with suppress(OSError, ValueError, TypeError, KeyError, psutil.Error):
-        named = read_json(path / TRAINING)
-        process = psutil.Process(named["pid"])
-        if process.create_time() == named["created"]:
-            process.send_signal(signal.SIGTERM)
-            return True
-    return False
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as from a cluster that takes the machine back."""
-
-
-@contextmanager
-def stops_in_one_line(line: str, path: Path | None = None) -> Iterator[None]:
-    """In the block, Ctrl+C and SIGTERM end the process with status 130 or 143 and, of several processes, one `line`.
-
-    After SIGTERM a training in the run folder `path`, by another process, has SAVING_SECONDS to save.
-    """
-    told = False
-
-    def stop(number: int, _: Any) -> None:
-        nonlocal told
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher sends one after Ctrl+C, and another when it waits
-        if number == signal.SIGTERM and path and tell_training_to_stop(path):
-            told = True
-            signal.alarm(SAVING_SECONDS)
-            return
-        logging.disable()  # the process ends: what asyncio and nbclient say of their kernel's end helps nobody
-        raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell runs it in the background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    except StageError as error:
-        if not told or error.status != STOPPED:
-            raise
-        print(error, file=sys.stderr)
-        raise SystemExit(143) from None
-    except KeyboardInterrupt as stopped:
-        if is_main_process():
-            print(line, file=sys.stderr, flush=True)
-        raise SystemExit(143 if isinstance(stopped, _TerminatedError) else 130) from None
-    finally:
-        signal.alarm(0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from helpers import InputError
-from helpers.files import read_json, write_json, write_text
+from helpers.backup import back_up, restore
+from helpers.files import write_text
 from helpers.run_dir import open_run
-from helpers.session import back_up, restore, tell_training_to_stop, training_in
 
 
 @pytest.fixture
@@ -112,11 +112,3 @@ def test_a_copy_that_fails_stops_nothing(run, tmp_path, capsys):
     back_up(run.path, str(tmp_path / "file/x"))
     assert capsys.readouterr().out.count("the work goes on") == 1
     assert not (run / "backup.json").exists()
-
-
-def test_no_other_process_is_told_to_stop_than_the_one_that_trains(tmp_path):
-    assert not tell_training_to_stop(tmp_path)
-    with training_in(tmp_path):
-        named = read_json(tmp_path / ".training.json")
-    write_json(tmp_path / ".training.json", named | {"created": named["created"] - 1})  # a killed one's number, reused
-    assert not tell_training_to_stop(tmp_path)
