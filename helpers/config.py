@@ -103,6 +103,7 @@ class GenerationSettings(_Section):
 
 class EvaluationSettings(_Section):
     questions: Annotated[list[str], OneOrMany, FILE] = Field(min_length=1)
+    rows: Literal["validation", "test"]
     max_validation: int | None = Field(ge=1)
     max_questions: int | None = Field(ge=1)
 

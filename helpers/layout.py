@@ -42,7 +42,7 @@ STAGES = {
     "05_evaluation": Stage(
         "Evaluation",
         ("seed", "model", "generation", "evaluation", "tracking"),
-        reads=("data/validation.jsonl", *ADAPTER),
+        reads=("data/validation.jsonl", "data/test.jsonl", *ADAPTER),
         leaves=(
             "evaluation/metrics.json",
             "evaluation/predictions.base.jsonl",

@@ -206,7 +206,7 @@ def asked_for(key):
     values = {
         "model.name": "embedded", "model.compute_dtype": "float32", "model.prompt_style": "plain",
         "data.sample_size": None, "training.backend": "transformers", "training.scheduler": "cosine",
-        "training.optimizer": "sgd", "evaluation.questions": ["medqa"],
+        "training.optimizer": "sgd", "evaluation.questions": ["medqa"], "evaluation.rows": "test",
         "export.gguf": "f16", "tracking.wandb": "offline", "data.source": "sample", "data.config": None,
         "generation.top_p": 0.5, "data.near_duplicate": 0.5, "data.corpus": ["handbook"], "data.passages": 0.5,
         "retrieval.sources": ["docs"], "retrieval.synonyms": ["mesh.xml"], "retrieval.conditions": ["thought"],

@@ -4,6 +4,7 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from helpers import InputError
 from helpers.answers import (
     SIDES,
     Prediction,
@@ -28,10 +29,16 @@ from helpers.run_dir import Run, alone, note_in_record
 from helpers.tracking import log_table, tracked
 
 
-def validation_rows(run: Run) -> list[dict[str, str]]:
-    """The unseen rows that are scored and answered, `evaluation.max_validation` of them."""
-    path = run.require("data/validation.jsonl", "03_dataset_prep")
-    return read_jsonl(path)[: run.config.evaluation.max_validation]
+def unseen_rows(run: Run) -> list[dict[str, str]]:
+    """The rows that are scored and answered, `evaluation.max_validation` of the validation rows or of the test rows.
+
+    Raises InputError where 03 left none.
+    """
+    settings = run.config.evaluation
+    rows = read_jsonl(run.require(f"data/{settings.rows}.jsonl", "03_dataset_prep"))
+    if not rows:
+        raise InputError(f"evaluation.rows = {settings.rows}: data/{settings.rows}.jsonl of {run.label} holds no row")
+    return rows[: settings.max_validation]
 
 
 def questions(run: Run, tokenizer: Any) -> list[Question]:
@@ -42,7 +49,7 @@ def questions(run: Run, tokenizer: Any) -> list[Question]:
     settings, style = run.config.evaluation, run.config.model.prompt_style
     found = [
         {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
-        for i, row in enumerate(validation_rows(run))
+        for i, row in enumerate(unseen_rows(run))
     ]
     for task, choices in choice_questions(settings.questions, settings.max_questions).items():
         found += [choice_row(task, question, question.as_prompt()) for question in choices]
@@ -72,7 +79,7 @@ def unseen_losses(run: Run, model: Any, tokenizer: Any, what: str) -> list[dict[
     `nll_delimiter` is the part of `nll` that falls on `</think>` and the token after it: the base model's makers
     trained another separator. `nll_text` is the mean over all other tokens.
     """
-    settings, rows = run.config.model, validation_rows(run)
+    settings, rows = run.config.model, unseen_rows(run)
     encoded = [encode_example(tokenizer, row, settings.max_length, settings.prompt_style) for row in rows]
     tag = len(encode_thought(tokenizer, ""))
     losses = []

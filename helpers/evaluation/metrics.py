@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.answers import SIDES, Prediction, made_to_answer
+from helpers.answers import SIDES, Prediction, likeliest, made_to_answer
 from helpers.evaluation.calibration import accuracy_of, calibration
 from helpers.questions import OPEN_TASK
 from helpers.statistics import (
@@ -127,7 +127,7 @@ def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
     return (
         f" Of it, {there:+.3f} is at the end of the thought alone (</think> and the token after it); "
-        f"the mean of the other tokens alone changes by {elsewhere:+.3f}."
+        f"the mean of the other tokens, which are fewer, changes by {elsewhere:+.3f}."
     )
 
 
@@ -148,6 +148,7 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
             "truncated": fmean(not row["finished"] for row in rows),
             "answered": accuracy_of([row["correct"] for row in rows if row["choice"] is not None]),
             "favourite": favourite(row["choice"] for row in rows),
+            "favourite_forced": favourite(likeliest(row["letters"]) for row in rows if row.get("letters")),
         }
     return {
         "n": figures.pop("n"),

@@ -9,6 +9,7 @@ from helpers.report.markdown import as_markdown, quoted
 from helpers.statistics import (
     LEAST,
     LOOPS,
+    always_the_same,
     is_shown,
     points_apart,
     shown_sign,
@@ -86,12 +87,19 @@ def on_forced(task: Figures) -> str:
         return _too_few(min(n, forced["n"]), "questions")
     replied, stands = shown_sign(task["paired"]), shown_sign(forced["paired"])
     if not stands and not replied:
-        return "So no difference is shown in either reading."
-    if not stands:
-        return "The difference in the replies is not shown here, so it can come from naming an option alone."
-    if stands == replied:
-        return "The difference in the replies stands here too, so it is not one of length or form."
-    return "Here a difference shows that the replies did not show."
+        remark = "So no difference is shown in either reading."
+    elif not stands:
+        remark = "The difference in the replies is not shown here, so it can come from naming an option alone."
+    elif stands == replied:
+        remark = "The difference in the replies stands here too, so it is not one of length or form."
+    else:
+        remark = "Here a difference shows that the replies did not show."
+    for side in SIDES:
+        found = task[side]["favourite_forced"]
+        if always_the_same(found):
+            times = f"{found['letter']} in {found['times']} of {found['named']}"
+            remark += f" Made to answer, the {side} model names {times}."
+    return remark
 
 
 def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str:
@@ -132,7 +140,7 @@ def on_leaks(tasks: Mapping[str, Figures]) -> str:
     flagged = sum(task["flagged"]["n"] for task in compared.values())
     n = sum(task["n"] for task in compared.values())
     if not flagged:
-        return f"None of {n} questions resembles a training row, so there is nothing to leave out. That is no proof."
+        return f"None of {n} questions is flagged, so there is nothing to leave out. A free rewrite would pass unseen."
     turned = [name for name, task in compared.items() if _turns(task)]
     remark = f"{flagged} of {n} questions {'resembles' if flagged == 1 else 'resemble'} a training row."
     if turned:

@@ -81,7 +81,7 @@ def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     """How good the plan was."""
     times = metrics["seconds"] / 60 / budget["minutes"]
-    time = f"Here: the time came to {times:.1f} times the plan."
+    time = f"Here: the time came to {times:.2f} times the plan."
     if not 0.5 <= times <= 2:
         time += " The speed was measured just now; another load, or very small batches, make it another."
     more = metrics["peak_memory_gib"] - budget["memory_gib"]

@@ -212,6 +212,16 @@ def test_an_evaluation_that_stops_leaves_the_older_one_whole(evaluated, monkeypa
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
+def test_the_test_rows_are_asked_where_the_settings_say_so(asked):
+    run = Run(asked.run.path, Config.resolve("smoke", {"evaluation.rows": "test", "evaluation.max_validation": 2}))
+    rows = [{"Question": f"last {i}", "Complex_CoT": "c", "Response": "r"} for i in range(3)]
+    write_jsonl(run / "data/test.jsonl", rows)
+    assert [q["question"] for q in evaluation.questions(run, Words())[:2]] == ["last 0", "last 1"]
+    write_jsonl(run / "data/test.jsonl", [])
+    with pytest.raises(InputError, match=r"evaluation.rows = test: data/test.jsonl of .* holds no row"):
+        evaluation.questions(run, Words())
+
+
 def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
     with pytest.raises(InputError, match="has no adapter yet: run 04_lora_training first"):
         evaluate(Run(tmp_path, Config.resolve("smoke")))

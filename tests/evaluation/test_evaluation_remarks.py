@@ -65,6 +65,8 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
         (False, False): "So no difference is shown in either reading.",
     }
     assert remarks.on_forced(task).endswith(ends[replied, forced])
+    task["base"]["favourite_forced"] = {"letter": "C", "times": 19, "named": 20}
+    assert remarks.on_forced(task).endswith(" Made to answer, the base model names C in 19 of 20.")
 
 
 def test_shape_says_what_changed_and_what_loops():
@@ -108,7 +110,7 @@ def test_leaks_say_whether_a_finding_rests_on_flagged_questions():
         [{**whole, "flagged": "1", "without flagged": "+73.7 points (+42.6 to +90.8)"}],
         [{**whole, "flagged": "not compared", "without flagged": "-"}],
     ]
-    assert leaks({"t": []}).startswith("None of 20 questions resembles")
+    assert leaks({"t": []}).startswith("None of 20 questions is flagged")
     assert leaks({"t": ["t-0"]}) == "1 of 20 questions resembles a training row. Without them each finding is the same."
     assert "the finding is another one in t" in leaks({"t": [f"t-{i}" for i in range(14)]})
     assert leaks(None).startswith("03 compared no question")

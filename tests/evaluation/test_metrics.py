@@ -20,7 +20,15 @@ def test_metrics_have_the_schema_of_the_design():
     for task in metrics["tasks"].values():
         assert set(task) >= {"n", "majority_baseline", "majority_letter", "chance", "base", "tuned", "paired"}
         for side in ("base", "tuned"):
-            assert set(task[side]) == {"accuracy", "ci95", "abstained", "truncated", "answered", "favourite"}
+            assert set(task[side]) == {
+                "accuracy",
+                "ci95",
+                "abstained",
+                "truncated",
+                "answered",
+                "favourite",
+                "favourite_forced",
+            }
         paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "mcnemar_p_holm", "detectable"}
         assert set(task["paired"]) == paired
 
@@ -171,7 +179,7 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     validation = summarise(base + task, tuned + task)["validation"]
     assert validation["verdict"].endswith(
         " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean of the other "
-        "tokens alone changes by -0.200."
+        "tokens, which are fewer, changes by -0.200."
     )
     assert "</think>" not in summarise(BASE, TUNED)["validation"]["verdict"]  # replies of an older release
 

@@ -52,10 +52,10 @@ def test_a_step_and_a_plan():
     assert "lowered the loss on its own row by 0.5000" in step_remark(3.0, 2.5)
     assert "raised the loss by 0.5000" in step_remark(2.5, 3.0)
     budget = {"minutes": 2.0, "memory_gib": 1.0}
-    assert "1.5 times the plan. Memory came to 2.0 GiB more" in plan_remark(
+    assert "1.50 times the plan. Memory came to 2.0 GiB more" in plan_remark(
         budget, {"seconds": 180, "peak_memory_gib": 3.0}
     )
-    assert "3.0 times the plan. The speed was" in plan_remark(budget, {"seconds": 360, "peak_memory_gib": 0.9})
+    assert "3.00 times the plan. The speed was" in plan_remark(budget, {"seconds": 360, "peak_memory_gib": 0.9})
     assert plan_remark(budget, {"seconds": 360, "peak_memory_gib": 0.9}).endswith("0.9 times the plan.")
 
 

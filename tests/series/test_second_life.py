@@ -52,7 +52,7 @@ def test_every_notebook_has_an_exercise_and_this_file_carries_out_all_of_them():
         "02": [{"model.prompt_style": "plain"}],
         "03": [],
         "04": [{"training.max_steps": 120}],
-        "05": [{"evaluation.questions": ["my_questions.jsonl"]}],
+        "05": [{"evaluation.questions": ["my_questions.jsonl"]}, {"evaluation.rows": "test"}],
         "06": [],  # as in 03, cells of its own, which run with the notebook
         "07": [{"retrieval.k": 2}],
     }
@@ -91,7 +91,7 @@ def test_04_trains_longer_in_the_same_folder(folder):
 
 def test_05_asks_my_questions_in_the_same_folder(folder, tmp_path):
     write_jsonl(tmp_path / "my_questions.jsonl", MINE)
-    _, [overrides] = exercise("05_evaluation")
+    _, [overrides, _] = exercise("05_evaluation")
     before, adapter = open_run("auto", folder), (folder / "adapter/adapter_model.safetensors").read_bytes()
     after = open_run(
         "auto", folder, {key: [str(tmp_path / name) for name in value] for key, value in overrides.items()}
@@ -100,6 +100,15 @@ def test_05_asks_my_questions_in_the_same_folder(folder, tmp_path):
     metrics = evaluate(after)
     assert {name: task["n"] for name, task in metrics["tasks"].items()} == {"my_questions": 1}
     assert (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter
+
+
+def test_05_measures_on_the_test_rows_in_the_same_folder(folder):
+    _, [_, overrides] = exercise("05_evaluation")
+    before = open_run("auto", folder, {"evaluation.rows": "validation"})
+    after = open_run("auto", folder, overrides)
+    assert stale(before, after) == ["05"]
+    count = len(read_jsonl(folder / "data/test.jsonl")[: after.config.evaluation.max_validation])
+    assert evaluate(after)["validation"]["n"] == count > 0
 
 
 # Scored again ----------------------------------------------------------------------------------------------------

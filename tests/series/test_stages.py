@@ -190,7 +190,8 @@ def test_the_cells_that_find_the_project_and_name_the_version_do_not_count():
 
 READERS = {
     "seed": "02 03 04 05 06 07", "model": "01 02 03 04 05 06 07", "data": "03", "lora": "04", "training": "04",
-    "generation": "02 05 06 07", "evaluation.max_validation": "04 05", "evaluation.questions": "03 05 07",
+    "generation": "02 05 06 07", "evaluation.max_validation": "04 05", "evaluation.rows": "05",
+    "evaluation.questions": "03 05 07",
     "evaluation.max_questions": "03 05 07",
     "export": "06", "retrieval": "07", "data.corpus": "03 04", "tracking": "01 04 05", "profile": "", "session": "",
 }  # fmt: skip
