@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from helpers import InputError
-from helpers.config import Config, TrainingSettings, nearest, parse_assignment, read_overrides
+from helpers.config import CORPUS, FILE, Config, TrainingSettings, marked, nearest, parse_assignment, read_overrides
 from helpers.run_dir import open_run
 
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
@@ -50,6 +50,11 @@ def test_every_optimizer_that_can_be_asked_for_is_one_that_the_trainer_knows():
 
     offered = get_args(TrainingSettings.model_fields["optimizer"].annotation)
     assert set(offered) - {"auto"} <= {name.value for name in OptimizerNames}
+
+
+def test_the_settings_that_name_files_are_marked():
+    assert marked(FILE) == ["data.source", "evaluation.questions"]
+    assert marked(CORPUS) == ["data.corpus", "retrieval.sources", "retrieval.synonyms"]
 
 
 # Overrides -------------------------------------------------------------------------------------------------------
