@@ -138,7 +138,7 @@ def test_a_file_in_the_folder_that_changed_runs_its_readers_again(finished, pret
     for name, again in (
         ("data/train.jsonl", ["04_lora_training"]),
         ("data/validation.jsonl", ["04_lora_training", "05_evaluation"]),
-        ("data/test.jsonl", []),
+        ("data/test.jsonl", ["05_evaluation"]),  # which may be told to read it
         ("adapter/adapter_model.safetensors", ["05_evaluation", "06_export", "07_retrieval"]),
         ("adapter/adapter_config.json", ["05_evaluation", "06_export", "07_retrieval"]),
         ("evaluation/metrics.json", ["06_export"]),
