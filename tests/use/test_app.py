@@ -337,6 +337,26 @@ def test_a_question_that_is_looked_up_shows_its_sources_and_the_citations_that_a
     assert warned == ["Tuned model: [9]: cited in the answer, but no passage has this number"]
 
 
+def test_an_index_is_opened_once_and_again_when_it_was_written(servers, tmp_path, monkeypatch):
+    from helpers.use.app import ask as page_of_questions
+
+    run = open_run("laptop", tmp_path / "run")
+    (run / "retrieval").mkdir()
+    library_of(run / "retrieval/index.sqlite")
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(run.path))
+    opens, find_index = [], page_of_questions.find_index
+    monkeypatch.setattr(page_of_questions, "find_index", lambda *how: opens.append(how) or find_index(*how))
+    servers(tuned=REPLY)
+    page = opened()
+    page.toggle(key="look_up").set_value(True).run()
+    ask(page, "The heart?")
+    ask(page, "The kidney?")
+    assert len(opens) == 1
+    os.utime(run / "retrieval/index.sqlite", (1, 1))
+    ask(page, "The heart?")
+    assert len(opens) == 2
+
+
 def test_a_line_from_a_server_is_not_rendered(servers):
     servers(base=REPLY)["base"].status = 418
     page = opened()

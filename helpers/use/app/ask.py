@@ -8,10 +8,11 @@ import streamlit as st
 
 from helpers import InputError
 from helpers.config import Config, GenerationSettings
+from helpers.knowledge.index import Index
 from helpers.questions import baseline_questions
 from helpers.run_dir import Run
 from helpers.use.app import engine
-from helpers.use.app.parts import NAMES, Panel, escaped, heading, plain
+from helpers.use.app.parts import NAMES, Panel, changed, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
 from helpers.use.citations import find_index, look_up, source_line, source_lines
 from helpers.use.question import MAX_QUESTION, check_question
@@ -42,13 +43,21 @@ def show(run: Run | None, at_once: int) -> None:
         try:
             looked_up = question, []
             if with_sources:
-                looked_up = look_up(find_index(run, None), question, run.config.retrieval.k)
+                file, embedder = run / "retrieval/index.sqlite", run.config.retrieval.embedder
+                index = _index(run, str(file), changed([file]), embedder)
+                looked_up = look_up(index, question, run.config.retrieval.k)
             turn = Turn(question, settings, {side: Reply() for side in chosen}, *looked_up)
             with newest:
                 _answer(run, turn, turns, at_once)
         except InputError as error:
             state.problem = _sentence(error)
         st.rerun()  # unlocks the widgets
+
+
+@st.cache_resource(max_entries=1, on_release=lambda index: index.close(), show_spinner=False)
+def _index(_run: Run, path: str, written: tuple[int, ...], embedder: str | None) -> Index:
+    """The run's index, kept between questions for an embedder's vectors. The last three are the cache's key."""
+    return find_index(_run, None)
 
 
 def _sidebar(run: Run | None, sides: list[str], busy: bool) -> tuple[GenerationSettings, list[str], bool]:
