@@ -10,9 +10,9 @@ from helpers import ends_in_one_line
 
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Ask the base and the tuned model of the run folder, each process its share of the questions."""
-    from helpers.processes import is_main_process, join
-    from helpers.run_dir import open_run
-    from helpers.stopping import stops_in_one_line
+    from helpers.machine.processes import is_main_process, join
+    from helpers.run_dir.folder import open_run
+    from helpers.run_dir.stopping import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir}, of which the replies are kept"
     with ends_in_one_line(), stops_in_one_line(line):

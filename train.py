@@ -10,10 +10,10 @@ from helpers import ends_in_one_line
 def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
     from helpers.lora_training.backends import start_backend
-    from helpers.machine import describe_machine
-    from helpers.processes import is_main_process
-    from helpers.run_dir import open_run
-    from helpers.stopping import stops_in_one_line
+    from helpers.machine.hardware import describe_machine
+    from helpers.machine.processes import is_main_process
+    from helpers.run_dir.folder import open_run
+    from helpers.run_dir.stopping import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
     with ends_in_one_line(), stops_in_one_line(line):

@@ -27,7 +27,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from helpers import PROJECT_ROOT
 from helpers.files import read_jsonl, write_json
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 from helpers.use.app.engine import ENDPOINTS
 
 OVER = re.compile(r"(\d+) tokens a second\\, (\d+) in all")  # the remark below a reply that is over

@@ -31,8 +31,8 @@ from helpers.config import Config
 from helpers.dataset_prep.prepare import prepare
 from helpers.files import read_jsonl, write_json, write_jsonl
 from helpers.prompts.encoding import encode_prompt
-from helpers.questions import choice_questions
-from helpers.run_dir import open_run, versions
+from helpers.questions.multiple_choice import choice_questions
+from helpers.run_dir.folder import open_run, versions
 from helpers.sources.rows import SAMPLE
 
 # Stock phrases in parts, so that a run of three words is about as frequent as in real questions: the commonest in 40%,

@@ -22,13 +22,13 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
-from helpers.decoding import decode
 from helpers.files import read_jsonl, write_json
-from helpers.generation import generate_in_batches
-from helpers.machine import describe_machine
+from helpers.generation.decoding import decode
+from helpers.generation.replies import generate_in_batches
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import load_base, load_tokenizer
 from helpers.prompts.encoding import encode_prompt
-from helpers.run_dir import versions
+from helpers.run_dir.folder import versions
 from helpers.sources.rows import SAMPLE
 
 Replies = dict[int, list[int]]

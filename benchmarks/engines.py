@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helpers.config import Config
 from helpers.files import read_jsonl, write_json
 from helpers.prompts.encoding import encode_prompt
-from helpers.run_dir import versions
+from helpers.run_dir.folder import versions
 from helpers.sources.rows import SAMPLE
 
 Way = Callable[[list[list[int]], Any], list[int]]
@@ -96,8 +96,8 @@ def transformers_ways(config: Config, bias: float) -> tuple[Any, dict[str, Way]]
     """`model.generate`, our decoder, and transformers' continuous batching with and without its settings."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    from helpers.decoding import decode
-    from helpers.generation import generate_in_batches
+    from helpers.generation.decoding import decode
+    from helpers.generation.replies import generate_in_batches
     from helpers.models.loading import load_base, load_tokenizer
 
     tokenizer, model = load_tokenizer(config.model), load_base(config).eval()

@@ -28,10 +28,10 @@ from helpers.export.files import check_room
 from helpers.export.gguf import convert
 from helpers.export.merge import merge
 from helpers.files import read_jsonl, write_json, write_jsonl
-from helpers.machine import GIB, describe_machine
+from helpers.machine.hardware import GIB, describe_machine
 from helpers.models.loading import lora_targets, skeleton
-from helpers.questions import baseline_questions
-from helpers.run_dir import Run, open_run, versions
+from helpers.questions.multiple_choice import baseline_questions
+from helpers.run_dir.folder import Run, open_run, versions
 from helpers.sources.rows import SAMPLE
 
 

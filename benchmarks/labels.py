@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helpers.config import Config
 from helpers.files import read_json, read_jsonl, write_json
 from helpers.lora_training.backends import start_backend
-from helpers.machine import describe_machine
-from helpers.run_dir import Run, open_run, versions
+from helpers.machine.hardware import describe_machine
+from helpers.run_dir.folder import Run, open_run, versions
 
 PROFILES = ("t4", "full")
 STEPS = 20

@@ -19,8 +19,8 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.files import read_json, write_json
-from helpers.machine import describe_machine
-from helpers.run_dir import open_run, versions
+from helpers.machine.hardware import describe_machine
+from helpers.run_dir.folder import open_run, versions
 
 EPOCH = {"training.max_steps": -1, "data.sample_size": None, "tracking.wandb": "disabled"}
 VARIANTS = {

@@ -24,11 +24,11 @@ from helpers.dataset_prep.prepare import prepare
 from helpers.evaluation.evaluate import evaluate
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.lora_training.train import train
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import load_tokenizer
-from helpers.questions import ChoiceQuestion
+from helpers.questions.multiple_choice import ChoiceQuestion
 from helpers.retrieval.reading import read_and_answer
-from helpers.run_dir import open_run, versions
+from helpers.run_dir.folder import open_run, versions
 
 BOOKS = ("anatomy-physiology", "microbiology", "nursing-external-bundle")
 TRAINED = 260  # of the textbook questions

@@ -41,9 +41,9 @@ from helpers.knowledge import index as index_module
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
 from helpers.knowledge.library import open_library
-from helpers.questions import choice_questions
+from helpers.questions.multiple_choice import choice_questions
 from helpers.retrieval.finding import find, queries
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 BOOKS = ("anatomy-physiology", "microbiology", "nursing-external-bundle")
 VOCABULARY = 200_000

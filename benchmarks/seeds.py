@@ -19,9 +19,9 @@ from helpers.dataset_prep.prepare import prepare
 from helpers.evaluation.evaluate import evaluate
 from helpers.files import read_json, write_json
 from helpers.lora_training.train import train
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import load_tokenizer
-from helpers.run_dir import open_run, versions
+from helpers.run_dir.folder import open_run, versions
 
 ALIKE = {"tracking.wandb": "disabled", "training.backend": "transformers", "model.compute_dtype": "float32"}
 

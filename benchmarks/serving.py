@@ -39,11 +39,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import PROJECT_ROOT
 from helpers.files import read_jsonl, write_json
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.encoding import encode_prompt, special_strings
-from helpers.run_dir import Run, open_run, versions
+from helpers.run_dir.folder import Run, open_run, versions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SAMPLE = PROJECT_ROOT / "helpers/data/sample.jsonl"

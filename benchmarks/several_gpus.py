@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import PROJECT_ROOT
 from helpers.files import fingerprint, read_json, read_jsonl, write_json, write_jsonl
-from helpers.machine import describe_machine
-from helpers.run_dir import Run, open_run, versions
+from helpers.machine.hardware import describe_machine
+from helpers.run_dir.folder import Run, open_run, versions
 from helpers.sources.rows import SAMPLE
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers.config import Config
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers.machine import GIB, describe_machine
-from helpers.run_dir import open_run, versions
+from helpers.machine.hardware import GIB, describe_machine
+from helpers.run_dir.folder import open_run, versions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 LLAMA_8B = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.processes import is_main_process
+from helpers.machine.processes import is_main_process
 
 __version__ = "0.1.0"
 

@@ -45,7 +45,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the series, notebooks 01 to 07; finished stages whose inputs did not change are skipped."""
-    from helpers.stopping import stops_in_one_line
+    from helpers.run_dir.stopping import stops_in_one_line
 
     line = (
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
@@ -53,9 +53,9 @@ def run(
     )
     path = Path.cwd() / Path(run_dir).expanduser()
     with stops_in_one_line(line, path):
-        from helpers.progress import StageLines
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
+        from helpers.tracking.progress import StageLines
 
         stages = choose_stages(start, only)
         opened = _open(profile, path, settings, force)
@@ -75,7 +75,7 @@ def score(run_dir: MadeRun = "") -> None:
     """Score the replies that a run folder holds once more, without a model: its metrics and index.html anew."""
     from helpers.evaluation.evaluate import rescore
     from helpers.report.results import headline, write_index
-    from helpers.run_dir import alone_in
+    from helpers.run_dir.folder import alone_in
 
     opened = _open("auto", _made(run_dir), None)
     with alone_in(opened):
@@ -213,7 +213,7 @@ def serve(
     index: IndexFile = None,
 ) -> None:
     """Serve a run's tuned model with an OpenAI-compatible API, until Ctrl+C. No medical advice."""
-    from helpers.run_dir import find_run
+    from helpers.run_dir.folder import find_run
     from helpers.use.citations import find_index
     from helpers.use.server import ServerSettings, serve_until_stopped
 
@@ -244,10 +244,10 @@ def push(
 def check(profile: Profile = "auto", settings: Setting = None) -> None:
     """Show this machine, the profile that it can run, and which secrets are set."""
     from helpers.config import Config
-    from helpers.machine import choose_profile, describe_machine
-    from helpers.run_dir import versions
-    from helpers.secrets import export_secrets
-    from helpers.tracking import wandb_mode
+    from helpers.machine.hardware import choose_profile, describe_machine
+    from helpers.run_dir.folder import versions
+    from helpers.tracking.secrets import export_secrets
+    from helpers.tracking.wandb_run import wandb_mode
 
     machine = describe_machine()
     choice = choose_profile(machine)
@@ -269,7 +269,7 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
 
 def _made(run_dir: str) -> Path:
     """The requested run folder, else the newest, whose name is then printed."""
-    from helpers.run_dir import run_folder
+    from helpers.run_dir.folder import run_folder
 
     found = run_folder(run_dir)
     if found and not run_dir:
@@ -278,7 +278,7 @@ def _made(run_dir: str) -> Path:
 
 
 def _open(profile: str, path: Path, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
-    from helpers.run_dir import open_run
+    from helpers.run_dir.folder import open_run
 
     return open_run(profile, path, _overrides(settings), force, record)
 

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from helpers.files import write_jsonl
-from helpers.generation import stream_together
+from helpers.generation.replies import stream_together
 from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.prompts.families import END_THINK, THINK
-from helpers.questions import baseline_questions
+from helpers.questions.multiple_choice import baseline_questions
 from helpers.report.markdown import as_markdown
-from helpers.run_dir import Run, alone
+from helpers.run_dir.folder import Run, alone
 
 
 @alone

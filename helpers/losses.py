@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from helpers.processes import shared_out, weights_spread
-from helpers.progress import Progress
+from helpers.machine.processes import shared_out, weights_spread
+from helpers.tracking.progress import Progress
 
 POSITIONS = 8192  # tokens that go through the model at a time, padding included
 

@@ -1,6 +1,6 @@
 """A multiple-choice question, for the tests of what looks things up."""
 
-from helpers.questions import ChoiceQuestion
+from helpers.questions.multiple_choice import ChoiceQuestion
 
 
 def choice_question(number, text, options=None, answer="B", **more):

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import PROJECT_ROOT, secrets
+from helpers import PROJECT_ROOT
 from helpers.__main__ import main
 from helpers.config import Config, _Section
 from helpers.files import read_jsonl, write_jsonl
-from helpers.modules import LEFT_OUT
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.modules import LEFT_OUT
 from helpers.sources.rows import SAMPLE
+from helpers.tracking import secrets
 
 CORPORA = PROJECT_ROOT.parent / "shared" / "knowledge"
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
@@ -199,7 +200,7 @@ def finished_run(tmp_path_factory):
     """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
     from helpers.evaluation.metrics import summarise
     from helpers.files import write_json
-    from helpers.run_dir import open_run
+    from helpers.run_dir.folder import open_run
 
     run = open_run("smoke", tmp_path_factory.mktemp("runs") / "finished")
     base = [unseen_row(i, "It goes on and on", 3.0 + i / 10) for i in range(3)] + [

@@ -16,20 +16,22 @@ import pytest
 from conftest import contents, error_line, fails
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import PROJECT_ROOT, InputError, StageError, StoppedError, machine, owner
+from helpers import PROJECT_ROOT, InputError, StageError, StoppedError
 from helpers.__main__ import _overrides, main
 from helpers.config import CORPUS, FILE, marked
 from helpers.files import read_json, write_json, write_jsonl, write_text
-from helpers.layout import STAGES
-from helpers.owner import OWNER
-from helpers.progress import PROGRESS_FILE
-from helpers.run_dir import open_run, set_aside
+from helpers.machine import hardware
+from helpers.run_dir import owner
+from helpers.run_dir.folder import open_run, set_aside
+from helpers.run_dir.layout import STAGES
+from helpers.run_dir.owner import OWNER
 from helpers.series import runner, stages
 from helpers.series.runner import choose_stages, execute, run_series
 from helpers.series.stages import stage_inputs
+from helpers.tracking.progress import PROGRESS_FILE
 
 NAMES = list(STAGES)
-MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 ROWS = [{"Question": f"Question {i}?", "Complex_CoT": f"Thought {i}.", "Response": f"Answer {i}."} for i in range(30)]
 
 
@@ -38,7 +40,7 @@ def alone(monkeypatch):
     """No settings of the caller's, and a machine without a GPU."""
     for name in ("AI_DOCTOR_PROFILE", "AI_DOCTOR_RUN_DIR", "WANDB_API_KEY", "HF_TOKEN", PROGRESS_FILE):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
 
 
 # The runner, with notebooks that only pretend ---------------------------------------------------------------------

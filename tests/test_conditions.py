@@ -11,7 +11,7 @@ from helpers.config import Config
 from helpers.files import write_jsonl, write_text
 from helpers.models import packaged
 from helpers.models.loading import model_source
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 from helpers.series import runner
 from helpers.sources import stored
 from helpers.sources.rows import read_rows

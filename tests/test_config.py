@@ -8,7 +8,7 @@ import yaml
 
 from helpers import InputError
 from helpers.config import CORPUS, FILE, Config, TrainingSettings, marked, nearest, parse_assignment, read_overrides
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
 PROFILES = ["smoke", "laptop", "t4", "full"]

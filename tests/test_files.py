@@ -8,7 +8,7 @@ import pytest
 
 from helpers import files
 from helpers.files import atomic_dir, flush, move, publish, write_text
-from helpers.generation import _read_kept
+from helpers.generation.replies import _read_kept
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from sources.test_dirty import ROLES, fault_of
 from helpers import InputError
 from helpers.knowledge.documents import Deletion, Document, Rejection, passages
 from helpers.prompts.encoding import split_reasoning
-from helpers.scoring import extract_choice
+from helpers.scoring.choice import extract_choice
 
 FEW, MANY = 15, int(os.environ.get("AI_DOCTOR_FUZZ", 1000))
 SECONDS = 2  # of the processor, for one example

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from helpers import PROJECT_ROOT
-from helpers.secrets import SECRETS
+from helpers.tracking.secrets import SECRETS
 
 # Each with a beginning of its own: ten characters of one are looked for too.
 PLANTED = {name: f"{name[::-1].lower()[:6]}4Zq9{i}7xVb2mT5wKj8sD3fGh6nLp1cRy0eUa" for i, name in enumerate(SECRETS)}

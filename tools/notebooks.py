@@ -13,8 +13,8 @@ import nbformat
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.files import write_text
-from helpers.layout import STAGES
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.layout import STAGES
 from helpers.series.runner import execute
 
 SERIES = ("00_run_all", *STAGES)

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from helpers.dataset_prep.similarity import BLOCK, normalise, runs
-from helpers.questions import ChoiceQuestion
+from helpers.questions.multiple_choice import ChoiceQuestion
 
 # A TF-IDF cosine flags a question by how far its nearest row stands above its other near rows. No fixed cosine does:
 # the nearest of unrelated rows comes closer with every row, and 0.15 flags 0.4% of 1,700 benchmark questions beside

@@ -34,14 +34,14 @@ from helpers.dataset_prep.similarity import (
 )
 from helpers.files import atomic_dir, write_json, write_jsonl
 from helpers.knowledge.library import open_library
-from helpers.machine import cpu_cores
+from helpers.machine.hardware import cpu_cores
 from helpers.models.loading import context_length
-from helpers.progress import Progress
 from helpers.prompts.encoding import encode_example, encode_prompt, special_strings
 from helpers.prompts.families import END_THINK, THINK
-from helpers.questions import ChoiceQuestion, baseline_questions, choice_questions
-from helpers.run_dir import Run, alone, note_in_record
+from helpers.questions.multiple_choice import ChoiceQuestion, baseline_questions, choice_questions
+from helpers.run_dir.folder import Run, alone, note_in_record
 from helpers.sources.rows import COLUMNS, Row, fault, read_rows, seeded_rank
+from helpers.tracking.progress import Progress
 
 Dropped = dict[str, list[int]]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from helpers.answers import Prediction, likeliest
-from helpers.statistics import share_interval
+from helpers.scoring.answers import Prediction, likeliest
+from helpers.scoring.statistics import share_interval
 
 ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 

@@ -5,7 +5,16 @@ from statistics import fmean
 from typing import Any
 
 from helpers import InputError
-from helpers.answers import (
+from helpers.evaluation.lm_eval_tasks import write_tasks
+from helpers.evaluation.metrics import side_by_side, summarise
+from helpers.files import read_json, read_jsonl, write_json, write_jsonl
+from helpers.losses import token_nlls
+from helpers.machine.processes import is_main_process
+from helpers.models.loading import load_tokenizer, load_with_adapter
+from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
+from helpers.questions.multiple_choice import OPEN_TASK, choice_questions, question_commits
+from helpers.run_dir.folder import Run, alone, note_in_record
+from helpers.scoring.answers import (
     SIDES,
     Prediction,
     Question,
@@ -17,16 +26,7 @@ from helpers.answers import (
     read_choice,
     replies_of,
 )
-from helpers.evaluation.lm_eval_tasks import write_tasks
-from helpers.evaluation.metrics import side_by_side, summarise
-from helpers.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers.losses import token_nlls
-from helpers.models.loading import load_tokenizer, load_with_adapter
-from helpers.processes import is_main_process
-from helpers.prompts.encoding import build_prompt, encode_example, encode_thought, split_reasoning
-from helpers.questions import OPEN_TASK, choice_questions, question_commits
-from helpers.run_dir import Run, alone, note_in_record
-from helpers.tracking import log_table, tracked
+from helpers.tracking.wandb_run import log_table, tracked
 
 
 def unseen_rows(run: Run) -> list[dict[str, str]]:

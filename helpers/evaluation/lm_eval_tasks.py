@@ -7,7 +7,7 @@ A run leaves them in evaluation/tasks, prompts and sampling included. With `pip 
 
 without `peft` for the base model. The tasks ask for whole replies, unlike the harness's own medical ones, which compare
 log-likelihoods of answers that no thought comes before. Their filter takes the last "answer is" after the thought: it
-is laxer than `scoring.extract_choice`, and the harness cannot tell a reply that was cut off. Leave its
+is laxer than `scoring.choice.extract_choice`, and the harness cannot tell a reply that was cut off. Leave its
 `think_end_token` unset: it passes off a thought that never ended as an answer.
 """
 

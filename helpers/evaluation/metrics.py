@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.answers import SIDES, Prediction, likeliest, made_to_answer
 from helpers.evaluation.calibration import accuracy_of, calibration
-from helpers.questions import OPEN_TASK
-from helpers.statistics import (
+from helpers.questions.multiple_choice import OPEN_TASK
+from helpers.scoring.answers import SIDES, Prediction, likeliest, made_to_answer
+from helpers.scoring.statistics import (
     LEAST,
     adjust_holm,
     always_the_same,

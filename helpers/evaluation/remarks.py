@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.answers import SIDES, Prediction
-from helpers.questions import OPEN_TASK
+from helpers.questions.multiple_choice import OPEN_TASK
 from helpers.report.markdown import as_markdown, quoted
-from helpers.statistics import (
+from helpers.scoring.answers import SIDES, Prediction
+from helpers.scoring.statistics import (
     LEAST,
     LOOPS,
     always_the_same,

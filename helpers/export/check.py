@@ -14,13 +14,13 @@ import httpx
 import psutil
 
 from helpers.files import read_jsonl
-from helpers.generation import generate_in_batches
+from helpers.generation.replies import generate_in_batches
 from helpers.losses import token_nlls
-from helpers.machine import GIB, describe_machine
+from helpers.machine.hardware import GIB, describe_machine
 from helpers.models.loading import compute_dtype, load_tokenizer
 from helpers.prompts.encoding import encode_example, encode_prompt
-from helpers.run_dir import Run
-from helpers.statistics import nats_apart, paired_difference
+from helpers.run_dir.folder import Run
+from helpers.scoring.statistics import nats_apart, paired_difference
 
 # Nats a token by which a file's mean loss may differ from the merged model's. Of a tuned SmolLM2-135M, on 512 tokens:
 # f16 -0.0001, q8_0 +0.001 and q4_k_m +0.049, with standard errors of 0.0002, 0.004 and 0.015; a larger model loses less

@@ -9,10 +9,10 @@ import psutil
 
 from helpers import InputError
 from helpers.files import write_json
-from helpers.machine import GIB
+from helpers.machine.hardware import GIB
 from helpers.models.loading import model_shape
 from helpers.report.model_card import KINDS, write_model_card
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
 SHARD = 2 * 10**9  # bytes of each weight file of a merged model

@@ -10,7 +10,7 @@ from helpers.files import read_json, write_text
 from helpers.models.converter import convert_folder
 from helpers.prompts.chat_template import ollama_template
 from helpers.prompts.families import end_token_ids
-from helpers.run_dir import Run, alone
+from helpers.run_dir.folder import Run, alone
 
 
 @alone

@@ -11,11 +11,11 @@ from helpers import InputError
 from helpers.config import ModelSettings
 from helpers.export.files import SHARD, WEIGHTS, WEIGHTS_INDEX
 from helpers.files import atomic_dir, read_json, write_json
-from helpers.layout import ADAPTER
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import from_source, load_tokenizer, model_source, save_tokenizer
 from helpers.models.portable import portable_config
-from helpers.run_dir import Run, alone
+from helpers.run_dir.folder import Run, alone
+from helpers.run_dir.layout import ADAPTER
 
 
 @alone

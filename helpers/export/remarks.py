@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.prompts.encoding import split_reasoning
-from helpers.statistics import LOOPS, repetition_rate
+from helpers.scoring.statistics import LOOPS, repetition_rate
 
 
 def on_rounding(errors: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ from helpers import InputError
 from helpers.files import read_json, write_json, write_text
 from helpers.knowledge.documents import UnreadableError
 from helpers.knowledge.markup import clean, local, parse
-from helpers.secrets import export_secrets
+from helpers.tracking.secrets import export_secrets
 
 ADDRESS = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils/"
 KEY = "NCBI_API_KEY"

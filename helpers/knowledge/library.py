@@ -11,8 +11,8 @@ from helpers.knowledge.documents import Passage
 from helpers.knowledge.importing import Added
 from helpers.knowledge.index import Index
 from helpers.knowledge.synonyms import Synonyms, widen
-from helpers.questions import ChoiceQuestion
-from helpers.run_dir import Run
+from helpers.questions.multiple_choice import ChoiceQuestion
+from helpers.run_dir.folder import Run
 
 CONTEXTS = "contexts.jsonl"  # in the run's retrieval/contexts/
 HANDBOOK = PROJECT_ROOT / "helpers/data" / "handbook.jsonl"

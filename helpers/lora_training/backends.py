@@ -6,10 +6,10 @@ from typing import Any
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.machine import Machine, describe_machine
+from helpers.machine.hardware import Machine, describe_machine
+from helpers.machine.processes import weights_spread
 from helpers.models.loading import compute_dtype, from_source, load_base, lora_targets
-from helpers.processes import weights_spread
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 
 
 def choose_backend(config: Config, machine: Machine) -> str:

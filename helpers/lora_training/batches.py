@@ -11,7 +11,7 @@ from helpers import InputError
 from helpers.config import Config
 from helpers.files import read_jsonl
 from helpers.prompts.encoding import encode_example, encode_text
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 
 Encoded = dict[str, list[int]]
 

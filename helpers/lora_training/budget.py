@@ -7,9 +7,9 @@ from typing import Any
 
 from helpers.config import Config
 from helpers.lora_training.batches import Encoded, planned_steps
-from helpers.machine import GIB, describe_machine
+from helpers.machine.hardware import GIB, describe_machine
+from helpers.machine.processes import world_size
 from helpers.models.loading import compute_dtype, model_shape
-from helpers.processes import world_size
 
 # Share of the machine's matrix-product rate that a large enough micro-batch reaches: on an H100 between 0.52 and 0.61
 # in benchmarks/results/training-h100.json, on two CPU cores 130 tokens/s of the embedded model beside 135 GFLOP/s.

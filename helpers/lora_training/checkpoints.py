@@ -11,9 +11,9 @@ from typing import Any
 from helpers import InputError
 from helpers.config import CHANGES, LARGER
 from helpers.files import fingerprint, flush, flush_names, move, read_json, write_json
-from helpers.layout import ADAPTER, MARKER, made_from
-from helpers.processes import is_main_process, wait_for_all
-from helpers.run_dir import Run, set_aside
+from helpers.machine.processes import is_main_process, wait_for_all
+from helpers.run_dir.folder import Run, set_aside
+from helpers.run_dir.layout import ADAPTER, MARKER, made_from
 
 Made = dict[str, Any]  # {"settings": by dotted key, "rows": fingerprint}
 NOTE = "training/made_from.json"

@@ -11,10 +11,10 @@ from helpers.files import read_jsonl, write_jsonl
 from helpers.lora_training.batches import Encoded
 from helpers.lora_training.checkpoints import follow_schedule, mark_complete
 from helpers.losses import completion_nll
-from helpers.machine import memory_gib
-from helpers.processes import is_main_process, wait_for_all
-from helpers.progress import Progress
-from helpers.run_dir import Run
+from helpers.machine.hardware import memory_gib
+from helpers.machine.processes import is_main_process, wait_for_all
+from helpers.run_dir.folder import Run
+from helpers.tracking.progress import Progress
 
 LogRows = list[dict[str, Any]]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.config import Config
-from helpers.processes import world_size
+from helpers.machine.processes import world_size
 
 IN_WORDS = {
     "lora.r": "rank: columns of B, rows of A; more can express more and costs memory",

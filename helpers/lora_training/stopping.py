@@ -13,10 +13,10 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from helpers import STOPPED, StoppedError
-from helpers.backup import back_up
-from helpers.processes import is_main_process
-from helpers.run_dir import Run
-from helpers.stopping import STARTED, training_in
+from helpers.machine.processes import is_main_process
+from helpers.run_dir.backup import back_up
+from helpers.run_dir.folder import Run
+from helpers.run_dir.stopping import STARTED, training_in
 
 
 class StopCallback(TrainerCallback):

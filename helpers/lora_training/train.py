@@ -29,13 +29,13 @@ from helpers.lora_training.checkpoints import finished, last_checkpoint, only_te
 from helpers.lora_training.journal import LogRows, TrainingLogCallback
 from helpers.lora_training.stopping import StopCallback
 from helpers.losses import causal_model, completion_loss
-from helpers.machine import describe_machine, peak_memory_gib
+from helpers.machine.hardware import describe_machine, peak_memory_gib
+from helpers.machine.processes import is_main_process, weights_spread, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
-from helpers.processes import is_main_process, weights_spread, world_size
 from helpers.report.model_card import write_model_card
-from helpers.run_dir import Run, alone
+from helpers.run_dir.folder import Run, alone
 from helpers.sources.hub import nameless_base, public_name
-from helpers.tracking import tracked
+from helpers.tracking.wandb_run import tracked
 
 # The embedding layers are not trained; by default PEFT asks the hub whether they might have been resized.
 ADAPTER_ONLY = {"save_embedding_layers": False}

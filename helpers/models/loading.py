@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from helpers import InputError
 from helpers.config import Config, ModelSettings
 from helpers.files import project_path, read_json, write_json, write_text
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
+from helpers.machine.processes import weights_spread
 from helpers.models.packaged import cache_folder, embedded_folder, tiny_folder
 from helpers.models.portable import portable_tokenizer_config
-from helpers.processes import weights_spread
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import check_template, end_of_turn
 from helpers.sources.hub import ask_first, explain, is_hub_id

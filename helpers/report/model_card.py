@@ -8,16 +8,16 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from helpers.benchmarks import BENCHMARKS
 from helpers.files import write_text
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
-from helpers.questions import baseline_questions
+from helpers.questions.benchmarks import BENCHMARKS
+from helpers.questions.multiple_choice import baseline_questions
 from helpers.report.markdown import quoted
 from helpers.report.results import facts, templates
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
+from helpers.scoring.statistics import nats_apart
 from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
-from helpers.statistics import nats_apart
 
 TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
 

@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers.files import read_json, read_jsonl, write_text
-from helpers.layout import STAGES
 from helpers.report import plots
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
+from helpers.run_dir.layout import STAGES
+from helpers.scoring.statistics import nats_apart, points_apart
 from helpers.sources.hub import public_name
-from helpers.statistics import nats_apart, points_apart
 
 # Pages show untrusted text (rows, questions, replies, file names): they run nothing and fetch nothing.
 CONTENT_POLICY = (

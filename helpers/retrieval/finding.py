@@ -6,8 +6,8 @@ from statistics import fmean, median
 from typing import Any
 
 from helpers.knowledge.library import Library, holds
-from helpers.questions import ChoiceQuestion
-from helpers.statistics import mean_interval, paired_difference, share_interval
+from helpers.questions.multiple_choice import ChoiceQuestion
+from helpers.scoring.statistics import mean_interval, paired_difference, share_interval
 
 HITS = (1, 5, 10)
 Queries = Mapping[str, Callable[[ChoiceQuestion], str]]

@@ -5,7 +5,16 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
-from helpers.answers import (
+from helpers.files import read_jsonl, write_json, write_jsonl
+from helpers.knowledge.documents import Passage
+from helpers.knowledge.library import CONTEXTS, Library, holds, open_library
+from helpers.models.loading import load_tokenizer, load_with_adapter
+from helpers.prompts.encoding import split_reasoning
+from helpers.prompts.passages import fit_passages, with_passages
+from helpers.questions.multiple_choice import ChoiceQuestion, choice_questions
+from helpers.retrieval.finding import find, queries
+from helpers.run_dir.folder import Run, alone
+from helpers.scoring.answers import (
     SIDES,
     Prediction,
     Question,
@@ -18,16 +27,7 @@ from helpers.answers import (
     read_choice,
     replies_of,
 )
-from helpers.files import read_jsonl, write_json, write_jsonl
-from helpers.knowledge.documents import Passage
-from helpers.knowledge.library import CONTEXTS, Library, holds, open_library
-from helpers.models.loading import load_tokenizer, load_with_adapter
-from helpers.prompts.encoding import split_reasoning
-from helpers.prompts.passages import fit_passages, with_passages
-from helpers.questions import ChoiceQuestion, choice_questions
-from helpers.retrieval.finding import find, queries
-from helpers.run_dir import Run, alone
-from helpers.statistics import adjust_holm, compare_paired, points_apart, shown_sign, why_not_shown
+from helpers.scoring.statistics import adjust_holm, compare_paired, points_apart, shown_sign, why_not_shown
 
 CLOSED = "closed"
 # What a condition's passages are, for sentences.

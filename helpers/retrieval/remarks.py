@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from helpers.answers import Prediction
 from helpers.report.markdown import quoted
-from helpers.statistics import LEAST, is_shown
+from helpers.scoring.answers import Prediction
+from helpers.scoring.statistics import LEAST, is_shown
 
 Figures = Mapping[str, Any]
 

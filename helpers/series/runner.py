@@ -18,18 +18,18 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
-from helpers.backup import back_up
 from helpers.files import publish, read_json, write_json, write_text
-from helpers.layout import STAGES, made_from
 from helpers.lora_training.backends import choose_backend
-from helpers.machine import describe_machine
-from helpers.owner import repeating
-from helpers.progress import PROGRESS_FILE
+from helpers.machine.hardware import describe_machine
 from helpers.report.results import CONTENT_POLICY, write_index
-from helpers.run_dir import Run, alone_in, set_aside
-from helpers.secrets import export_secrets
+from helpers.run_dir.backup import back_up
+from helpers.run_dir.folder import Run, alone_in, set_aside
+from helpers.run_dir.layout import STAGES, made_from
+from helpers.run_dir.owner import repeating
+from helpers.run_dir.stopping import STARTED
 from helpers.series.stages import changes, stage_inputs, trained_by_other_code
-from helpers.stopping import STARTED
+from helpers.tracking.progress import PROGRESS_FILE
+from helpers.tracking.secrets import export_secrets
 
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300
@@ -63,7 +63,7 @@ class PrivateKernelManager(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs: Any) -> None:
         # PYTHONUTF8: libraries read their own files by the locale, which may be ASCII. LOCAL_RANK: a kernel is one
-        # process, whatever launcher's variables there are (see helpers/processes.py).
+        # process, whatever launcher's variables there are (see helpers/machine/processes.py).
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 

@@ -8,13 +8,13 @@ from typing import Any
 import nbformat
 
 from helpers import PROJECT_ROOT
-from helpers.benchmarks import BENCHMARKS, one_by_one
 from helpers.config import CORPUS, FILE, marked
 from helpers.files import fingerprint, project_path
 from helpers.knowledge.library import source_path
-from helpers.layout import STAGES
-from helpers.modules import LEFT_OUT, SHOWS, code_of, read_code
-from helpers.run_dir import Run
+from helpers.questions.benchmarks import BENCHMARKS, one_by_one
+from helpers.run_dir.folder import Run
+from helpers.run_dir.layout import STAGES
+from helpers.run_dir.modules import LEFT_OUT, SHOWS, code_of, read_code
 
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")

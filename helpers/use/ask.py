@@ -6,7 +6,7 @@ from functools import partial
 
 from helpers.config import GenerationSettings
 from helpers.prompts.encoding import encode_prompt
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use.client import Ended, Endpoint
 
 # The reply to a question, in pieces. A server's ends with an `Ended`, whose text decides the parts of the reply.
@@ -15,7 +15,7 @@ Answerer = Callable[[str], Iterator[str | Ended]]
 
 def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
     """A run's "base" and "tuned" model with transformers, prompted as in 05; one model is loaded for both."""
-    from helpers.generation import stream
+    from helpers.generation.replies import stream
     from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 
     config, tokenizer = run.config, load_tokenizer(run.config.model)

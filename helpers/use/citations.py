@@ -11,7 +11,7 @@ from helpers.knowledge.index import Index
 from helpers.knowledge.library import open_index
 from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import with_passages
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use.question import MAX_QUESTION
 
 _DASH = "[-\u2010-\u2014\u2212]"

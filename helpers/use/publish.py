@@ -15,7 +15,7 @@ from helpers.config import nearest
 from helpers.export.files import WEIGHTS_INDEX
 from helpers.files import read_json
 from helpers.report.model_card import KINDS, model_card
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.sources.hub import TOKENS, nameless_base, public_name
 
 Files = dict[str, Path | bytes]  # names in a repository to a file here, or to its content where that differs

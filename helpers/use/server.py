@@ -22,12 +22,12 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import read_json, write_text
 from helpers.knowledge.index import Index
-from helpers.machine import describe_machine
+from helpers.machine.hardware import describe_machine
 from helpers.models.loading import load_tokenizer, model_source
 from helpers.models.packaged import embedded_gguf
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import END_THINK
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use.client import Endpoint, is_local
 from helpers.use.question import MAX_QUESTION
 

@@ -19,8 +19,8 @@ from helpers.dataset_prep.prepare import drop_exact, drop_near, fit, keep_out, p
 from helpers.dataset_prep.similarity import normalise, own_shingles, runs, shared_shingles, shingles
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.models.loading import load_tokenizer
-from helpers.questions import ChoiceQuestion, baseline_questions
-from helpers.run_dir import Run, open_run
+from helpers.questions.multiple_choice import ChoiceQuestion, baseline_questions
+from helpers.run_dir.folder import Run, open_run
 from helpers.sources.rows import COLUMNS, read_rows
 
 SHARED = PROJECT_ROOT.parent / "shared" / "data"

@@ -5,7 +5,7 @@ import pytest
 from evaluated_rows import believed
 
 from helpers.evaluation.calibration import calibration
-from helpers.statistics import repetition_rate, share_interval
+from helpers.scoring.statistics import repetition_rate, share_interval
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,19 @@ from evaluated_rows import choice
 from peft import LoraConfig, get_peft_model
 from trainings import by_two_processes
 
-from helpers import InputError, answers, decoding
+from helpers import InputError
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, predict
 from helpers.evaluation.metrics import summarise
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl, write_text
-from helpers.generation import Reply
+from helpers.generation import decoding
+from helpers.generation.replies import Reply
 from helpers.models.loading import load_base
 from helpers.prompts.encoding import build_prompt, encode_prompt
-from helpers.questions import LEAD, choice_questions
-from helpers.run_dir import Run, open_run
+from helpers.questions.multiple_choice import LEAD, choice_questions
+from helpers.run_dir.folder import Run, open_run
+from helpers.scoring import answers
 
 
 class Words:
@@ -252,7 +254,7 @@ def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(whol
     kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
     assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned")}
 
-    monkeypatch.setattr("helpers.generation.decode", None)
+    monkeypatch.setattr("helpers.generation.replies.decode", None)
     evaluate(together)
     for side in ("base", "tuned"):
         one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (whole, together))
@@ -278,7 +280,7 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, t
 
         decode(model, tokenizer, prompts, settings, seed, order, one, *more)
 
-    monkeypatch.setattr("helpers.generation.decode", counted)
+    monkeypatch.setattr("helpers.generation.replies.decode", counted)
     stopped = trained(tmp_path / "stopped", sample_rows)
     with pytest.raises(KeyboardInterrupt):
         evaluate(stopped)

@@ -29,7 +29,7 @@ from helpers.models.loading import load_base, load_tokenizer
 from helpers.prompts.chat_template import chat_template
 from helpers.report.model_card import model_card
 from helpers.report.results import write_index
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 from helpers.sources.rows import SAMPLE
 from helpers.use.server import gguf_file, sides
 

@@ -26,7 +26,7 @@ from helpers.models.loading import PROBE, load_tokenizer, model_shape
 from helpers.models.packaged import tiny_folder
 from helpers.models.portable import portable_config
 from helpers.prompts.encoding import build_prompt
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter/adapter_model.safetensors"

@@ -11,7 +11,7 @@ from helpers.knowledge.dense import Dense
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
 from helpers.knowledge.library import open_index, open_library
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 from helpers.use.citations import find_index
 
 WORDS = ["[PAD]", "[UNK]", "a", "the", "of", "heart", "liver", "kidney", "beats", "filters", "blood", "bile", "makes"]

@@ -11,7 +11,7 @@ from libraries import read_documents
 from helpers import InputError
 from helpers.config import Config
 from helpers.knowledge.documents import Document, Rejection
-from helpers.source_check import check_sources
+from helpers.run_dir.source_check import check_sources
 
 ENDINGS = (".txt", ".md", ".html", ".pdf", ".xml", ".xml.gz", ".cnxml", ".jsonl")
 SECONDS = 2  # of the processor

@@ -9,7 +9,7 @@ from helpers import PROJECT_ROOT
 from helpers.files import read_jsonl
 from helpers.knowledge.documents import Document, passages
 from helpers.knowledge.library import HANDBOOK
-from helpers.questions import choice_questions
+from helpers.questions.multiple_choice import choice_questions
 
 SECTIONS = read_jsonl(HANDBOOK)
 RELEVANT = Counter(question.relevant for question in choice_questions(["sample"])["sample"])

@@ -6,8 +6,8 @@ from helpers.files import read_jsonl
 from helpers.knowledge import importing
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.library import HANDBOOK, holds, open_library
-from helpers.questions import ChoiceQuestion
-from helpers.run_dir import open_run
+from helpers.questions.multiple_choice import ChoiceQuestion
+from helpers.run_dir.folder import open_run
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from helpers.lora_training.backends import choose_backend, start_backend
 from helpers.lora_training.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
 from helpers.lora_training.train import train
 from helpers.losses import completion_nll
-from helpers.machine import Machine, gpu_settings, gpu_table
+from helpers.machine.hardware import Machine, gpu_settings, gpu_table
 from helpers.models.loading import load_base, load_tokenizer, model_shape
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 
 def machine(name=None, capability=None, total=None, free=None):

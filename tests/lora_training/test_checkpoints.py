@@ -5,10 +5,10 @@ import os
 import pytest
 
 from helpers.files import read_json
-from helpers.layout import MARKER
 from helpers.lora_training import checkpoints
 from helpers.lora_training.checkpoints import last_checkpoint, mark_complete
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.layout import MARKER
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from helpers.lora_training.checkpoints import identity, last_checkpoint
 from helpers.lora_training.train import train
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import encode_text
-from helpers.run_dir import Run, open_run
+from helpers.run_dir.folder import Run, open_run
 
 MARKUP = "Text with <|im_end|>, <think>, </think>, <|endoftext|> and <｜end▁of▁sentence｜>."
 

@@ -21,14 +21,14 @@ from trainings import Killed, killed_at, losses
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.llama import modeling_llama
 
-from helpers import InputError, StoppedError, decoding, generation
-from helpers.answers import adapter_switched
-from helpers.backup import back_up
+from helpers import InputError, StoppedError
 from helpers.config import Config, GenerationSettings
-from helpers.decoding import can_decode
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers.generation import generate, stream
-from helpers.layout import ADAPTER, STAGES
+from helpers.generation import decoding
+from helpers.generation import replies as generation
+from helpers.generation.decoding import can_decode
+from helpers.generation.replies import generate, stream
+from helpers.generation.sampling import make_sampler
 from helpers.lora_training import checkpoints, stopping
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.backends import load_trainable
@@ -36,14 +36,16 @@ from helpers.lora_training.batches import load_split, planned_steps
 from helpers.lora_training.checkpoints import last_checkpoint, take_over
 from helpers.lora_training.train import sft_config, train
 from helpers.losses import completion_nll, left_padded
-from helpers.machine import Machine
+from helpers.machine.hardware import Machine
 from helpers.models import loading as models
 from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
-from helpers.run_dir import Run, open_run
-from helpers.sampling import make_sampler
-from helpers.stopping import STARTED, tell_training_to_stop
+from helpers.run_dir.backup import back_up
+from helpers.run_dir.folder import Run, open_run
+from helpers.run_dir.layout import ADAPTER, STAGES
+from helpers.run_dir.stopping import STARTED, tell_training_to_stop
+from helpers.scoring.answers import adapter_switched
 
 STEPS = 4  # of the smoke profile, with a checkpoint and a validation at 2 and at 4
 GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=16, batch_size=1)

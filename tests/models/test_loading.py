@@ -12,12 +12,12 @@ from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_jsonl
 from helpers.knowledge.dense import Dense
 from helpers.knowledge.index import Index
-from helpers.layout import ADAPTER
 from helpers.lora_training.checkpoints import last_checkpoint, mark_complete
 from helpers.lora_training.train import train
 from helpers.models.loading import check_model, load_base, load_tokenizer, load_with_adapter
 from helpers.models.packaged import tiny_folder
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.layout import ADAPTER
 from helpers.use.ask import local_answerers
 
 

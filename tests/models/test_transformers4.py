@@ -22,7 +22,7 @@ from helpers.models.loading import load_base, load_tokenizer
 from helpers.models.packaged import cache_folder
 from helpers.models.portable import portable_config, portable_tokenizer_config
 from helpers.prompts.chat_template import chat_template
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 pytestmark = pytest.mark.network
 

@@ -17,7 +17,7 @@ from helpers.files import write_json
 from helpers.prompts.chat_template import chat_template, ollama_template
 from helpers.prompts.encoding import TASK, build_prompt, encode_example, special_strings
 from helpers.prompts.families import OPENING, THINK
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 MODELS = PROJECT_ROOT.parent / "shared" / "models"
 ROLES = ("system", "developer", "user", "assistant")
@@ -47,7 +47,7 @@ def tokenizer(request):
 
 
 def compiled(tokenizer, style="native"):
-    """As vLLM renders it; tests/test_serving.py has llama.cpp do it."""
+    """As vLLM renders it; tests/use/test_server.py has llama.cpp do it."""
     template = ImmutableSandboxedEnvironment().from_string(chat_template(tokenizer, style))
     return lambda messages, generate=True: template.render(messages=messages, add_generation_prompt=generate)
 

@@ -22,7 +22,7 @@ from helpers.prompts.encoding import (
 )
 from helpers.prompts.families import END_THINK
 from helpers.report.markdown import as_markdown, quoted
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 R1_TEMPLATE = PROJECT_ROOT.parent / "shared" / "data" / "r1_distill_chat_template.jinja"
 QUESTION = "A 34-year-old woman has fever and a rash.  Which drug?"

@@ -16,7 +16,7 @@ from transformers.utils import chat_template_utils
 from helpers import InputError
 from helpers.config import Config
 from helpers.files import read_json, write_json
-from helpers.generation import generate
+from helpers.generation.replies import generate
 from helpers.lora_training.batches import collator
 from helpers.losses import completion_nll
 from helpers.models.converter import check_conversion

@@ -9,7 +9,7 @@ from evaluated_rows import believed
 
 from helpers.evaluation.calibration import calibration
 from helpers.report import drawings, plots
-from helpers.statistics import paired_difference
+from helpers.scoring.statistics import paired_difference
 
 
 def drawn(figure):

@@ -7,21 +7,21 @@ from html.parser import HTMLParser
 import pytest
 from evaluated_rows import BASE, TUNED
 
-from helpers import machine
 from helpers.evaluation.metrics import summarise
 from helpers.files import write_json, write_jsonl, write_text
-from helpers.layout import STAGES
+from helpers.machine import hardware
 from helpers.report.model_card import write_model_card
 from helpers.report.results import headline, write_index
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.layout import STAGES
 
-MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run folder in which nothing has run yet."""
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
     return open_run("smoke", tmp_path / "a run")
 
 

@@ -8,7 +8,7 @@ from libraries import document, library_of
 
 from helpers.retrieval.finding import find, queries
 from helpers.retrieval.remarks import on_finding
-from helpers.statistics import share_interval
+from helpers.scoring.statistics import share_interval
 
 ALONE = {"question": lambda question: question.question}
 

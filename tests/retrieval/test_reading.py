@@ -12,7 +12,7 @@ from helpers.prompts.passages import LEAD
 from helpers.retrieval import reading
 from helpers.retrieval.reading import CONDITIONS, compare_reading, found_for, read_and_answer, reading_verdict
 from helpers.retrieval.remarks import changed_pair, on_reading, reading_table
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
 
 HEART = {"question": "What does the heart do?", "relevant": "heart"}
 QUESTIONS = [

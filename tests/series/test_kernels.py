@@ -14,15 +14,15 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from helpers import PROJECT_ROOT, InputError, StageError
-from helpers.run_dir import open_run
-from helpers.secrets import SECRETS
+from helpers.run_dir.folder import open_run
 from helpers.series import runner
 from helpers.series.runner import execute, run_series, socket_folder
+from helpers.tracking.secrets import SECRETS
 
 SHOWN = """
 import json, locale, os, pathlib, sys
 names = ["WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "WANDB_API_KEY", "NCBI_API_KEY"]
-import helpers.machine
+import helpers.machine.hardware
 facts = {name: os.environ.get(name) for name in names}
 facts |= {"encoding": locale.getpreferredencoding(), "argv": sys.argv, "temporary": os.listdir(os.environ["PARENT"])}
 pathlib.Path(os.environ["SHOWN"]).write_text(json.dumps(facts))
@@ -125,7 +125,7 @@ def test_a_stage_that_fails_below_a_long_tmpdir_leaves_no_sockets(run, temporary
     ],
 )
 def test_several_processes_are_believed_of_a_launcher_alone(variables, told):
-    code = "from helpers.processes import is_main_process, world_size; print((world_size(), is_main_process()))"
+    code = "from helpers.machine.processes import is_main_process, world_size; print((world_size(), is_main_process()))"
     clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     done = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
     assert done.stdout.strip() == str(told)

@@ -23,7 +23,7 @@ import pytest
 
 from helpers import PROJECT_ROOT
 from helpers.files import read_json
-from helpers.layout import STAGES
+from helpers.run_dir.layout import STAGES
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from helpers.export.merge import merge
 from helpers.files import read_json, read_jsonl
 from helpers.models.loading import check_model, load_base, load_tokenizer, load_with_adapter
 from helpers.prompts.encoding import build_prompt
-from helpers.questions import baseline_questions
-from helpers.run_dir import open_run
+from helpers.questions.multiple_choice import baseline_questions
+from helpers.run_dir.folder import open_run
 
 QUICK = {
     "data.sample_size": None,  # of which the short rows fit: most of the time goes into logits over 150,000 tokens

@@ -9,15 +9,16 @@ import nbformat
 import pytest
 import yaml
 
-from helpers import PROJECT_ROOT, InputError, answers
+from helpers import PROJECT_ROOT, InputError
 from helpers.dataset_prep.prepare import prepare
 from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, rescore
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers.layout import STAGES
 from helpers.models.loading import load_tokenizer
 from helpers.report.results import write_index
-from helpers.run_dir import open_run
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.layout import STAGES
+from helpers.scoring import answers
 from helpers.series.stages import stage_inputs
 
 MINE = [{"id": "mine-1", "question": "Which drug stops torsades?", "answer_idx": "B",
@@ -183,7 +184,7 @@ def test_score_without_replies_names_the_stage_that_makes_them(tmp_path, cli):
 
 
 def test_evaluating_again_asks_nothing_again(folder, monkeypatch):
-    monkeypatch.setattr("helpers.generation.decode", lambda *_: pytest.fail("a question was asked again"))
+    monkeypatch.setattr("helpers.generation.replies.decode", lambda *_: pytest.fail("a question was asked again"))
     before = (folder / "evaluation/predictions.tuned.jsonl").read_bytes()
     evaluate(open_run("auto", folder))
     assert (folder / "evaluation/predictions.tuned.jsonl").read_bytes() == before

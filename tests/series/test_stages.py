@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from conftest import settings_read
 
-from helpers import PROJECT_ROOT, benchmarks
+from helpers import PROJECT_ROOT
 from helpers.config import Config
 from helpers.dataset_prep.prepare import prepare
 from helpers.files import write_text
-from helpers.layout import STAGES
-from helpers.modules import LEFT_OUT, SHOWS, code_of
-from helpers.run_dir import Run, open_run
+from helpers.questions import benchmarks
+from helpers.run_dir.folder import Run, open_run
+from helpers.run_dir.layout import STAGES
+from helpers.run_dir.modules import LEFT_OUT, SHOWS, code_of
 from helpers.series import stages
 from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
 
@@ -21,44 +22,43 @@ NAMES = list(STAGES)
 ALL = "01 02 03 04 05 06 07"
 # Every module and packaged file, with the stages that a change of it runs again.
 RUNS = {
-    "__init__.py": "", "__main__.py": "", "answers.py": "05 07", "baseline_inference.py": "02",
-    "backup.py": "", "benchmarks.py": "",
-    "baseline_questions.jsonl": "02 03 05 06 07", "chat_template.gotmpl": ALL, "chat_template.jinja": ALL,
-    "config.py": ALL, "dataset_prep/__init__.py": "", "dataset_prep/open_book.py": "03",
-    "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03", "dataset_prep/remarks.py": "",
-    "dataset_prep/similarity.py": "03", "decoding.py": "02 05 06 07", "evaluation/__init__.py": "",
+    "__init__.py": "", "__main__.py": "", "baseline_inference.py": "02", "baseline_questions.jsonl": "02 03 05 06 07",
+    "chat_template.gotmpl": ALL, "chat_template.jinja": ALL, "config.py": ALL, "dataset_prep/__init__.py": "",
+    "dataset_prep/open_book.py": "03", "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03",
+    "dataset_prep/remarks.py": "", "dataset_prep/similarity.py": "03", "evaluation/__init__.py": "",
     "evaluation/calibration.py": "05", "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05",
     "evaluation/metrics.py": "05", "evaluation/remarks.py": "", "export/__init__.py": "", "export/check.py": "06",
     "export/files.py": "06", "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06",
-    "export/remarks.py": "", "files.py": ALL, "generation.py": "02 05 06 07", "gpus.yaml": ALL,
+    "export/remarks.py": "", "files.py": ALL, "generation/__init__.py": "", "generation/decoding.py": "02 05 06 07",
+    "generation/replies.py": "02 05 06 07", "generation/sampling.py": "02 05 06 07", "gpus.yaml": ALL,
     "handbook.jsonl": "03 07", "index.html.j2": "", "knowledge/__init__.py": "03 07", "knowledge/cnxml.py": "03 07",
     "knowledge/cnxml_tables.py": "03 07", "knowledge/corpora.py": "03 07", "knowledge/dense.py": "03 07",
     "knowledge/documents.py": "03 07", "knowledge/engines.py": "03 07", "knowledge/entrez.py": "",
     "knowledge/html_text.py": "03 07", "knowledge/importing.py": "03 07", "knowledge/index.py": "03 07",
     "knowledge/library.py": "03 07", "knowledge/licences.py": "03 07", "knowledge/markup.py": "03 07",
-    "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07",
-    "knowledge/pubmed.py": "03 07", "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07",
-    "knowledge/terms.py": "03 07", "layout.py": "", "lora_training/__init__.py": "", "lora_training/backends.py": "04",
-    "lora_training/batches.py": "04", "lora_training/budget.py": "", "lora_training/checkpoints.py": "04",
-    "lora_training/journal.py": "04", "lora_training/remarks.py": "", "lora_training/stopping.py": "",
-    "lora_training/train.py": "04", "losses.py": "02 04 05 06 07", "machine.py": ALL, "model_card.md.j2": "06",
-    "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL, "models/packaged.py": ALL,
-    "models/portable.py": ALL, "modules.py": "", "owner.py": "", "processes.py": ALL, "profiles.yaml": "",
-    "progress.py": "", "prompts/__init__.py": "", "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL,
-    "prompts/families.py": ALL, "prompts/passages.py": "03 07",
-    "prompts/refusals.py": "",
-    "questions.py": "02 03 05 06 07",
-    "r1_style_template.jinja": ALL, "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "",
-    "report/model_card.py": "06", "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "",
-    "retrieval/finding.py": "07", "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir.py": ALL,
-    "sample.jsonl": "03", "sample_questions.jsonl": "02 03 05 06 07", "sampling.py": "02 05 06 07",
-    "scoring.py": "05 07", "secrets.py": "", "series/__init__.py": "",
-    "series/runner.py": "", "series/stages.py": "", "stopping.py": "", "setup.py": "", "source_check.py": "",
-    "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03", "sources/stored.py": "03",
-    "sources/tables.py": ALL, "sources/text.py": ALL, "statistics.py": "05 06 07", "tracking.py": "",
-    "use/__init__.py": "", "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "",
-    "use/publish.py": "", "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "",
-    "vllm_reasoning_parser.py": "",
+    "knowledge/medquad.py": "03 07", "knowledge/own_files.py": "03 07", "knowledge/pubmed.py": "03 07",
+    "knowledge/store.py": "03 07", "knowledge/synonyms.py": "03 07", "knowledge/terms.py": "03 07",
+    "lora_training/__init__.py": "", "lora_training/backends.py": "04", "lora_training/batches.py": "04",
+    "lora_training/budget.py": "", "lora_training/checkpoints.py": "04", "lora_training/journal.py": "04",
+    "lora_training/remarks.py": "", "lora_training/stopping.py": "", "lora_training/train.py": "04",
+    "losses.py": "02 04 05 06 07", "machine/__init__.py": ALL, "machine/hardware.py": ALL, "machine/processes.py": ALL,
+    "model_card.md.j2": "06", "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL,
+    "models/packaged.py": ALL, "models/portable.py": ALL, "profiles.yaml": "", "prompts/__init__.py": "",
+    "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
+    "prompts/passages.py": "03 07", "prompts/refusals.py": "", "questions/__init__.py": "",
+    "questions/benchmarks.py": "", "questions/multiple_choice.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
+    "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
+    "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
+    "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir/__init__.py": "", "run_dir/backup.py": "",
+    "run_dir/folder.py": ALL, "run_dir/layout.py": "", "run_dir/modules.py": "", "run_dir/owner.py": "",
+    "run_dir/source_check.py": "", "run_dir/stopping.py": "", "sample.jsonl": "03",
+    "sample_questions.jsonl": "02 03 05 06 07", "scoring/__init__.py": "", "scoring/answers.py": "05 07",
+    "scoring/choice.py": "05 07", "scoring/statistics.py": "05 06 07", "series/__init__.py": "", "series/runner.py": "",
+    "series/stages.py": "", "setup.py": "", "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03",
+    "sources/stored.py": "03", "sources/tables.py": ALL, "sources/text.py": ALL, "tracking/__init__.py": "",
+    "tracking/progress.py": "", "tracking/secrets.py": "", "tracking/wandb_run.py": "", "use/__init__.py": "",
+    "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "", "use/publish.py": "",
+    "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "", "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 
 
@@ -115,7 +115,11 @@ def test_a_changed_module_runs_the_stages_that_it_decides_on(package, before, na
     ("name", "table", "row"),
     [
         ("prompts/refusals.py", "REFUSALS = (\n", '    Refusal("Bar", ("<|bar|>",), "its thought is drawn"),\n'),
-        ("benchmarks.py", "BENCHMARKS = {\n", '    "own": Benchmark("me/own", None, "test", _mmlu, ("mit", "MIT")),\n'),
+        (
+            "questions/benchmarks.py",
+            "BENCHMARKS = {\n",
+            '    "own": Benchmark("me/own", None, "test", _mmlu, ("mit", "MIT")),\n',
+        ),
     ],
 )
 def test_another_row_of_refused_families_or_of_benchmarks_runs_no_stage_again(package, before, name, table, row):
@@ -150,7 +154,7 @@ def test_a_benchmark_that_is_asked_is_an_input(tmp_path, monkeypatch):
 
 
 def test_comments_docstrings_and_layout_do_not_count(package, before):
-    path = package / "scoring.py"
+    path = package / "scoring/choice.py"
     content = path.read_text(encoding="utf-8")
     path.write_text('"""Another docstring."""\n# A comment.\n\n\n' + content.partition('"""\n')[2], encoding="utf-8")
     try:
@@ -247,9 +251,17 @@ def inputs(code=(), settings=(), files=()):
 
 
 def test_what_has_changed_is_named():
-    old = inputs({"scoring.py": "a", "sample.jsonl": "b"}, {"lora.r": 4, "seed": None}, {"data/train.jsonl": "c"})
-    new = inputs({"scoring.py": "A", "new.py": "d"}, {"lora.r": 8, "seed": None}, {"data/train.jsonl": "C"})
-    assert changes(old, new) == ["lora.r", "data/train.jsonl", "helpers/scoring.py", "sample.jsonl", "helpers/new.py"]
+    old = inputs(
+        {"scoring/choice.py": "a", "sample.jsonl": "b"}, {"lora.r": 4, "seed": None}, {"data/train.jsonl": "c"}
+    )
+    new = inputs({"scoring/choice.py": "A", "new.py": "d"}, {"lora.r": 8, "seed": None}, {"data/train.jsonl": "C"})
+    assert changes(old, new) == [
+        "lora.r",
+        "data/train.jsonl",
+        "helpers/scoring/choice.py",
+        "sample.jsonl",
+        "helpers/new.py",
+    ]
     assert changes(old, old) == []
     assert changes(json.loads(json.dumps(old)), old) == []
     assert changes({**new, "modules": {**new["modules"], "notebook": "N"}}, new) == ["notebook"]

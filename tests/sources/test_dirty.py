@@ -12,9 +12,9 @@ from pyarrow import parquet
 from helpers import InputError
 from helpers.config import Config
 from helpers.dataset_prep.prepare import validate
-from helpers.questions import choice_questions
-from helpers.run_dir import open_run
-from helpers.source_check import check_sources
+from helpers.questions.multiple_choice import choice_questions
+from helpers.run_dir.folder import open_run
+from helpers.run_dir.source_check import check_sources
 from helpers.sources.rows import COLUMNS, read_rows
 
 SECONDS = 5  # of the processor

@@ -15,9 +15,9 @@ from huggingface_hub.utils import hf_raise_for_status
 from safetensors import SafetensorError
 
 from helpers import PROJECT_ROOT
-from helpers.benchmarks import BENCHMARKS
 from helpers.config import Config
 from helpers.files import write_json
+from helpers.questions.benchmarks import BENCHMARKS
 from helpers.sources.hub import HUB_DATASET, explain, hub_dataset, nameless_base, public_name
 
 DISTILLED = "FreedomIntelligence/Medical-R1-Distill-Data"
@@ -30,7 +30,7 @@ CHILD = """
 import json, os, sys, time
 from transformers import AutoConfig
 from helpers import InputError
-from helpers.questions import benchmark_rows
+from helpers.questions.multiple_choice import benchmark_rows
 from helpers.config import Config
 from helpers.sources.rows import read_rows
 from helpers.sources.hub import ask_first, explain

@@ -13,7 +13,7 @@ from helpers import InputError
 from helpers.config import Config
 from helpers.files import write_json
 from helpers.models.loading import context_length
-from helpers.run_dir import note_in_record, open_run
+from helpers.run_dir.folder import note_in_record, open_run
 from helpers.sources import rows
 from helpers.sources.hub import HubTable
 from helpers.use.server import ServerSettings, vllm_options

@@ -1,4 +1,4 @@
-"""The app's logic, with servers that only pretend to have a model; tests/test_browser.py looks at its pages."""
+"""The app's logic, with servers that only pretend to have a model; tests/use/test_browser.py looks at its pages."""
 
 import os
 import re
@@ -16,10 +16,11 @@ from fake_server import Server
 from libraries import library_of
 from streamlit.testing.v1 import AppTest
 
-from helpers import PROJECT_ROOT, InputError, run_dir
+from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import write_json
-from helpers.run_dir import open_run
+from helpers.run_dir import folder
+from helpers.run_dir.folder import open_run
 from helpers.use import app
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
@@ -63,7 +64,7 @@ def finished(path, age, profile="laptop"):
 
 
 def test_the_newest_finished_run_is_shown_where_none_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(folder, "PROJECT_ROOT", tmp_path)
     assert app.choose_run(None) is None
     open_run("laptop", tmp_path / "runs/unfinished")
     finished(tmp_path / "runs/of a test", 3_000, "smoke")
@@ -385,7 +386,7 @@ def shown(name, path):
         from importlib import import_module
         from pathlib import Path
 
-        from helpers.run_dir import find_run
+        from helpers.run_dir.folder import find_run
 
         import_module(f"helpers.use.app.{name}").show(find_run(Path(path)) if path else None)
 

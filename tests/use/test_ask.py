@@ -11,7 +11,7 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.models.loading import load_base
 from helpers.prompts.encoding import Reasoning, split_reasoning
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use import client
 from helpers.use.ask import endpoint_answerer, local_answerers
 from helpers.use.client import Ended

@@ -18,19 +18,20 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from helpers import InputError, machine
+from helpers import InputError
 from helpers.config import Config
 from helpers.export.gguf import write_modelfile
 from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_text
+from helpers.machine import hardware
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import build_prompt
 from helpers.report.model_card import KINDS, UNKNOWN, model_card, prompt_parts, write_model_card
-from helpers.run_dir import Run, note_in_record, open_run
+from helpers.run_dir.folder import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
 from helpers.use.publish import push_to_hub
 
-MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 TOKEN = "hf_of_the_test"
 ALL = ("adapter", "merged", "gguf")
 R1 = "unsloth/DeepSeek-R1-Distill-Llama-8B"
@@ -125,7 +126,7 @@ class Hub:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """No login of the caller's, no hub but the stand-in, and a machine without a GPU."""
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # whose uploads no Python server reads
     # `make test` says so to keep tests away from the hub; these have one of their own.

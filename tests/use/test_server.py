@@ -22,10 +22,10 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
-from helpers.machine import Machine
+from helpers.machine.hardware import Machine
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.encoding import encode_prompt, special_strings
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use import server as serving
 from helpers.use.client import Ended
 from helpers.use.server import (

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from helpers import InputError
-from helpers.run_dir import Run, find_run, run_folder
+from helpers.run_dir.folder import Run, find_run, run_folder
 from helpers.use.app.parts import escaped
 
 

@@ -9,8 +9,8 @@ import streamlit as st
 from helpers import InputError
 from helpers.config import Config, GenerationSettings
 from helpers.knowledge.index import Index
-from helpers.questions import baseline_questions
-from helpers.run_dir import Run
+from helpers.questions.multiple_choice import baseline_questions
+from helpers.run_dir.folder import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, changed, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering

@@ -10,7 +10,7 @@ from urllib.parse import urldefrag
 import streamlit as st
 
 from helpers import InputError
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use import server as serving
 from helpers.use.client import Endpoint, key_for
 

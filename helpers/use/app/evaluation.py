@@ -5,7 +5,7 @@ import re
 import streamlit as st
 
 from helpers.report.results import RESULTS, index_page, results
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use.app.parts import changed, escaped, heading
 
 HEIGHT = 1000  # pixels, and the rest by scrolling: the page lets no script in that could measure it

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from helpers.files import read_jsonl
-from helpers.run_dir import Run
+from helpers.run_dir.folder import Run
 from helpers.use.app.parts import NAMES, Panel, changed, escaped, heading, plain
 
 OUTCOMES = ["worse", "better", "same"]

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm, ttest_1samp
 
 from helpers.evaluation.calibration import calibration
-from helpers.statistics import (
+from helpers.scoring.statistics import (
     adjust_holm,
     always_the_same,
     chance,

@@ -26,9 +26,9 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.llama import modeling_llama
 
 from helpers.config import GenerationSettings
+from helpers.generation.sampling import make_sampler, row_keys
 from helpers.losses import left_padded
 from helpers.prompts.families import end_tokens
-from helpers.sampling import make_sampler, row_keys
 
 STEPS = 16  # between two reads of the sampled tokens: each read waits for the GPU
 PREFILL = 16384  # prompt positions in one forward pass

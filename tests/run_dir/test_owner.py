@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from helpers import PROJECT_ROOT, InputError, owner
+from helpers import PROJECT_ROOT, InputError
 from helpers.baseline_inference import predict_baseline
 from helpers.config import Config
 from helpers.dataset_prep.prepare import prepare
@@ -21,14 +21,17 @@ from helpers.evaluation.evaluate import evaluate
 from helpers.export.gguf import convert
 from helpers.export.merge import merge
 from helpers.lora_training.train import train
-from helpers.owner import HELD, OWNER, owned
 from helpers.retrieval.reading import read_and_answer
-from helpers.run_dir import Run, alone_in
+from helpers.run_dir import owner
+from helpers.run_dir.folder import Run, alone_in
+from helpers.run_dir.owner import HELD, OWNER, owned
 
 OTHER = """
 import fcntl, os, signal, sys, time
 from pathlib import Path
-from helpers import InputError, owner, stopping
+from helpers import InputError
+from helpers.run_dir import owner
+from helpers.run_dir import stopping
 def refuse(*_): raise OSError(95, "Operation not supported")
 if sys.argv[2] == "no locks": fcntl.flock = refuse
 owner.BEAT_SECONDS = 0.1

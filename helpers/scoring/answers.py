@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from helpers.files import fingerprint
-from helpers.generation import Reply, generate
+from helpers.generation.replies import Reply, generate
 from helpers.losses import Forced, letter_probabilities
-from helpers.machine import describe_machine
-from helpers.modules import fingerprints
+from helpers.machine.hardware import describe_machine
 from helpers.prompts.encoding import encode_prompt, encode_thought, split_reasoning
 from helpers.prompts.families import END_THINK, separator
-from helpers.questions import LEAD, ChoiceQuestion
-from helpers.run_dir import Run
-from helpers.scoring import extract_choice
+from helpers.questions.multiple_choice import LEAD, ChoiceQuestion
+from helpers.run_dir.folder import Run
+from helpers.run_dir.modules import fingerprints
+from helpers.scoring.choice import extract_choice
 
-DECODING = ("models.loading", "generation", "decoding", "sampling")  # the modules that a reply's tokens depend on
+# The modules that a reply's tokens depend on.
+DECODING = ("models.loading", "generation.replies", "generation.decoding", "generation.sampling")
 SIDES = ("base", "tuned")
 Question = dict[str, Any]
 Prediction = dict[str, Any]

@@ -11,19 +11,19 @@ import huggingface_hub
 import pytest
 
 from helpers import PROJECT_ROOT, InputError
-from helpers.benchmarks import BENCHMARKS, GROUPS, MMLU_MEDICAL
 from helpers.config import Config
 from helpers.evaluation import evaluate as evaluation
 from helpers.files import write_jsonl, write_text
-from helpers.questions import (
+from helpers.questions.benchmarks import BENCHMARKS, GROUPS, MMLU_MEDICAL
+from helpers.questions.multiple_choice import (
     ChoiceQuestion,
     baseline_questions,
     benchmark_rows,
     choice_questions,
     question_commits,
 )
-from helpers.run_dir import Run, open_run
-from helpers.scoring import extract_choice
+from helpers.run_dir.folder import Run, open_run
+from helpers.scoring.choice import extract_choice
 
 SHARED = PROJECT_ROOT.parent / "shared" / "data"
 LETTERS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Dabigatran"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 # These affect no file that a later stage reads. They, and what only they import, are in no stage's key, so that a new
 # plot trains no model. SHOWS are those of them that 06's model cards depend on.
 SHOWS = {
@@ -16,27 +16,27 @@ SHOWS = {
 }
 LEFT_OUT = SHOWS | {
     "__init__.py": "errors and the version",
-    "backup.py": "a copy of the run folder elsewhere",
-    "benchmarks.py": "of its rows, those that a run asks are inputs of their own",
+    "run_dir/backup.py": "a copy of the run folder elsewhere",
+    "questions/benchmarks.py": "of its rows, those that a run asks are inputs of their own",
     "evaluation/remarks.py": "sentences on 05's figures",
     "export/remarks.py": "sentences on 06's checks",
     "dataset_prep/remarks.py": "sentences on what a run's data shows",
     "lora_training/budget.py": "what a training will take",
     "lora_training/remarks.py": "sentences on what a training shows",
     "lora_training/stopping.py": "when a training is interrupted, which changes nothing at its end",
-    "layout.py": "the stages and their files by name",
-    "modules.py": "what counts as code",
-    "owner.py": "who works in a folder",
+    "run_dir/layout.py": "the stages and their files by name",
+    "run_dir/modules.py": "what counts as code",
+    "run_dir/owner.py": "who works in a folder",
     "prompts/refusals.py": "models that are refused, and so leave nothing",
     "report/drawings.py": "drawings that explain",
     "report/markdown.py": "text from outside, to be read",
     "report/plots.py": "pictures",
-    "progress.py": "how far the work is",
-    "secrets.py": "keys and logins",
+    "tracking/progress.py": "how far the work is",
+    "tracking/secrets.py": "keys and logins",
     "setup.py": "what Colab and Kaggle lack",
-    "source_check.py": "a look at files before they are read",
-    "stopping.py": "when a stage is interrupted, which changes nothing at its end",
-    "tracking.py": "a copy of the figures for W&B",
+    "run_dir/source_check.py": "a look at files before they are read",
+    "run_dir/stopping.py": "when a stage is interrupted, which changes nothing at its end",
+    "tracking/wandb_run.py": "a copy of the figures for W&B",
     "profiles.yaml": "values that count as settings",
     "index.html.j2": "the run's page",
 }

@@ -15,13 +15,14 @@ from typing import Any
 
 import yaml
 
-from helpers import PROJECT_ROOT, InputError, machine
-from helpers.backup import backup_owned, restore
+from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
-from helpers.layout import RESULT_FOLDERS
-from helpers.owner import owned
-from helpers.processes import is_main_process
+from helpers.machine import hardware
+from helpers.machine.processes import is_main_process
+from helpers.run_dir.backup import backup_owned, restore
+from helpers.run_dir.layout import RESULT_FOLDERS
+from helpers.run_dir.owner import owned
 from helpers.setup import installed
 
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
@@ -82,7 +83,7 @@ def open_run(
         wanted = Config.from_flat(stored, overrides)
     else:
         if profile == "auto":
-            profile = machine.choose_profile(machine.describe_machine()).profile
+            profile = hardware.choose_profile(hardware.describe_machine()).profile
         wanted = Config.resolve(profile, overrides)
     run = Run(path, _settle(wanted, stored if bound and not (force and other) else {}))
     there = stored or {}
@@ -115,7 +116,7 @@ def _at_commits(run: Run) -> Run:
 
 def _change(run: Run, changed: dict[str, tuple[Any, Any]], bound: bool, force: bool, record: bool) -> None:
     """Record changed settings, by key (stored value, requested value); InputError for those that need `force`."""
-    from helpers.source_check import check_sources
+    from helpers.run_dir.source_check import check_sources
 
     refused = [key for key in changed if bound and not may_change(key, *changed[key])]
     if refused and not force:
@@ -221,12 +222,12 @@ def _settle(config: Config, stored: dict[str, Any]) -> Config:
     So a folder keeps its settings on another GPU, and the machine is only examined, which imports torch, if an `auto`
     remains.
     """
-    config = config.settled({key: stored[key] for key in machine.gpu_table()[0] if key in stored})
+    config = config.settled({key: stored[key] for key in hardware.gpu_table()[0] if key in stored})
     flat = config.flat()
-    if any(flat.get(key) == "auto" for key in machine.gpu_table()[0]):
+    if any(flat.get(key) == "auto" for key in hardware.gpu_table()[0]):
         # The small models need no 4-bit weights; SmolLM2's NLL on real rows is 0.30 higher with them.
         small = {"model.load_in_4bit": False} if config.model.name in ("tiny", "embedded") else {}
-        config = config.settled(machine.gpu_settings(machine.describe_machine()) | small)
+        config = config.settled(hardware.gpu_settings(hardware.describe_machine()) | small)
     return config
 
 
@@ -251,7 +252,7 @@ def _new_record(config: Config) -> dict[str, Any]:
         "created": _now(),
         "git_commit": _git_commit(),
         "versions": versions(),
-        "hardware": machine.describe_machine().model_dump(),
+        "hardware": hardware.describe_machine().model_dump(),
         "config": config.flat(),
     }
 

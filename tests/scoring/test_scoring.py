@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.scoring import extract_choice
+from helpers.scoring.choice import extract_choice
 
 DRUGS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
 POLAR = {"A": "yes", "B": "no", "C": "maybe"}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import contents, fails
 
-from helpers import PROJECT_ROOT, InputError, files, machine, run_dir
+from helpers import PROJECT_ROOT, InputError, files
 from helpers.config import CHANGES, CORPUS, NONE, Config, marked, may_change
 from helpers.files import (
     atomic_dir,
@@ -25,16 +25,18 @@ from helpers.files import (
     write_jsonl,
     write_text,
 )  # fmt: skip
-from helpers.layout import RESULT_FOLDERS
-from helpers.run_dir import Run, alone_in, find_run, note_in_record, open_run, read_settings
+from helpers.machine import hardware
+from helpers.run_dir import folder
+from helpers.run_dir.folder import Run, alone_in, find_run, note_in_record, open_run, read_settings
+from helpers.run_dir.layout import RESULT_FOLDERS
 
-MACHINE = machine.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
+MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
     """A machine without a GPU, whatever runs the tests."""
-    monkeypatch.setattr(machine, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
 
 
 def refused(*args, **kwargs) -> str:
@@ -70,7 +72,7 @@ def test_the_commit_is_recorded_and_marked_when_files_differ_from_it(tmp_path, m
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false", *words]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
 
-    monkeypatch.setattr(run_dir, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(folder, "PROJECT_ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert open_run("smoke", tmp_path / "runs/none").record["git_commit"] is None  # a download without .git
     (tmp_path / ".gitignore").write_text("runs/\n")
@@ -120,7 +122,7 @@ def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
 def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, monkeypatch):
     assert open_run("auto", tmp_path / "cpu").config.profile == "laptop"
     card = MACHINE.model_copy(update={"gpu": "Tesla T4", "gpu_memory_gib": 14.7, "compute_capability": (7, 5)})
-    monkeypatch.setattr(machine, "describe_machine", lambda: card)
+    monkeypatch.setattr(hardware, "describe_machine", lambda: card)
     run = open_run("auto", tmp_path / "t4")
     assert run.config.profile == "t4"
     assert run.record["config"]["profile"] == "t4"
@@ -187,7 +189,7 @@ CHANGED = {"model.max_length": 400, "training.max_steps": 9, "evaluation.questio
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "describe_machine", lambda: MACHINE)
+        patch.setattr(hardware, "describe_machine", lambda: MACHINE)
         open_run("smoke", folder, CHANGED)
     for name in RESULT_FOLDERS:
         write_text(folder / name / "file", name)
@@ -231,7 +233,7 @@ def test_the_readme_shows_the_table_of_what_may_change():
 )
 def test_each_setting_may_change_or_is_refused_as_the_table_says(finished, monkeypatch, key):
     """What is let through is recorded beside the value before, and every other setting stays."""
-    monkeypatch.setattr("helpers.source_check.check_sources", lambda config, changed: None)
+    monkeypatch.setattr("helpers.run_dir.source_check.check_sources", lambda config, changed: None)
     stored, asked = read_settings(finished), asked_for(key)
     assert asked != stored[key]
     if (CHANGES.get(key) or CHANGES[key.split(".")[0]]) == NONE:
@@ -418,7 +420,7 @@ def test_wrong_rows_questions_and_corpora_make_no_folder(tmp_path):
 
 def test_a_relative_folder_lies_below_the_project_wherever_one_is(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
-    for module in (files, run_dir):
+    for module in (files, folder):
         monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -455,7 +457,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
     before = contents(tmp_path)
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", fails(OSError(30, "Read-only file system")))
-    monkeypatch.setattr(run_dir, "write_text", lambda *args: pytest.fail("written all the same"))
+    monkeypatch.setattr(folder, "write_text", lambda *args: pytest.fail("written all the same"))
     for overrides, force in ((None, False), ({"seed": 1}, True)):
         message = refused("smoke", tmp_path, overrides, force)
         assert message == f"cannot write to the run folder {tmp_path}: Read-only file system"

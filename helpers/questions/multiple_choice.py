@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers import PROJECT_ROOT, InputError, printable
-from helpers.benchmarks import BENCHMARKS, GROUPS, one_by_one
 from helpers.config import nearest
 from helpers.files import project_path, read_jsonl
+from helpers.questions.benchmarks import BENCHMARKS, GROUPS, one_by_one
 from helpers.sources.hub import hub_table
 from helpers.sources.tables import Numbered, read_table, row_id
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from helpers import InputError
-from helpers.backup import back_up, restore
 from helpers.files import write_text
-from helpers.run_dir import open_run
+from helpers.run_dir.backup import back_up, restore
+from helpers.run_dir.folder import open_run
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pytest
 from nbclient import NotebookClient
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from helpers import PROJECT_ROOT, generation, progress
+from helpers import PROJECT_ROOT
 from helpers.config import GenerationSettings
-from helpers.generation import generate
-from helpers.progress import PROGRESS_FILE, Progress, StageLines
+from helpers.generation import replies as generation
+from helpers.generation.replies import generate
+from helpers.tracking import progress
+from helpers.tracking.progress import PROGRESS_FILE, Progress, StageLines
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_on_a_terminal_each_line_is_written_over_the_one_before_and_the_last_goe
 SERIES_CELL = """
 import time
 from threading import Thread
-from helpers.progress import StageLines
+from helpers.tracking.progress import StageLines
 tell = StageLines()
 tell("01_setup", "skipped", "finished earlier, inputs unchanged")
 for step in range(4):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from helpers import decoding
 from helpers.config import Config
-from helpers.decoding import decode
+from helpers.generation import decoding
+from helpers.generation.decoding import decode
 from helpers.models.packaged import tiny_folder
 
 SETTINGS = Config.resolve(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS, VITAMINS
 
-from helpers.scoring import extract_choice
+from helpers.scoring.choice import extract_choice
 
 WORDS = [
     *"ABCDEIabcdi", *DRUGS.values(), "the answer is", "Answer:", "option", "not", "but", "or", "and", "if", "(", ")",

@@ -12,8 +12,8 @@ import yaml
 from helpers import InputError
 from helpers.config import Config
 from helpers.files import check_writable, project_path, publish, read_json, write_json
-from helpers.layout import MARKER, RESULT_FOLDERS
-from helpers.owner import owned
+from helpers.run_dir.layout import MARKER, RESULT_FOLDERS
+from helpers.run_dir.owner import owned
 
 # What comes from earlier parts last: a copy that was cut off then says too little, never too much.
 PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")

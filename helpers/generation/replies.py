@@ -17,12 +17,12 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from helpers.config import GenerationSettings
-from helpers.decoding import can_decode, decode, quick_layers
 from helpers.files import write_text
+from helpers.generation.decoding import can_decode, decode, quick_layers
 from helpers.losses import causal_model, left_padded
-from helpers.processes import is_main_process, process_rank, shared_out, wait_for_all, world_size
-from helpers.progress import Progress
+from helpers.machine.processes import is_main_process, process_rank, shared_out, wait_for_all, world_size
 from helpers.prompts.families import end_tokens
+from helpers.tracking.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Who is told to stop; tests/series/test_kills.py and tests/lora_training/test_train.py stop for real."""
 
 from helpers.files import read_json, write_json
-from helpers.stopping import tell_training_to_stop, training_in
+from helpers.run_dir.stopping import tell_training_to_stop, training_in
 
 
 def test_no_other_process_is_told_to_stop_than_the_one_that_trains(tmp_path):

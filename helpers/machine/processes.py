@@ -36,7 +36,7 @@ def join() -> None:
     """Meet the other processes, and take this one's GPU. They may wait a day for each other, since replies differ."""
     from accelerate import PartialState
 
-    from helpers.machine import describe_machine
+    from helpers.machine.hardware import describe_machine
 
     if world_size() > 1:
         PartialState(cpu=describe_machine().gpu is None, timeout=timedelta(days=1))

@@ -16,7 +16,7 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
     if {"evaluation.questions", "evaluation.max_questions"} & set(changed) and config.evaluation.questions != [
         "sample"
     ]:
-        from helpers.questions import choice_questions
+        from helpers.questions.multiple_choice import choice_questions
 
         choice_questions(config.evaluation.questions, config.evaluation.max_questions)
     source = config.data.source

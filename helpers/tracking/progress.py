@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from helpers.processes import is_main_process
+from helpers.machine.processes import is_main_process
 
 PROGRESS_FILE = "AI_DOCTOR_PROGRESS"  # set by the runner: the path of a file that the kernel keeps up to date
 

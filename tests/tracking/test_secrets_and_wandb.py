@@ -1,4 +1,4 @@
-"""What a machine can do, as a table, and secrets: where they are looked for and that they go nowhere else."""
+"""Secrets: where they are looked for and that they go nowhere else; what W&B is told."""
 
 import itertools
 import os
@@ -11,129 +11,15 @@ import huggingface_hub
 import pytest
 from fake_server import Server
 
-from helpers import PROJECT_ROOT, InputError, tracking
-from helpers.config import Config, profile_table
+from helpers import PROJECT_ROOT, InputError
+from helpers.config import Config
 from helpers.files import write_json
-from helpers.machine import GPUS, Machine, choose_profile, describe_machine, with_gpu
-from helpers.run_dir import Run, note_in_record, open_run
-from helpers.secrets import SECRETS, export_secrets
-from helpers.tracking import wandb_mode
+from helpers.run_dir.folder import Run, note_in_record, open_run
+from helpers.tracking import wandb_run
+from helpers.tracking.secrets import SECRETS, export_secrets
+from helpers.tracking.wandb_run import wandb_mode
 
 KEY = "hf_0123456789abcdefghijklmnopqrstuv"
-
-
-def made(gpu=None, memory=None, capability=None, **more) -> Machine:
-    facts = {"gpu": gpu, "gpu_count": int(gpu is not None), "gpu_memory_gib": memory, "compute_capability": capability}
-    return Machine(system="Linux x86_64", cpu_cores=2, memory_gib=12.7, disk_free_gib=70, **(facts | more))
-
-
-# Machines --------------------------------------------------------------------------------------------------------
-
-TABLE = {
-    "no GPU": (made(), "laptop", "float32"),
-    "T4": (made("Tesla T4", 14.7, (7, 5)), "t4", "float16"),
-    "T4, 15 GiB": (made("Tesla T4", 15.0, (7, 5)), "t4", "float16"),
-    "V100": (made("Tesla V100-SXM2-16GB", 15.8, (7, 0)), "t4", "float16"),
-    "V100, 32 GiB": (made("Tesla V100-SXM2-32GB", 31.7, (7, 0)), "t4", "float16"),
-    "P100": (made(unusable_gpu="Tesla P100-PCIE-16GB, compute capability 6.0: no"), "laptop", "float32"),
-    "L4": (made("NVIDIA L4", 22.0, (8, 9)), "full", "bfloat16"),
-    "A100": (made("NVIDIA A100-SXM4-40GB", 39.6, (8, 0)), "full", "bfloat16"),
-    "H100": (made("NVIDIA H100 80GB HBM3", 79.2, (9, 0)), "full", "bfloat16"),
-    "two H200": (made("NVIDIA H200", 139.8, (9, 0), gpu_count=2), "full", "bfloat16"),
-    "RTX 4060, 8 GiB": (made("NVIDIA GeForce RTX 4060", 7.6, (8, 9)), "laptop", "bfloat16"),
-    "RTX 3060, 12 GiB": (made("NVIDIA GeForce RTX 3060", 11.8, (8, 6)), "t4", "bfloat16"),
-    "RTX 4080, 16 GiB": (made("NVIDIA GeForce RTX 4080", 15.6, (8, 9)), "t4", "bfloat16"),
-}
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_every_machine_gets_the_profile_and_the_type_that_it_can_do(name):
-    machine, profile, dtype = TABLE[name]
-    choice = choose_profile(machine)
-    assert (choice.profile, machine.compute_dtype) == (profile, dtype)
-    assert (machine.unusable_gpu or (f"{machine.gpu_memory_gib} GiB" if machine.gpu else "no CUDA GPU")) in choice.why
-
-
-def test_this_machine_describes_itself():
-    machine = describe_machine()
-    assert machine.cpu_cores >= 1
-    assert 0.5 < machine.memory_gib < 100_000
-    assert machine.disk_free_gib > 0
-    assert machine.system.split()[0] in ("Linux", "Darwin", "Windows")
-    assert not machine.colab
-    gpu = (machine.gpu, machine.gpu_memory_gib, machine.compute_capability)
-    assert all(fact is None for fact in gpu) or None not in gpu
-    assert (machine.gpu is None) == (machine.gpu_count == 0)
-    assert choose_profile(machine).profile in profile_table()
-
-
-def test_a_gpu_is_described_by_what_its_driver_says(monkeypatch):
-    import torch
-
-    card = types.SimpleNamespace(name="Tesla T4", total_memory=15_828_320_256, major=7, minor=5)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (14 * 2**30, card.total_memory))
-    # A T4 says yes here, since CUDA emulates the type; nobody may ask.
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: pytest.fail("asked the emulation"))
-    machine = describe_machine()
-    assert (machine.gpu, machine.gpu_count, machine.gpu_memory_gib) == ("Tesla T4", 2, 14.7)
-    assert (machine.compute_capability, machine.gpu_free_gib) == ((7, 5), 14.0)
-    assert machine.compute_dtype == "float16"
-    assert choose_profile(machine).profile == "t4"
-
-
-# What torch.cuda.get_arch_list() holds in PyTorch 2.8 for CUDA 12.8 and 12.6, and in 2.10 for CUDA 13.0.
-CUDA_128 = "sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
-CUDA_126 = "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90"
-CUDA_130 = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "compiled_for", "why_not"),
-    [
-        ("Tesla P100-PCIE-16GB", (6, 0), CUDA_128, "Unsloth need 7.0"),  # on Kaggle in 2026: every CUDA call fails
-        ("Tesla P100-PCIE-16GB", (6, 0), CUDA_126, "Unsloth need 7.0"),  # PyTorch itself would work
-        ("NVIDIA GeForce GTX 1070", (6, 1), CUDA_126, "Unsloth need 7.0"),
-        ("Tesla V100-SXM2-16GB", (7, 0), CUDA_128, ""),
-        ("Tesla V100-SXM2-16GB", (7, 0), CUDA_130, "no code for it"),
-        ("Tesla T4", (7, 5), CUDA_130, ""),
-        ("NVIDIA L4", (8, 9), CUDA_130, ""),  # runs what was compiled for 8.6
-        ("NVIDIA B300", (10, 3), CUDA_130, ""),
-        ("a GPU still to come", (13, 0), CUDA_128, "no code for it"),
-        ("a GPU still to come", (13, 0), CUDA_130, ""),  # from PTX
-        ("AMD Instinct MI300X", (9, 4), "gfx90a gfx942", ""),
-        ("Tesla T4", (7, 5), "", ""),
-    ],
-)
-def test_a_gpu_that_this_pytorch_cannot_use_is_said_and_left_alone(
-    monkeypatch, name, capability, compiled_for, why_not
-):
-    import torch
-
-    major, minor = capability
-    card = types.SimpleNamespace(name=name, total_memory=16 * 2**30, major=major, minor=minor)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (15 * 2**30, card.total_memory))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", compiled_for.split)
-    machine = describe_machine()
-    assert (machine.gpu is None, machine.gpu_count) == (bool(why_not), int(not why_not))
-    if why_not:
-        assert machine.unusable_gpu.startswith(f"{name}, compute capability {major}.{minor}: ")
-        choice = choose_profile(machine)
-        assert (choice.profile, machine.compute_dtype) == ("laptop", "float32")
-        assert why_not in choice.why
-
-
-def test_colab_is_recognised(monkeypatch):
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert describe_machine().colab
-
-
-# Secrets ---------------------------------------------------------------------------------------------------------
 
 
 WANDB_VARIABLES = ("MODE", "DISABLED", "PROJECT", "ENTITY", "DIR", "SILENT", "INIT_TIMEOUT", "BASE_URL")
@@ -280,17 +166,17 @@ def test_online_without_a_key_is_an_error_and_not_a_question(monkeypatch):
 
 def test_disabled_tracking_does_not_touch_wandb(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would raise
-    with tracking.tracked(Run(tmp_path, Config.resolve("smoke")), "job") as tracker:
+    with wandb_run.tracked(Run(tmp_path, Config.resolve("smoke")), "job") as tracker:
         assert tracker is None
-    tracking.log_table(None, "replies", [{"a": 1}])
+    wandb_run.log_table(None, "replies", [{"a": 1}])
     assert list(tmp_path.iterdir()) == []
 
 
 # Run in a process of its own: a job named training in the run folder argv[1].
 CHILD = """
 import sys, time
-from helpers.run_dir import open_run
-from helpers.tracking import tracked
+from helpers.run_dir.folder import open_run
+from helpers.tracking.wandb_run import tracked
 run, started = open_run("auto", sys.argv[1]), time.monotonic()
 with tracked(run, "training") as tracker:
     print("SECONDS", time.monotonic() - started)
@@ -346,7 +232,7 @@ def wandb(monkeypatch):
 
     fake.init = init
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(tracking.httpx, "get", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run.httpx, "get", lambda *_, **__: None)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     return fake
 
@@ -354,12 +240,12 @@ def wandb(monkeypatch):
 def test_a_job_that_failed_is_recorded_so_and_goes_on_in_the_same_run_until_it_is_done(wandb, tmp_path, monkeypatch):
     run = open_run("smoke", tmp_path / "run", {"tracking.wandb": "offline"})
     note_in_record(run, data={"fingerprint": "abc"})
-    with pytest.raises(RuntimeError), tracking.tracked(run, "training"):
+    with pytest.raises(RuntimeError), wandb_run.tracked(run, "training"):
         raise RuntimeError("in the job")
-    with tracking.tracked(run, "training"):
+    with wandb_run.tracked(run, "training"):
         write_json(run / "training/metrics.json", {"steps": 4})
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    with tracking.tracked(run, "training"):
+    with wandb_run.tracked(run, "training"):
         pass
     assert wandb.ended == [1, 0, 0]
     failed, done, other = wandb.inits
@@ -374,19 +260,11 @@ def test_a_job_that_failed_is_recorded_so_and_goes_on_in_the_same_run_until_it_i
 def test_whatever_wandb_says_of_the_network_the_job_goes_on(wandb, tmp_path, capsys, error):
     wandb.broken = {"online": error}
     run = open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
-    with tracking.tracked(run, "training") as tracker:
+    with wandb_run.tracked(run, "training") as tracker:
         assert tracker
     assert [init.mode for init in wandb.inits] == ["online", "offline"]
     assert capsys.readouterr().out.startswith("W&B online fails (")
     wandb.broken["offline"] = OSError(28, "No space left on device")
-    with tracking.tracked(run, "training") as tracker:
+    with wandb_run.tracked(run, "training") as tracker:
         assert tracker is None
     assert capsys.readouterr().out.splitlines()[-1].endswith("No space left on device): no tracking")
-
-
-def test_the_gpus_that_01_names_get_the_profile_of_their_kind():
-    here = describe_machine()
-    found = {gpu: choose_profile(with_gpu(here, gpu)).profile for gpu in GPUS}
-    assert [found[gpu] for gpu in GPUS] == ["laptop", "t4", "full", "full", "full", "full"]
-    assert with_gpu(with_gpu(here, "L4 (Colab)"), None).gpu is None
-    assert "P100" in choose_profile(with_gpu(here, "P100 (Kaggle)")).why

@@ -12,10 +12,10 @@ import httpx
 
 from helpers import InputError
 from helpers.files import fingerprint
-from helpers.processes import is_main_process
-from helpers.run_dir import Run
-from helpers.secrets import export_secrets, wandb_address
+from helpers.machine.processes import is_main_process
+from helpers.run_dir.folder import Run
 from helpers.sources.tables import brief
+from helpers.tracking.secrets import export_secrets, wandb_address
 
 # Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
 INIT_TIMEOUT = 15

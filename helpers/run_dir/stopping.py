@@ -12,7 +12,7 @@ import psutil
 
 from helpers import STOPPED, StageError
 from helpers.files import read_json, write_json
-from helpers.processes import is_main_process
+from helpers.machine.processes import is_main_process
 
 STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
 SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM

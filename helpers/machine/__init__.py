@@ -1,0 +1,1 @@
+"""This computer: its hardware, and the processes that work together on it."""

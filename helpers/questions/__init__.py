@@ -1,0 +1,1 @@
+"""Multiple-choice questions: public benchmarks, one's own files, the packaged set."""

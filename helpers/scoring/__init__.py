@@ -1,0 +1,1 @@
+"""From a reply to a figure: the choice in it, replies kept on disk, statistics."""
