@@ -1,6 +1,7 @@
 """docs/ARCHITECTURE.md names every room of helpers in an order in which none imports from a later one."""
 
 import ast
+import graphlib
 import importlib
 import re
 
@@ -41,6 +42,19 @@ def test_nothing_imports_from_a_later_room_and_no_stage_from_another(path):
         found = [name for name in imported(path) if name in order and name != room]
         assert [name for name in found if order.index(name) > order.index(room)] == []
         assert room not in stages or not stages & set(found)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    paths = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for name, path in paths.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if hasattr(node, "names")]
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        named = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+        named |= {node.module for node in froms}
+        graph[name] = {found for each in named if (found := each.removeprefix("helpers.")) in paths} - {name}
+    assert len(graph["use.server"]) > 5
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names a circle
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from typing import Any
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.server import ServerSettings
 from helpers.use.sourced_chat import GONE, add_passages, annotated, annotated_stream, error, parsed
 
 MAX_BODY = 1 << 20  # bytes of a request
@@ -27,7 +26,7 @@ CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own serve
 
 
 class Proxy(ThreadingTCPServer):
-    """In front of the `engine`, a thread a client.
+    """In front of the `engine`, given as its port on this machine and its key, a thread a client.
 
     Clients send `api_key`, if there is one, and never the engine's. Nothing of a client's headers goes to the engine or
     into a log. InputError where it cannot listen.
@@ -36,8 +35,8 @@ class Proxy(ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, api_key: str, engine: ServerSettings, index: Index, k: int) -> None:
-        self.engine, self.index, self.k = engine, index, k
+    def __init__(self, host: str, port: int, api_key: str, engine: tuple[int, str], index: Index, k: int) -> None:
+        (self.engine_port, self.engine_key), self.index, self.k = engine, index, k
         self.expected = f"Bearer {api_key}".encode() if api_key else b""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -110,7 +109,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _relay(self, passages: list[Passage] | None, body: bytes | None = None) -> None:
         """The engine's answer, with the passages of a chat. Where the client leaves, the engine stops."""
-        with closing(HTTPConnection(self.server.engine.host, self.server.engine.port)) as engine:
+        with closing(HTTPConnection("127.0.0.1", self.server.engine_port)) as engine:
             try:
                 answer = self._ask(engine, body)
                 streams = answer.getheader("Content-Type", "").startswith("text/event-stream")
@@ -127,7 +126,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _ask(self, engine: HTTPConnection, body: bytes | None) -> HTTPResponse:
         """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes."""
-        headers = {"Authorization": f"Bearer {self.server.engine.api_key}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.server.engine_key}", "Content-Type": "application/json"}
         engine.request(self.command, self.path, body, headers)
         with selectors.DefaultSelector() as either:
             either.register(engine.sock, selectors.EVENT_READ)

@@ -29,6 +29,7 @@ from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import END_THINK
 from helpers.run_dir.folder import Run
 from helpers.use.client import Endpoint, is_local
+from helpers.use.proxy import Proxy
 from helpers.use.question import MAX_QUESTION
 
 ENGINES = ("auto", "llama.cpp", "vllm")
@@ -166,12 +167,11 @@ def serve_until_stopped(
 @contextmanager
 def _proxy(run: Run | None, settings: ServerSettings, index: Index) -> Iterator[tuple[ServerSettings, str]]:
     """A proxy that looks questions up: yields the settings of the engine behind it, and the proxy's own address."""
-    from helpers.use.proxy import Proxy
-
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     engine = replace(settings, host="127.0.0.1", port=port, api_key=secrets.token_urlsafe())
-    proxy = Proxy(settings.host, settings.port, settings.api_key, engine, index, _config(run).retrieval.k)
+    behind = (port, engine.api_key)
+    proxy = Proxy(settings.host, settings.port, settings.api_key, behind, index, _config(run).retrieval.k)
     with proxy.listening() as address:
         print(f"with sources from {index.path}, {index.documents:,} documents, at {address}/v1", file=sys.stderr)
         yield engine, address

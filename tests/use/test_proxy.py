@@ -23,7 +23,6 @@ from helpers.use import proxy as proxy_module
 from helpers.use.client import Ended, Endpoint
 from helpers.use.proxy import MAX_BODY, Proxy
 from helpers.use.question import MAX_QUESTION
-from helpers.use.server import ServerSettings
 from helpers.use.sourced_chat import add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
@@ -49,7 +48,7 @@ def index(tmp_path_factory):
 
 def listening(index, port, api_key=KEY):
     """A proxy of the engine on that port."""
-    return Proxy("127.0.0.1", 0, api_key, ServerSettings(port=port, api_key=ENGINE_KEY), index, 2).listening()
+    return Proxy("127.0.0.1", 0, api_key, (port, ENGINE_KEY), index, 2).listening()
 
 
 @pytest.fixture
@@ -288,7 +287,7 @@ def listener():
 
 def test_a_taken_port_is_one_line(index, listener):
     with pytest.raises(InputError, match=r"^cannot listen on 127\.0\.0\.1:\d+ \(.*\): is the port taken\?$"):
-        Proxy("127.0.0.1", listener.getsockname()[1], KEY, ServerSettings(), index, 1)
+        Proxy("127.0.0.1", listener.getsockname()[1], KEY, (0, ""), index, 1)
 
 
 def answering(listener, *answers):
