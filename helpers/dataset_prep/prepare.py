@@ -295,10 +295,12 @@ def _remarks(unwrapped: int, shared: dict[str, int], splits: dict[str, int], fra
     if unwrapped:
         remarks.append(f"The tags around the reasoning, {THINK} and {END_THINK}, were taken off {unwrapped} x.")
     if shared:
-        examples = ", ".join(f"'{shingle.strip()}' ({count})" for shingle, count in islice(shared.items(), 5))
+        # A run at either end of a question holds blanks, which would puzzle a reader.
+        inner = {shingle: count for shingle, count in shared.items() if shingle == shingle.strip()} or shared
+        examples = ", ".join(f"'{shingle.strip()}' ({count})" for shingle, count in islice(inner.items(), 5))
         remarks.append(
             f"{len(shared)} runs of three words stand in too many questions to make two of them alike: {examples}"
-            f"{', ...' if len(shared) > 5 else '.'}"
+            f"{', ...' if len(shared) > min(5, len(inner)) else '.'}"
         )
     asked = {name: max(int(name == "validation"), round(fraction * total)) for name, fraction in fractions.items()}
     if any(not 0.5 * rows <= splits[name] <= 1.5 * rows + 1 for name, rows in asked.items()):

@@ -127,7 +127,7 @@ def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
     return (
         f" Of it, {there:+.3f} is at the end of the thought alone (</think> and the token after it); "
-        f"the mean of the other tokens, which are fewer, changes by {elsewhere:+.3f}."
+        f"the mean over the other tokens alone changes by {elsewhere:+.3f}, and the two do not add up."
     )
 
 

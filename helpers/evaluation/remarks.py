@@ -27,7 +27,7 @@ def on_loss(validation: Figures, training: Figures | None) -> str:
     losses = training["validation_nll"]
     there = f"{losses['before']:.3f} and {losses['after']:.3f}"
     if max(abs(before - losses["before"]), abs(after - losses["after"])) < 0.01:
-        return f"{remark} 04 ended with the same figures, {there}: it is one measure, taken twice."
+        return f"{remark} 04 measured the same, {there}, before and after: it is one measure, taken twice."
     return f"{remark} 04 logged {there}: the measure is the same, and rows, compute type or batches differ."
 
 
@@ -91,7 +91,7 @@ def on_forced(task: Figures) -> str:
     elif not stands:
         remark = "The difference in the replies is not shown here, so it can come from naming an option alone."
     elif stands == replied:
-        remark = "The difference in the replies stands here too, so it is not one of length or form."
+        remark = "The difference in the replies stands here too, so it does not come from naming an option alone."
     else:
         remark = "Here a difference shows that the replies did not show."
     for side in SIDES:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.prompts.encoding import split_reasoning
+from helpers.prompts.families import END_THINK
 from helpers.scoring.statistics import LOOPS, repetition_rate
 
 
@@ -15,7 +16,7 @@ def on_rounding(errors: Mapping[str, float]) -> str:
         return f"At 4 bits blocks do not help this slice: its error is {blocks:.1%} with them and {one:.1%} without."
     return (
         f"At 4 bits one scale for the whole slice costs an error of {one:.1%} of the weights' own spread, and a scale "
-        f"for each block {blocks:.1%}. At 8 bits it is {errors['8 bits, blocks']:.2%}."
+        f"for each block {blocks:.1%}. At 8 bits a scale for each block costs {errors['8 bits, blocks']:.2%}."
     )
 
 
@@ -61,11 +62,16 @@ def on_answer(answer: Mapping[str, Any]) -> str:
         ends = "and it stopped by itself" if answer["stopped"] else "and the limit cut it off"
         return f"The reply shows no text: its {answer['tokens']} tokens are blank or special ones, {ends}."
     closed = "It closes its thought" if parts.closed else "It never closes its thought, so it comes to no answer"
+    again = parts.closed and answer["reply"].count(END_THINK) > 1
+    if again:
+        closed += " more than once, of which the last counts"
     ends = "stops by itself" if answer["stopped"] else "does not stop within the limit"
     remark = f"{closed}, and {ends} after {answer['tokens']} tokens."
     repeated = repetition_rate(answer["reply"])
     if repeated > LOOPS:
         return f"{remark} It loops: {repeated:.0%} of its runs of four words had stood in it before."
+    if again:
+        return f"{remark} Training taught to close it once."
     if parts.closed and answer["stopped"]:
         return f"{remark} That is the form that training taught; whether it is right is another question."
     return f"{remark} It does not loop."

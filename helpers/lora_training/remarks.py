@@ -22,7 +22,7 @@ IN_WORDS = {
     "training.weight_decay": "pulls A and B a little towards 0 at each step",
     "training.scheduler": "how the learning rate falls to 0 after warmup",
     "training.optimizer": "AdamW; in 8 bits its two averages a weight take a quarter of the memory",
-    "training.gradient_checkpointing": "keep few activations and compute them again: less memory, more time",
+    "training.gradient_checkpointing": "keep few intermediate values and compute them again: less memory, more time",
     "training.validations": "times the validation loss is measured after the first",
     "training.checkpoints": "times all is saved, to go on from after an interruption",
 }
@@ -87,7 +87,7 @@ def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     more = metrics["peak_memory_gib"] - budget["memory_gib"]
     if more > 0.25 * budget["memory_gib"]:
         return (
-            f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and activations, the "
-            "process holds Python and its libraries, logits and freed but unreturned memory as well."
+            f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and intermediate "
+            "values, the process holds Python and its libraries, logits and freed but unreturned memory as well."
         )
     return f"{time} Memory came to {metrics['peak_memory_gib'] / budget['memory_gib']:.1f} times the plan."

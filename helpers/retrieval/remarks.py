@@ -31,13 +31,30 @@ def on_finding(finding: Figures) -> str:
 
 
 def on_reading(sides: Figures) -> str:
-    """The verdicts on the tuned model, as replied and made to answer, a paragraph for each kind of passages."""
-    parts = []
-    for condition, found in sides["tuned"].items():
-        if condition != "closed":
-            verdicts = [found[reading]["verdict"] for reading in ("replied", "made_to_answer") if found[reading]]
-            had = f" The right document was among them for {found['found']:.0%}." if found["found"] is not None else ""
-            parts.append(f"**{condition}.** " + " ".join(map(quoted, verdicts)) + had)
+    """The verdicts on the tuned model and, made to answer, on the base model: a list for each kind of passages.
+
+    What so many questions could have shown is said once, below the lists.
+    """
+    parts, detectable = [], {}
+    for condition, tuned in sides["tuned"].items():
+        if condition == "closed":
+            continue
+        base = sides.get("base", {}).get(condition, {}).get("made_to_answer")
+        said = [f"**{condition}.**"]
+        if tuned["found"] is not None:
+            said[0] += f" The right document was among the tuned model's passages for {tuned['found']:.0%}."
+        said.append("")
+        for figures in filter(None, (tuned["replied"], tuned["made_to_answer"], base)):
+            verdict = figures["verdict"]
+            if not is_shown(figures):
+                verdict = verdict.partition(" With ")[0]
+                detectable.setdefault(figures["n"], []).append(round(100 * figures["detectable"]))
+            said.append(f"- {quoted(verdict)}")
+        parts.append("\n".join(said))
+    for n, points in detectable.items():
+        least = " to ".join(map(str, dict.fromkeys((min(points), max(points)))))
+        shown = f"only a difference of about {least} points or more had four chances in five of being shown."
+        parts.append(f"With {n} questions, {shown}")
     return "\n\n".join(parts)
 
 

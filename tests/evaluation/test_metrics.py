@@ -178,8 +178,8 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     task = [choice("t", 0, "A", "A")]
     validation = summarise(base + task, tuned + task)["validation"]
     assert validation["verdict"].endswith(
-        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean of the other "
-        "tokens, which are fewer, changes by -0.200."
+        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean over the "
+        "other tokens alone changes by -0.200, and the two do not add up."
     )
     assert "</think>" not in summarise(BASE, TUNED)["validation"]["verdict"]  # replies of an older release
 

@@ -71,6 +71,11 @@ def test_all_pass_none_passes_none_is_checked(files):
     ("reply", "stopped", "words"),
     [
         ("The nerve.</think>The median nerve.", True, "That is the form that training taught"),
+        (
+            "So.</think>It is.</think>It.",
+            True,
+            "closes its thought more than once, of which the last counts, and stops",
+        ),
         ("The median nerve is the nerve. " * 20, False, "It loops: "),
         ("The nerve", False, "It never closes its thought, so it comes to no answer, and does not stop"),
         ("The nerve</think>The", False, "It closes its thought, and does not stop within the limit"),
@@ -85,7 +90,7 @@ def test_blocks_are_said_to_help_only_where_they_do():
     errors = {"8 bits, blocks": 0.005, "4 bits, one scale": 0.38, "4 bits, blocks": 0.1}
     assert on_rounding(errors) == (
         "At 4 bits one scale for the whole slice costs an error of 38.0% of the weights' own spread, and a scale for "
-        "each block 10.0%. At 8 bits it is 0.50%."
+        "each block 10.0%. At 8 bits a scale for each block costs 0.50%."
     )
     assert "do not help" in on_rounding({**errors, "4 bits, one scale": 0.1})
 

@@ -363,11 +363,28 @@ def test_the_table_has_a_row_for_each_side_and_condition():
 def test_the_remark_gives_the_tuned_models_verdicts_by_condition():
     oracle = [row for row in pairs(0, 0, 20, "oracle", found=True) if row["condition"] == "oracle"]
     sides = compare_reading({"base": pairs(0, 12, 20), "tuned": pairs(12, 0, 20) + oracle})["quiz"]
-    first, second = on_reading(sides).split("\n\n")
-    assert first.startswith("**open.** Reading helped")
-    assert second.startswith("**oracle.** Reading ")
-    assert second.endswith("The right document was among them for 100%.")
-    assert "base" not in first + second
+    head, first, second_head, second = on_reading(sides).split("\n\n")
+    assert (head, second_head) == (
+        "**open.**",
+        "**oracle.** The right document was among the tuned model's passages for 100%.",
+    )
+    assert first.startswith("- Reading helped")
+    assert second.startswith("- Reading helped")
+    assert "base" not in first + second  # it was not made to answer
+
+
+def test_the_remark_has_the_base_model_made_to_answer_and_says_once_what_could_be_shown():
+    sides = {side: pairs(0, 0, 20, forced=True) for side in ("base", "tuned")}
+    said = on_reading(compare_reading(sides)["quiz"])
+    assert [line.partition("the ")[2].partition(" changes")[0] for line in said.splitlines() if line[:1] == "-"] == [
+        "question the tuned model", "question the tuned model, made to answer,",
+        "question the base model, made to answer,",
+    ]  # fmt: skip
+    assert said.endswith("misled of 20.\n\nWith 20 questions, only a difference of about 35 points or more had four "
+                         "chances in five of being shown.")  # fmt: skip
+    changed = on_reading(compare_reading({"tuned": pairs(5, 5, 20, forced=True)})["quiz"])
+    assert changed.count("With") == 1  # more discordant ones: a larger difference is detectable in the replies
+    assert "only a difference of about 35 to 42 points or more" in changed
 
 
 def test_an_example_of_each_change_is_the_first(tmp_path):
