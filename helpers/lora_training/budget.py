@@ -63,7 +63,7 @@ def training_budget(
     longest = config.model.max_length if training.packing else max(len(each["input_ids"]) for each in [*rows, *texts])
     activations = width * (6 * shape["hidden"] + 2 * shape["keys"] + 2 * shape["intermediate"])
     kept = width * shape["hidden"] * shape["layers"] + activations if recomputed else activations * shape["layers"]
-    linear = shape["linear"] * (0.53 if config.model.load_in_4bit else width)  # NF4 with its doubly quantised scales
+    linear = shape["linear"] * (0.516 if config.model.load_in_4bit else width)  # NF4 with its doubly quantised scales
     adapters = config.lora.r * shape["lora_per_rank"] * (4 + 4 + (8 if dtype == "float32" else 2))
     memory = linear + shape["embeddings"] * width + adapters + training.batch_size * longest * kept
     operations = (6 if recomputed else 4) * (shape["linear"] + shape["head"])
