@@ -52,7 +52,7 @@ def on(monkeypatch):
 
     def pretend(other, unsloth=True):
         stage = ("lora_training.backends", "lora_training.train", "lora_training.budget")
-        for module in ("machine", "models.loading", *stage):
+        for module in ("machine.hardware", "models.loading", *stage):
             monkeypatch.setattr(sys.modules[f"helpers.{module}"], "describe_machine", lambda: other)
         real = util.find_spec
         monkeypatch.setattr(
