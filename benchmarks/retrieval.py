@@ -10,8 +10,8 @@ process of its own, so that its peak memory is its own. Processor seconds stand 
 lengthen.
 
 SHARED holds `knowledge/` (OpenStax books) and `data/` (questions), see docs/RETRIEVAL.md: each packaged question to its
-section, each textbook question to its module, each of PubMedQA's to its abstract, by the question alone. With
---embedder (a hub id or folder) ranks by meaning are fused with those by words.
+section, each textbook question to its module, each of PubMedQA's to its abstract, by the question. With --embedder (a
+hub id or folder) ranks by meaning are fused with those by words; beside it, paired, stands the search by words alone.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def measure_finding(shared: Path, embedder: str | None) -> dict[str, Any]:
         tasks = choice_questions(["sample", *files])
         library = open_library(open_run("laptop", Path(folder) / "run", asked), chain.from_iterable(tasks.values()))
         ways = queries(library, {})
-        found = {task: find(library, questions, ways)["question"] for task, questions in tasks.items()}
+        found = {task: find(library, questions, ways) for task, questions in tasks.items()}
         index = {"documents": library.index.documents, "passages": len(library.index)}
     return {"embedder": embedder and Path(embedder).name, "index": index, "finding": found}
 

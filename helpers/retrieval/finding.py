@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
+from helpers.knowledge.dense import FusedIndex
+from helpers.knowledge.index import Index
 from helpers.knowledge.library import Library, holds
 from helpers.questions.multiple_choice import ChoiceQuestion
 from helpers.scoring.statistics import mean_interval, paired_difference, share_interval
 
 HITS = (1, 5, 10)
+WORDS_ALONE = "question, by words alone"
 Queries = Mapping[str, Callable[[ChoiceQuestion], str]]
 
 
@@ -20,6 +24,8 @@ def queries(library: Library, thoughts: Mapping[str, Mapping[str, str]]) -> dict
     options: what a reasoning model writes names findings and candidates that the question leaves out.
     """
     made: dict[str, Callable[[ChoiceQuestion], str]] = {"question": lambda q: q.question}
+    if isinstance(library.index, FusedIndex):
+        made[WORDS_ALONE] = made["question"]
     if library.synonyms:
         made["question and synonyms"] = lambda q: library.widened(q.question)
     for side, texts in thoughts.items():
@@ -33,7 +39,8 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
 
     hit@k: the share of questions with a passage of the right document among the first k passages. MRR: the mean of 1
     over the place of the first such passage, 0 if none is among the first 10. Shares have exact intervals, means
-    Student's t; `paired` compares each query with the question alone. {} where no question names a document.
+    Student's t; `paired` compares each query with the question alone. Where ranks by meaning are fused with those by
+    words, the question is also asked by words alone. {} where no question names a document.
     """
     known = [question for question in asked if question.answered_by]
     if not known:
@@ -41,9 +48,10 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
     places, times = {}, {}
     for name, query in ways.items():
         places[name], times[name] = [], []
+        search = partial(Index.search, library.index) if name == WORDS_ALONE else library.index.search
         for question in known:
             started = time.perf_counter()
-            found = library.index.search(query(question), max(HITS))
+            found = search(query(question), max(HITS))
             times[name].append(1000 * (time.perf_counter() - started))
             places[name].append(next((n for n, each in enumerate(found, 1) if holds(each, question.answered_by)), None))
     reciprocal = {name: [1 / place if place else 0.0 for place in found] for name, found in places.items()}

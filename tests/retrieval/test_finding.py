@@ -1,12 +1,14 @@
 """Whether the search finds the document that answers, counted by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from choices import choice_question
 from libraries import document, library_of
 
-from helpers.retrieval.finding import find, queries
+from helpers.knowledge.dense import FusedIndex
+from helpers.retrieval.finding import WORDS_ALONE, find, queries
 from helpers.retrieval.remarks import on_finding
 from helpers.scoring.statistics import share_interval
 
@@ -49,10 +51,20 @@ def test_another_query_is_compared_with_the_question_alone(library):
     assert found["worse"]["mrr"] == 0
 
 
+def test_beside_a_fused_search_stands_the_one_by_words_alone(library):
+    """The embedder, which only pretends, thinks of the zebra whatever it is asked."""
+    fused = FusedIndex(library.index.path, "an/embedder")
+    fused.dense = SimpleNamespace(search=lambda query, k: library.index.search("zebra", k))
+    both = replace(library, index=fused)
+    found = find(both, asked_for(*["x"] * 5, text="giraffe"), queries(both, {}))
+    assert (found["question"]["mrr"], found[WORDS_ALONE]["mrr"]) == (1, 0)
+    assert found[WORDS_ALONE]["paired"]["delta"] == -1
+
+
 def test_a_query_is_the_question_its_synonyms_and_the_models_thoughts():
     thoughts = {"base": {"q0": "a thought"}, "tuned": {"q0": "another thought"}}
-    plain = SimpleNamespace(synonyms=None)
-    wide = SimpleNamespace(synonyms=object(), widened=lambda question: f"{question} cardiac")
+    plain = SimpleNamespace(index=None, synonyms=None)
+    wide = SimpleNamespace(index=None, synonyms=object(), widened=lambda question: f"{question} cardiac")
     made = {name: query(choice_question(0, "heart")) for name, query in queries(wide, thoughts).items()}
     assert made == {
         "question": "heart",
@@ -67,7 +79,7 @@ def test_a_query_is_the_question_its_synonyms_and_the_models_thoughts():
 
 def test_the_options_and_the_context_are_in_no_query():
     thoughts = {"tuned": {"q0": "a thought"}}
-    library = SimpleNamespace(synonyms=object(), widened=str.upper)
+    library = SimpleNamespace(index=None, synonyms=object(), widened=str.upper)
     one, other = choice_question(0, "heart"), choice_question(0, "heart", {"A": "x", "C": "y"}, "C", context="Context.")
     for query in queries(library, thoughts).values():
         assert query(one) == query(other)
