@@ -41,19 +41,19 @@ def unseen_rows(run: Run) -> list[dict[str, str]]:
     return rows[: settings.max_validation]
 
 
-def questions(run: Run, tokenizer: Any) -> list[Question]:
+def questions(run: Run) -> list[Question]:
     """Validation rows first, then the multiple-choice questions task by task.
 
-    Keys: task, id, question, target, prompt (what the model reads); of a multiple-choice question also options.
+    Keys: task, id, question, target; of a multiple-choice question also options.
     """
-    settings, style = run.config.evaluation, run.config.model.prompt_style
+    settings = run.config.evaluation
     found = [
         {"task": OPEN_TASK, "id": f"{OPEN_TASK}-{i}", "question": row["Question"], "target": row["Response"]}
         for i, row in enumerate(unseen_rows(run))
     ]
     for task, choices in choice_questions(settings.questions, settings.max_questions).items():
         found += [choice_row(task, question, question.as_prompt()) for question in choices]
-    return [{**question, "prompt": build_prompt(tokenizer, question["question"], style)} for question in found]
+    return found
 
 
 def predict(run: Run, model: Any, tokenizer: Any, asked: list[Question], side: str) -> list[Prediction]:
@@ -108,13 +108,15 @@ def evaluate(run: Run) -> dict[str, Any]:
     adapter = run.require("adapter", "04_lora_training")
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
-    asked = questions(run, tokenizer)
+    asked = questions(run)
     (run / "evaluation").mkdir(exist_ok=True)
     with tracked(run, "evaluation") as tracker:
         base, tuned = (predict(run, model, tokenizer, asked, side) for side in SIDES)
         metrics = _save(run, base, tuned)
         if is_main_process():
-            write_tasks(run / "evaluation/tasks", asked, run.config.generation)
+            style = run.config.model.prompt_style
+            texts = [{**each, "prompt": build_prompt(tokenizer, each["question"], style)} for each in asked]
+            write_tasks(run / "evaluation/tasks", texts, run.config.generation)
             _note_commits(run)
         if tracker:
             tracker.summary.update({"validation": metrics["validation"], "tasks": metrics["tasks"]})

@@ -44,9 +44,9 @@ TASK = {
 
 
 def write_tasks(folder: Path, questions: Sequence[Mapping[str, Any]], settings: GenerationSettings) -> None:
-    """Fill `folder` with NAME.jsonl and NAME.yaml for every task of the questions, as `evaluation.questions` has them.
+    """Fill `folder` with NAME.jsonl and NAME.yaml for every task of the questions: those of `evaluate.questions`.
 
-    Questions without options are left out: no program scores their replies.
+    Each also has `prompt`, what the model reads. Those without options are left out: no program scores their replies.
     """
     sampled = {"do_sample": settings.temperature > 0, "temperature": settings.temperature, "top_p": settings.top_p}
     # Nothing ends a reply but its end-of-sequence token: the harness's usual stop, a blank line, is in every thought.

@@ -25,9 +25,9 @@ MMLU_MEDICAL = (
 class Benchmark:
     """A split on the hub.
 
-    `question` converts a row to a ChoiceQuestion's fields, or returns None to leave it out: a row of another subject,
-    say. The default `id` is the row's number. `licence` is what the data set's page states: the hub's identifier, and
-    the licence in words.
+    `question` converts a row to a ChoiceQuestion's fields, with None for a hidden answer, or returns None to leave the
+    row out: one of another subject, say. The default `id` is the row's number. `licence` is what the data set's page
+    states: the hub's identifier, and the licence in words.
     """
 
     dataset: str

@@ -98,7 +98,7 @@ def asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize("side", ["base", "tuned"])
 def test_one_side_is_asked_every_row_and_question_with_the_adapter_off_or_on(asked, side):
     model = Switchable()
-    rows = predict(asked.run, model, Words(), evaluation.questions(asked.run, Words()), side)
+    rows = predict(asked.run, model, Words(), evaluation.questions(asked.run), side)
     questions = choice_questions(["sample"])["sample"][:3]
     between = "</think>" + ("\n\n" if side == "base" else "") + LEAD
     assert asked.log == [
@@ -146,7 +146,7 @@ def test_a_model_is_made_to_answer_in_the_form_it_was_trained_with(r1_tokenizer,
 
 
 def test_a_reply_that_ran_out_of_tokens_counts_as_wrong(asked):
-    cut, right, wrong = predict(asked.run, Switchable(), Words(), evaluation.questions(asked.run, Words()), "tuned")[2:]
+    cut, right, wrong = predict(asked.run, Switchable(), Words(), evaluation.questions(asked.run), "tuned")[2:]
     assert (cut["finished"], cut["correct"]) == (False, False)
     assert (right["choice"], right["correct"]) == (right["answer_idx"], True)
     assert wrong["choice"] is not None
@@ -188,7 +188,7 @@ def test_what_03_flagged_is_left_out_of_a_second_figure(evaluated):
 def test_replies_are_kept_for_one_side_and_one_adapter(asked):
     weights = asked.run / "adapter/adapter_model.safetensors"
     weights.parent.mkdir()
-    kept, questions = {}, evaluation.questions(asked.run, Words())
+    kept, questions = {}, evaluation.questions(asked.run)
     for adapter in (b"one", b"two"):
         weights.write_bytes(adapter)
         for side in ("base", "tuned"):
@@ -218,10 +218,10 @@ def test_the_test_rows_are_asked_where_the_settings_say_so(asked):
     run = Run(asked.run.path, Config.resolve("smoke", {"evaluation.rows": "test", "evaluation.max_validation": 2}))
     rows = [{"Question": f"last {i}", "Complex_CoT": "c", "Response": "r"} for i in range(3)]
     write_jsonl(run / "data/test.jsonl", rows)
-    assert [q["question"] for q in evaluation.questions(run, Words())[:2]] == ["last 0", "last 1"]
+    assert [q["question"] for q in evaluation.questions(run)[:2]] == ["last 0", "last 1"]
     write_jsonl(run / "data/test.jsonl", [])
     with pytest.raises(InputError, match=r"evaluation.rows = test: data/test.jsonl of .* holds no row"):
-        evaluation.questions(run, Words())
+        evaluation.questions(run)
 
 
 def test_without_an_adapter_the_stage_that_makes_it_is_named(tmp_path):
@@ -292,6 +292,9 @@ def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, t
     sides = [f"predictions.{side}.jsonl" for side in ("base", "tuned")]
     for name in (*sides, "metrics.json", "tasks/sample.jsonl"):
         assert (stopped / "evaluation" / name).read_bytes() == (whole / "evaluation" / name).read_bytes()
+    exported = read_jsonl(whole / "evaluation/tasks/sample.jsonl")
+    assert all(row["prompt"].endswith("<think>\n") and row["question"] in row["prompt"] for row in exported)
+    assert exported
     base, tuned = (read_jsonl(whole / f"evaluation/predictions.{side}.jsonl") for side in ("base", "tuned"))
     assert [(row["id"], row["question"]) for row in base] == [(row["id"], row["question"]) for row in tuned]
     assert [row["reply"] for row in base] != [row["reply"] for row in tuned]

@@ -69,6 +69,16 @@ ROWS = {
     "pubmedqa": PUBMEDQA,
     **{f"mmlu_{subject}": MMLU_ROW for subject in MMLU_MEDICAL},
 }
+# What must become of each: id, question, options, right letter.
+QUESTIONS = {
+    "medqa": ("medqa-1", MEDQA["question"], MEDQA["options"], "B"),
+    "medmcqa": ("00aa-11bb", MEDMCQA["question"], {"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D"),
+    "pubmedqa": ("1234", PUBMEDQA["question"], {"A": "yes", "B": "no", "C": "maybe"}, "C"),
+    **{
+        f"mmlu_{subject}": (f"mmlu_{subject}-1", MMLU_ROW["question"], {"A": "w", "B": "x", "C": "y", "D": "z"}, "C")
+        for subject in MMLU_MEDICAL
+    },
+}
 
 
 def three(row):
@@ -121,20 +131,12 @@ def test_each_benchmark_comes_from_its_split_at_a_commit(hub):
     assert len(hub.calls) == len(BENCHMARKS)  # once a process
 
 
-@pytest.mark.parametrize(
-    ("name", "number", "options", "letter"),
-    [
-        ("medqa", "medqa-1", MEDQA["options"], "B"),
-        ("medmcqa", "00aa-11bb", {"A": "A1", "B": "B1", "C": "C1", "D": "D1"}, "D"),  # counts from zero
-        ("pubmedqa", "1234", {"A": "yes", "B": "no", "C": "maybe"}, "C"),
-        ("mmlu_college_biology", "mmlu_college_biology-1", {"A": "w", "B": "x", "C": "y", "D": "z"}, "C"),
-    ],
-)
-def test_a_row_of_each_benchmark(hub, name, number, options, letter):
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_row_of_each_benchmark(hub, name):
     question = only(name)
-    assert (question.id, question.options, question.answer_idx) == (number, options, letter)
+    assert (question.id, question.question, question.options, question.answer_idx) == QUESTIONS[name]
     asked = question.as_prompt().split("\n\n")
-    assert asked[-3] == hub.rows[name][0]["question"]
+    assert asked[-3] == question.question
     assert asked[:-3] == (["It was given to ten.\nNine got well."] if name == "pubmedqa" else [])
 
 
@@ -179,8 +181,8 @@ def test_the_lists_of_names_for_users_have_every_benchmark():
     [setting] = [line for line in profiles.splitlines() if line.startswith("evaluation.questions:")]
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     example = readme.partition("Public benchmarks are asked by name")[2].partition("]")[0]
-    for text in (setting.partition("#")[2], example):
-        assert names <= set(re.findall(r"\w+", text))
+    for where, text in (("helpers/profiles.yaml", setting.partition("#")[2]), ("README.md", example)):
+        assert names - set(re.findall(r"\w+", text)) == set(), where
 
 
 def test_columns_that_have_changed_are_named(hub):
@@ -221,13 +223,12 @@ def test_no_two_tasks_have_one_name(hub, file, sources, name):
     assert f"two evaluation tasks are named '{name}'" in refused(*sources)
 
 
-def test_a_benchmark_is_asked_as_a_task_of_its_name(hub, tmp_path, r1_tokenizer):
+def test_a_benchmark_is_asked_as_a_task_of_its_name(hub, tmp_path):
     run = Run(tmp_path, Config.resolve("smoke", {"evaluation.questions": ["pubmedqa", "medqa"]}))
     write_jsonl(tmp_path / "data/validation.jsonl", [{"Question": "Open?", "Response": "Yes."}])
-    asked = evaluation.questions(run, r1_tokenizer)
+    asked = evaluation.questions(run)
     assert [question["task"] for question in asked] == ["validation", *["pubmedqa"] * 3, *["medqa"] * 3]
     assert [question["target"] for question in asked[3:]] == ["C", "B", "B", "B"]
-    assert all(question["prompt"].endswith("<think>\n") for question in asked)
 
 
 # Files and the package ---
