@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from helpers.machine.processes import shared_out, weights_spread
 from helpers.tracking.progress import Progress
 
-POSITIONS = 8192  # tokens that go through the model at a time, padding included
+# Tokens that go through the model at a time, padding included: a CPU's caches hold the activations of few.
+POSITIONS, POSITIONS_CPU = 8192, 1024
 
 
 def completion_nll(model: Any, rows: Sequence[dict[str, list[int]]], pad: int, what: str = "rows") -> list[float]:
@@ -132,9 +133,10 @@ def _letter_probabilities(
     texts = {i: [*forced[i].ids, *each[0]] for i, each in enumerate(spelled) if each}
     order = sorted(texts, key=lambda i: -len(texts[i]))
     found: list[dict[str, float] | None] = [None] * len(forced)
+    positions = POSITIONS_CPU if model.device.type == "cpu" else POSITIONS
     with Progress(len(order), what) as progress, forward_only(model) as causal:
         while order:
-            size = max(1, POSITIONS // len(texts[order[0]]))
+            size = max(1, positions // len(texts[order[0]]))
             batch, order = order[:size], order[size:]
             padded = left_padded([texts[i] for i in batch], tokenizer.pad_token_id)
             ids, mask = (each.to(causal.device) for each in padded)

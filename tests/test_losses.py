@@ -45,7 +45,7 @@ def plainly(model, tokenizer, ids, letters):
 
 @pytest.mark.parametrize("positions", [1, 400, 8192])
 def test_letters_are_those_of_one_plain_pass_a_text(opinionated, forced, r1_tokenizer, monkeypatch, positions):
-    monkeypatch.setattr("helpers.losses.POSITIONS", positions)
+    monkeypatch.setattr("helpers.losses.POSITIONS_CPU", positions)
     seen = []
     watch = opinionated.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].shape),
                                                   with_kwargs=True)  # fmt: skip

@@ -30,8 +30,8 @@ from helpers.generation.sampling import make_sampler, row_keys
 from helpers.losses import left_padded
 from helpers.prompts.families import end_tokens
 
-STEPS = 16  # between two reads of the sampled tokens: each read waits for the GPU
-PREFILL = 16384  # prompt positions in one forward pass
+# Steps between two reads of the tokens, which wait for a GPU; prompt positions a pass: a CPU's caches hold few (2 x).
+GPU, CPU = (16, 16384), (4, 1024)
 
 
 def can_decode(model: Any) -> bool:
@@ -54,7 +54,7 @@ def decode(
     """Reply to the prompts (token ids) with the indices in `order`, longest first, `settings.batch_size` at a time.
 
     `done(index, ids)` is called as each reply ends; its last id is an end token if it ended by itself. `look` gets the
-    token counts of unfinished replies by index, every STEPS tokens. The tokens sampled for a prompt depend on the seed
+    token counts of unfinished replies by index, now and then. The tokens sampled for a prompt depend on the seed
     and its index alone, not on the batch.
     """
     waiting = deque(sorted(order, key=lambda i: -len(prompts[i])))
@@ -109,11 +109,12 @@ class Batch:
         self.model, self.prompts, self.limit, self.seed = model, prompts, settings.max_new_tokens, seed
         self.sample = make_sampler(settings)
         self.cuda = model.device.type == "cuda"
+        self.stride, self.prefill = GPU if self.cuda else CPU
         # Attention covers whole blocks of positions. On CUDA every KV length costs a capture: few and large blocks.
         self.block = 256 if self.cuda else 64
         self.prefix = self._prefill_prefix()
         # Enough for any reply whose first position lies in the first block.
-        positions = (-(-(max(map(len, prompts)) + self.limit + STEPS) // self.block) + 1) * self.block
+        positions = (-(-(max(map(len, prompts)) + self.limit + self.stride) // self.block) + 1) * self.block
         device, config = model.device, model.config.get_text_config()
         size, layers = getattr(config, "head_dim", None), config.num_hidden_layers
         shape = (config.num_key_value_heads, positions, size or config.hidden_size // config.num_attention_heads)
@@ -136,7 +137,7 @@ class Batch:
         free = [row for row in range(len(self.tokens)) if row not in self.active]
         while free and waiting:
             width = len(self.prompts[waiting[0]])
-            count = max(1, min(len(free), len(waiting), PREFILL // width))
+            count = max(1, min(len(free), len(waiting), self.prefill // width))
             self._prefill(free[:count], [waiting.popleft() for _ in range(count)])
             free = free[count:]
 
@@ -154,8 +155,8 @@ class Batch:
         self._set_cursor(self.cursor - spare)
 
     def steps(self) -> None:
-        """Decode STEPS tokens in every row."""
-        for _ in range(STEPS):
+        """Decode `stride` tokens in every row."""
+        for _ in range(self.stride):
             kv_len = (self.cursor // self.block + 1) * self.block
             if self.cuda and kv_len not in self.graphs:
                 self.graphs[kv_len] = self._record(kv_len)
@@ -167,7 +168,7 @@ class Batch:
 
     def pop_finished(self, stops: frozenset[int]) -> list[tuple[int, list[int]]]:
         """Free the rows that ended, by one of `stops` or the limit; return prompt indices and reply ids."""
-        recent = self.history[:, self.cursor - STEPS : self.cursor + 1].tolist()  # one transfer
+        recent = self.history[:, self.cursor - self.stride : self.cursor + 1].tolist()  # one transfer
         ended = []
         for row, (i, _, begin) in list(self.active.items()):
             if not stops.isdisjoint(recent[row]) or self.cursor + 1 - begin >= self.limit:

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import PROJECT_ROOT
 from helpers.config import GenerationSettings
 from helpers.generation import replies as generation
+from helpers.generation.decoding import GPU
 from helpers.generation.replies import generate
 from helpers.tracking import progress
 from helpers.tracking.progress import PROGRESS_FILE, Progress, StageLines
@@ -165,8 +166,9 @@ GREEDY = GenerationSettings(temperature=0, top_p=1, max_new_tokens=33, batch_siz
 PROMPTS = [[5, 6, 7], [8], [9, 10], [11, 12, 13]]
 
 
-def test_lines_say_how_fast_from_the_first_tokens_on(ticking, lines, model, r1_tokenizer):
-    """Four prompts, two at a time: a pass reads both, and 16 more are a look."""
+def test_lines_say_how_fast_from_the_first_tokens_on(ticking, lines, model, r1_tokenizer, monkeypatch):
+    """Four prompts, two at a time: a pass reads both, and 16 more are a look, as on a GPU."""
+    monkeypatch.setattr("helpers.generation.decoding.CPU", GPU)
     replies = generate(model, r1_tokenizer, PROMPTS, GREEDY, seed=1)
     assert [reply.tokens for reply in replies] == [33] * 4
     assert lines == [
@@ -179,7 +181,8 @@ def test_lines_say_how_fast_from_the_first_tokens_on(ticking, lines, model, r1_t
     ]
 
 
-def test_what_was_kept_says_nothing_of_the_speed(ticking, lines, model, r1_tokenizer, tmp_path):
+def test_what_was_kept_says_nothing_of_the_speed(ticking, lines, model, r1_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.generation.decoding.CPU", GPU)
     kept = tmp_path / "kept.jsonl"
     generate(model, r1_tokenizer, PROMPTS, GREEDY, seed=1, kept=kept)
     kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:3]))
