@@ -89,7 +89,7 @@ def on_forced(task: Figures) -> str:
     if not stands and not replied:
         remark = "So no difference is shown in either reading."
     elif not stands:
-        remark = "The difference in the replies is not shown here, so it can come from naming an option alone."
+        remark = "This does not show the difference of the replies, which may come from naming an option alone."
     elif stands == replied:
         remark = "The difference in the replies stands here too, so it does not come from naming an option alone."
     else:

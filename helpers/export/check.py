@@ -143,7 +143,7 @@ def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
                 "NLL minus merged (95% interval)": nats_apart(nll["difference"], nll["ci95"], 4),
                 "bound": f"{nll['bound']:g}",
                 "n": f"{nll['rows']} rows, {nll['tokens']} tokens",
-                "tokens before the first other": f"{greedy['same']:.0%} of {greedy['tokens']}",
+                "tokens before the first difference": f"{greedy['same']:.0%} of {greedy['tokens']}",
                 "stops at the end": f"{ends['stopped']} of {ends['rows']}",
             }
         rows.append(row)

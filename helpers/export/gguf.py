@@ -36,8 +36,8 @@ def write_modelfile(run: Run, tokenizer: Any, gguf: Path) -> Path:
     stops = "".join(f'PARAMETER stop "{token}"\n' for token in tokenizer.convert_ids_to_tokens(ids))
     text = (
         f"FROM ./{gguf.name}\n"
-        "# The prompt of the training. A special token's text in a question becomes that token: Ollama cannot\n"
-        "# break it, as `python -m helpers serve` does.\n"
+        "# The prompt of the training. Ollama reads a special token's text in a question as that token;\n"
+        "# `python -m helpers serve` reads it as plain text.\n"
         f'TEMPLATE """{ollama_template(tokenizer, model.prompt_style)}"""\n'
         f"{stops}"
         f"PARAMETER temperature {settings.temperature}\n"

@@ -60,7 +60,7 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
     task["made_to_answer"] = copy.deepcopy(questions([None], ["A"] if forced else [None])[0]["tasks"]["t"])
     ends = {
         (True, True): "it does not come from naming an option alone.",
-        (True, False): "it can come from naming an option alone.",
+        (True, False): "may come from naming an option alone.",
         (False, True): "Here a difference shows that the replies did not show.",
         (False, False): "So no difference is shown in either reading.",
     }
