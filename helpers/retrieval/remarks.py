@@ -5,7 +5,7 @@ from typing import Any
 
 from helpers.report.markdown import quoted
 from helpers.scoring.answers import Prediction
-from helpers.scoring.statistics import LEAST, is_shown
+from helpers.scoring.statistics import LEAST, is_shown, least_shown
 
 Figures = Mapping[str, Any]
 
@@ -35,7 +35,8 @@ def on_reading(sides: Figures) -> str:
 
     What so many questions could have shown is said once, below the lists.
     """
-    parts, detectable = [], {}
+    parts: list[str] = []
+    detectable: dict[int, list[float]] = {}
     for condition, tuned in sides["tuned"].items():
         if condition == "closed":
             continue
@@ -45,17 +46,13 @@ def on_reading(sides: Figures) -> str:
             said[0] += f" The right document was among the tuned model's passages for {tuned['found']:.0%}."
         said.append("")
         for figures in filter(None, (tuned["replied"], tuned["made_to_answer"], base)):
-            verdict = figures["verdict"]
-            if not is_shown(figures):
-                verdict = verdict.partition(" With ")[0]
-                detectable.setdefault(figures["n"], []).append(round(100 * figures["detectable"]))
+            verdict, least = figures["verdict"], least_shown(figures["n"], [figures["detectable"]])
+            if verdict.endswith(least):
+                verdict = verdict.removesuffix(least).rstrip()
+                detectable.setdefault(figures["n"], []).append(figures["detectable"])
             said.append(f"- {quoted(verdict)}")
         parts.append("\n".join(said))
-    for n, points in detectable.items():
-        least = " to ".join(map(str, dict.fromkeys((min(points), max(points)))))
-        shown = f"only a difference of about {least} points or more had four chances in five of being shown."
-        parts.append(f"With {n} questions, {shown}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(least_shown(n, points) for n, points in detectable.items())])
 
 
 def reading_table(sides: Figures) -> list[dict[str, str]]:

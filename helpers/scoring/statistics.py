@@ -156,8 +156,14 @@ def why_not_shown(interval: Sequence[float], p_value: float, n: int, detectable:
     if not low <= 0 <= high:
         edge = f"the exact test gives p = {p_value:.2g} after Holm, so this is at the edge of what {n} questions show."
         return f"The interval leaves zero out, but {edge}"
-    points = f"{100 * detectable:.0f} points or more"
-    return f"With {n} questions, only a difference of about {points} had four chances in five of being shown."
+    return least_shown(n, [detectable])
+
+
+def least_shown(n: int, detectable: Sequence[float]) -> str:
+    """The sentence that says what n questions could have shown in one comparison, or in several."""
+    points = " to ".join(dict.fromkeys(f"{100 * each:.0f}" for each in (min(detectable), max(detectable))))
+    least = f"only a difference of about {points} points or more"
+    return f"With {n} questions, {least} had four chances in five of being shown."
 
 
 def favourite(letters: Iterable[str | None]) -> dict[str, Any]:

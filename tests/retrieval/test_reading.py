@@ -387,6 +387,13 @@ def test_the_remark_has_the_base_model_made_to_answer_and_says_once_what_could_b
     assert "only a difference of about 35 to 42 points or more" in changed
 
 
+def test_a_verdict_at_the_edge_stands_as_it_is():
+    """There the interval and the exact test disagree, which says more than what could have been shown."""
+    edge = {"n": 20, "detectable": 0.35, "verdict": "Not shown. The interval leaves zero out, but p = 0.06."}
+    said = on_reading({"tuned": {"open": {"found": None, "replied": edge, "made_to_answer": None}}})
+    assert said == f"**open.**\n\n- {edge['verdict']}"
+
+
 def test_an_example_of_each_change_is_the_first(tmp_path):
     rows = pairs(2, 3, 8)
     assert [row["id"] for row in changed_pair(rows, mended=True)] == ["0", "0"]
