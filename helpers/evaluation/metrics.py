@@ -165,8 +165,8 @@ def _cut_off(task: Mapping[str, Any]) -> str:
     if not base and not tuned:
         return " No reply was cut off at the token limit."
     return (
-        f" Replies cut off at the token limit count as wrong: {base:.0%} of the base model's, {tuned:.0%} of the tuned "
-        "model's."
+        f" Of the replies to these questions {base:.0%} of the base model's and {tuned:.0%} of the tuned model's were "
+        "cut off at the token limit, which counts as wrong."
     )
 
 
@@ -179,8 +179,9 @@ def _below_chance(task: Mapping[str, Any]) -> str:
     for side in below:
         answered = task[side]["answered"]
         right = f" and is right in {answered['accuracy']:.0%} of those" if answered["n"] else ""
-        shares.append(f"the {side} model names an option in {answered['n']} of {task['n']} replies{right}")
-    guess = f"a guess would be right more often ({task['chance']:.0%})"
+        count = f"{answered['n']} of {task['n']} replies{right}"
+        shares.append(f"the {side} model names one after a closed thought in {count}")
+    guess = f"guessing an option would be right more often ({task['chance']:.0%})"
     return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(shares)}."
 
 
@@ -191,7 +192,8 @@ def _like_guessing(task: Mapping[str, Any]) -> str:
     said, (low, high), named = "", task["tuned"]["ci95"], task["tuned"]["favourite"]
     if low <= task["chance"] <= high:
         holds = f"its interval, {low:.1%} to {high:.1%}, holds {task['chance']:.0%}"
-        said += f" The tuned model's accuracy is not shown to differ from guessing: {holds}."
+        said += f" The tuned model's accuracy is not shown to differ from guessing: {holds}. Always naming "
+        said += f"{task['majority_letter']} would score {task['majority_baseline']:.0%}."
     if always_the_same(named):
         said += f" The tuned model names {named['letter']} in {named['times']} of its {named['named']} answers"
         silent = task["base"]["favourite"]["named"] < named["named"] / 2

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helpers.prompts.encoding import split_reasoning
 from helpers.questions.multiple_choice import OPEN_TASK
 from helpers.report.markdown import as_markdown, quoted
 from helpers.scoring.answers import SIDES, Prediction
@@ -108,11 +109,31 @@ def on_differing(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> str
     better, worse = (sum(two["correct"] - one["correct"] == sign for one, two in pairs) for sign in (1, -1))
     if not better + worse:
         return f"Of {len(pairs)} questions none is right for one model alone. Nothing in them tells the models apart."
-    same = f"The other {len(pairs) - better - worse} are right with both models or with neither."
+    both = sum(one["correct"] and two["correct"] for one, two in pairs)
+    same = f"Of the others {both} are right with both models and {len(pairs) - better - worse - both} with neither."
     remark = f"Of {len(pairs)} questions {better} got better and {worse} worse. {same}"
     unclosed = sum(two["correct"] and not one["closed"] for one, two in pairs)
     never = f" In {unclosed} of the {better} the base model never closed its thought, so its answer does not count."
     return remark + never if unclosed else remark
+
+
+def on_words(rows: Sequence[Prediction]) -> str:
+    """How often a reply names the letter of one option beside the words of another: the letter alone is scored."""
+    named = [row for row in rows if row.get("choice")]
+    apart = [row for row in named if _words_of_another(row)]
+    if not apart:
+        return ""
+    right = sum(row["correct"] for row in apart)
+    return (
+        f"In {len(apart)} of the tuned model's {len(named)} replies that name an option the letter is one option's and "
+        f"the words are another's; by the letter, which alone is scored, {right} of them "
+        f"{'is' if right == 1 else 'are'} right."
+    )
+
+
+def _words_of_another(row: Prediction) -> bool:
+    answer, texts = split_reasoning(row["reply"]).answer.casefold(), row["options"]
+    return texts[row["choice"]].casefold() not in answer and any(text.casefold() in answer for text in texts.values())
 
 
 def on_holm(tasks: Mapping[str, Figures]) -> str:

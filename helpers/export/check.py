@@ -124,12 +124,11 @@ def _too_large(size: float, gpu_gib: float = 0) -> str:
 
 
 def choose_file(checks: Mapping[str, dict[str, Any]], files: Mapping[str, Path]) -> Path:
-    """The file to use, by quantisation type: the smallest that passes; else the smallest that could not be checked,
-    since a machine that cannot load the others is small; else f16, which loses least."""
-    for passes in (True, None):
-        if alike := [files[kind] for kind, check in checks.items() if check["passes"] is passes]:
-            return min(alike, key=lambda file: file.stat().st_size)
-    return files["f16"]
+    """The file to use, by quantisation type: the smallest that passes; else the smallest that was not shown to fail,
+    since a machine that could not check the others is small; else f16, which loses least."""
+    passed = [files[kind] for kind, check in checks.items() if check["passes"]]
+    doubtful = [files[kind] for kind, check in checks.items() if check["verdict"] != "fails"]
+    return min(passed or doubtful or [files["f16"]], key=lambda file: file.stat().st_size)
 
 
 def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:

@@ -146,8 +146,9 @@ def train(run: Run, watch: Callable[[LogRows], None] | None = None) -> dict[str,
     if metrics := finished(run):
         if watch:
             watch(read_jsonl(run / "training/log.jsonl"))
+        larger = "max_steps" if run.config.training.max_steps > 0 else "epochs"
         print(
-            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.max_steps "
+            f"finished already, after {metrics['steps']} steps: nothing is trained. A larger training.{larger} "
             "continues from here, `python -m helpers run --only 04 --force` starts again."
         )
         return metrics

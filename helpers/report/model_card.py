@@ -40,10 +40,11 @@ KINDS = {
 
 # DeepSeek put its weights under MIT, but they derive from Llama-3.1-8B, whose licence goes with every derivative. The
 # stricter of the two is the one to show; unsloth's copy of the model does so too.
+LLAMA_LICENCE = "https://www.llama.com/llama3_1/license/"
 LLAMA = (
     "llama3.1",
     "MIT for DeepSeek's weights, which derive from Llama-3.1-8B and so fall under the "
-    "[Llama 3.1 Community License](https://www.llama.com/llama3_1/license/) and its acceptable use policy too",
+    f"[Llama 3.1 Community License]({LLAMA_LICENCE}) and its acceptable use policy too",
 )
 # Base models and data sets: the hub's identifier of the licence, and the licence in words, as their pages give it.
 LICENCES = {
@@ -96,20 +97,25 @@ def card_data(run: Run, kind: str, results: dict[str, Any], merged_id: str | Non
     form, base = KINDS[kind], public_name(run.config)
     parent = merged_id or (base if "/" in base else None)
     relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
-    licence = LICENCES.get(base, UNKNOWN)[0]
+    name = licence(run)[0]
     stated = {"license_name": "as-the-base-model", "license_link": f"https://huggingface.co/{base}"}
     return ModelCardData(
         base_model=parent,
         datasets=[training_data(run)] if hub_dataset(run.config.data.source) and results["data"] else None,
         language=language(run, results),
         library_name=form.library,
-        license=licence,
+        license=name,
         metrics=["accuracy"] if results["evaluation"] else None,
         pipeline_tag="text-generation",
         tags=[*form.tags, *TAGS],
         base_model_relation=relation if parent else None,
-        **(stated if licence == "other" and "/" in base else {}),
+        **(stated if name == "other" and "/" in base else {}),
     )
+
+
+def licence(run: Run) -> tuple[str, str]:
+    """The base model's entry in LICENCES."""
+    return LICENCES.get(public_name(run.config), UNKNOWN)
 
 
 def training_data(run: Run) -> str:

@@ -75,8 +75,9 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     nll |= {"delta": paired["nll_delta"], "delta_ci95": paired["nll_delta_ci95"]}
     rows = [_nll_row(f"Completion NLL, {unseen['n']} unseen rows (nats a token, lower is better)", nll)]
     rows += [_nll_row(f"of it, {PARTS[part]}", found) for part, found in unseen.get("parts", {}).items()]
-    for key, what in (("closed", "Replies that close </think>"), ("finished", "Replies that end by themselves")):
+    for key, what in (("closed", "close </think>"), ("finished", "end by themselves")):
         if found := unseen.get("form", {}).get(key):
+            what = f"Replies to {unseen['n']} unseen rows that {what}"
             rows.append((what, f"{found['base']:.0%}", f"{found['tuned']:.0%}", points_apart(found)))
     for name, task in metrics["tasks"].items():
         rows.append(_accuracy_row(f"Accuracy, {name} (n={task['n']}, chance {task['chance']:.0%})", task))

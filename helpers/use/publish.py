@@ -14,7 +14,7 @@ from helpers import InputError
 from helpers.config import nearest
 from helpers.export.files import WEIGHTS_INDEX
 from helpers.files import read_json
-from helpers.report.model_card import KINDS, model_card
+from helpers.report.model_card import KINDS, LLAMA, LLAMA_LICENCE, licence, model_card
 from helpers.run_dir.folder import Run
 from helpers.sources.hub import TOKENS, nameless_base, public_name
 
@@ -46,6 +46,11 @@ FORMS = {
     # -GGUF is how the hub's users look for such files.
     "gguf": Form("-GGUF", "06_export", ("Modelfile", "model-{}.gguf"), ("model-*.gguf",)),
 }
+# What Llama's licence asks of whoever passes on a model made from it, beside a copy of the licence.
+NOTICE = (
+    "Llama 3.1 is licensed under the Llama 3.1 Community License, "
+    "Copyright © Meta Platforms, Inc. All Rights Reserved.\n"
+)
 # Where PEFT and transformers note what a model was loaded from, which may be a folder on this machine.
 ORIGIN = {"adapter_config.json": "base_model_name_or_path", "config.json": "_name_or_path"}
 
@@ -64,7 +69,11 @@ def push_to_hub(
     repositories = {}
     for kind, name in ids.items():
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
-        repositories[name] = {"README.md": card.encode("utf-8"), **_files(run, kind)}
+        notice = {"NOTICE": NOTICE.encode("utf-8")} if licence(run) is LLAMA else {}
+        repositories[name] = {"README.md": card.encode("utf-8"), **notice, **_files(run, kind)}
+    if licence(run) is LLAMA:
+        wrong = "" if repo_id.partition("/")[2].startswith("Llama") else ", and a name that begins with Llama"
+        print(f"before others see it, Llama's licence asks for a copy of it beside the model{wrong}: {LLAMA_LICENCE}")
     if warning := nameless_base(run.config):
         print(warning)
     api = None if dry_run else HfApi(token=_token())

@@ -40,7 +40,7 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     assert "The tuned model's accuracy is better than the base model's" in task["verdict"]
     assert "not shown to differ from guessing" in task["verdict"]
     assert remarks.on_differing(base, tuned) == (
-        "Of 40 questions 10 got better and 0 worse. The other 30 are right with both models or with neither."
+        "Of 40 questions 10 got better and 0 worse. Of the others 0 are right with both models and 30 with neither."
     )
     assert remarks.on_differing(base, base) == (
         "Of 40 questions none is right for one model alone. Nothing in them tells the models apart."
@@ -51,6 +51,20 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     )
     assert remarks.on_holm(metrics["tasks"]).endswith("1 of their p values lies below 0.05 as computed and 1 after "
                                                       "Holm's procedure.")  # fmt: skip
+
+
+def test_a_letter_beside_another_options_words_is_counted():
+    options = {"A": "Aspirin", "B": "Heparin"}
+    replies = {"Heparin.\n\nThe answer is (A).": "A", "Aspirin.\n\nThe answer is (A).": "A", "The answer is (B).": "B"}
+    rows = [
+        {"reply": f"...</think>{text}", "options": options, "choice": letter, "correct": letter == "A"}
+        for text, letter in replies.items()
+    ]
+    assert remarks.on_words(rows) == (
+        "In 1 of the tuned model's 3 replies that name an option the letter is one option's and the words are "
+        "another's; by the letter, which alone is scored, 1 of them is right."
+    )
+    assert remarks.on_words(rows[1:]) == ""
 
 
 @pytest.mark.parametrize("replied", [True, False])

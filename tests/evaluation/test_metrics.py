@@ -105,13 +105,14 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     assert "is better than the base model's: +15.0 points" in task["verdict"]
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
-        "No reply was cut off at the token limit. But a guess would be right more often (25%) than the base model: the "
-        "base model names an option in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
-        "guessing: its interval, 5.7% to 29.8%, holds 25%."
+        "No reply was cut off at the token limit. But guessing an option would be right more often (25%) than the base "
+        "model: the base model names one after a closed thought in 0 of 40 replies. The tuned model's accuracy is not "
+        "shown to differ from guessing: its interval, 5.7% to 29.8%, holds 25%. Always naming A would score 100%."
     )
     many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4)["tasks"]["t"]
     assert many["verdict"].endswith(
-        "in 0 of 160 replies; the tuned model names an option in 40 of 160 replies and is right in 60% of those."
+        "in 0 of 160 replies; the tuned model names one after a closed thought in 40 of 160 replies and is right in "
+        "60% of those."
     )
 
 
@@ -122,8 +123,9 @@ def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
     said = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
     assert "is better than the base model's" in said
     assert said.endswith(
-        "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. The "
-        "tuned model names A in 48 of its 48 answers: what it has gained is that it answers at all."
+        "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. "
+        "Always naming A would score 25%. The tuned model names A in 48 of its 48 answers: what it has gained is that it "
+        "answers at all."
     )
     same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
     assert same.endswith("The tuned model names A in 48 of its 48 answers, whatever is asked.")
@@ -165,7 +167,7 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     assert task["paired"]["mcnemar_p"] == pytest.approx(2 / 2**9)
     assert task["paired"]["mcnemar_p_holm"] == pytest.approx(4 / 2**9)  # two tests were made
     assert "is better than the base model's: +100.0 points" in task["verdict"]
-    assert "Replies cut off at the token limit count as wrong: 100% of the base model's, 0% of the" in task["verdict"]
+    assert "100% of the base model's and 0% of the tuned model's were cut off at the token limit" in task["verdict"]
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
     assert forced["verdict"].startswith("No difference in accuracy when made to answer is shown")

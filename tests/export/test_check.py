@@ -137,10 +137,12 @@ def test_the_smallest_file_that_passes_is_used(exported, checks):
     assert choose_file(checks, exported.files).stat().st_size == min(f.stat().st_size for f in exported.files.values())
     failed = {kind: check | {"passes": kind == "q8_0"} for kind, check in checks.items()}
     assert choose_file(failed, exported.files) == exported.files["q8_0"]
-    unknown = {kind: {"passes": None if kind == "q8_0" else False} for kind in checks}
-    assert choose_file(unknown, exported.files) == exported.files["q8_0"]
-    none = {kind: {"passes": False} for kind in checks}
-    assert choose_file(none, exported.files) == exported.files["f16"]
+    fails = {kind: {"passes": False, "verdict": "fails"} for kind in checks}
+    for doubt in ({"passes": None, "verdict": "not checked: small"}, {"passes": False, "verdict": "not shown to pass"}):
+        assert choose_file(fails | {"q8_0": doubt}, exported.files) == exported.files["q8_0"]
+        small = {"f16": {"passes": None, "verdict": "not checked: small"}, "q8_0": doubt}  # f16 would not fit here
+        assert choose_file(fails | small, exported.files) == exported.files["q8_0"]
+    assert choose_file(fails, exported.files) == exported.files["f16"]
 
 
 def test_the_report_names_the_file_to_use_and_the_cards_say_how_each_fared(exported, checks):

@@ -29,7 +29,7 @@ from helpers.prompts.encoding import build_prompt
 from helpers.report.model_card import KINDS, UNKNOWN, model_card, prompt_parts, write_model_card
 from helpers.run_dir.folder import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
-from helpers.use.publish import push_to_hub
+from helpers.use.publish import NOTICE, push_to_hub
 
 MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 TOKEN = "hf_of_the_test"
@@ -377,7 +377,7 @@ def test_a_form_that_the_run_does_not_have(run, hub, kind, lacks, stage):
 # ----------------------------------------------------------------------------------------------------------- the card
 
 
-def test_every_form_says_what_it_is_made_of_and_what_was_measured(tmp_path, hub, tokenizer):
+def test_every_form_says_what_it_is_made_of_and_what_was_measured(tmp_path, hub, tokenizer, capsys):
     run = make(tmp_path / "run", tokenizer, {"data.source": "hub", "model.name": R1})
     measured(run)
     push_to_hub(run, "me/model", ALL)
@@ -397,6 +397,11 @@ def test_every_form_says_what_it_is_made_of_and_what_was_measured(tmp_path, hub,
     text = hub.sent("me/model")["README.md"].decode("utf-8")
     for words in ("MIT for DeepSeek's weights", "Llama 3.1 Community License", "Built with Llama", "CC BY 4.0"):
         assert words in text
+    assert {hub.sent(name)["NOTICE"] for name in hub.commits} == {NOTICE.encode("utf-8")}
+    said = capsys.readouterr().out
+    assert "a copy of it beside the model, and a name that begins with Llama: https://www.llama.com/" in said
+    push_to_hub(run, "me/Llama-model", dry_run=True)
+    assert "a copy of it beside the model: https://www.llama.com/" in capsys.readouterr().out
     alone = data_of(model_card(run, "gguf", "me/model-GGUF"))
     assert (alone.base_model, alone.get("base_model_relation")) == (R1, "finetune")
 
@@ -433,7 +438,7 @@ def test_a_base_in_a_folder_is_named_by_the_setting_and_under_its_licence(tmp_pa
     [
         ({"data.source": "hub"}, None, "en", "The training rows are in English."),  # a folder from before data.config
         ({"data.source": "FreedomIntelligence/Medical-R1-Distill-Data-Chinese"}, "zh", "zh", "rows are in Chinese."),
-        ({"data.source": "a/b"}, "default", None, "fine-tuning and evaluation. What"),
+        ({"data.source": "a/b"}, "default", None, "wrong and sound sure. What"),
     ],
 )
 def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(run, settings, config, code, words):
