@@ -111,9 +111,9 @@ def _pieces(paragraph: str, max_words: int) -> Iterator[str]:
         if kept and words + len(parts) > max_words:
             yield " ".join(kept)
             kept, words = [], 0
-        while len(parts) > max_words:
-            yield " ".join(parts[:max_words])
-            parts = parts[max_words:]
+        whole = range(0, len(parts) - max_words, max_words)
+        yield from (" ".join(parts[start : start + max_words]) for start in whole)
+        parts = parts[len(whole) * max_words :]
         kept += parts
         words += len(parts)
     if kept:

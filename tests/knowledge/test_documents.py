@@ -1,3 +1,5 @@
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,3 +33,10 @@ def test_paragraphs_merge_under_their_heading_and_never_across_headings():
 def test_a_long_paragraph_is_cut_between_sentences():
     document = Document("d", [Section(("t",), ["One two. Three four. Five six seven eight nine."])])
     assert [p.text for p in passages(document, 4)] == ["One two. Three four.", "Five six seven eight", "nine."]
+
+
+def test_a_sentence_of_a_whole_file_is_cut_in_one_pass():
+    document = Document("d", [Section(("t",), ["word " * 10**6])])
+    began = time.process_time()
+    assert sum(1 for _ in passages(document)) == 5000
+    assert time.process_time() - began < 5
