@@ -21,7 +21,8 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
 
     MedQuAD's row has its `id` as source; an id that another row of the file had before is followed by its collection
     (`0000001-1@GARD`), as MedQuAD numbers each collection anew, and by a count. Other rows need `text`, and may have
-    `id`, `title`, `licence` and `address`; their source is `name#id`, or `name#line`.
+    `id`, `title`, `licence` and `address`; their source is `name#id`, or `name#line`; of a second row with that,
+    `name@2#id`.
     Raises UnknownKindError, which names the keys, if the first row is of another kind.
     """
     seen: Counter[str] = Counter()
@@ -37,7 +38,9 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
         if row.keys() >= KEYS:
             yield _pair(where, {key: _string(row[key]) for key in KEYS}, seen)
         elif clean(text := _string(row.get("text"))):
-            yield _generic(row, text, f"{name}#{clean(_string(row.get('id'))) or line}")
+            own = clean(_string(row.get("id"))) or str(line)
+            seen[own] += 1
+            yield _generic(row, text, f"{name}#{own}" if seen[own] == 1 else f"{name}@{seen[own]}#{own}")
         else:
             yield Rejection(where, "has no text")
     if not line:

@@ -52,6 +52,12 @@ def test_other_rows_need_a_text(write):
     assert (first.licence, first.address, second.source, type(third)) == ("MIT", "https://x", "own.jsonl#7", Rejection)
 
 
+def test_no_other_row_takes_the_place_of_one_with_its_id(write):
+    rows = [{"text": "One."}, {"text": "Two.", "id": 1}, {"text": "Three.", "id": "1"}]
+    found = [document.source for document in read_documents(write("own.jsonl", lines(*rows)))]
+    assert found == ["own.jsonl#1", "own.jsonl@2#1", "own.jsonl@3#1"]
+
+
 def test_rows_of_another_kind_are_named_by_their_keys(write):
     path = write("f/q.jsonl", lines({"instruction": "x", "output": "y"}))
     with pytest.raises(InputError, match=r"q\.jsonl has rows with the keys instruction, output"):
