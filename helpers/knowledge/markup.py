@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 from xml.parsers import expat
 
@@ -37,7 +36,7 @@ def sections(found: Iterable[tuple[tuple[str, ...], list[str]]]) -> list[Section
     return [section for section in tidy if section.paragraphs]
 
 
-def unpacked(path: Path) -> IO[bytes]:
+def unpacked(path: Path) -> io.BufferedIOBase:
     """The bytes of a plain or gzipped file; what it is, its first bytes decide, whatever its name."""
     with open(path, "rb") as handle:
         packed = handle.read(2) == b"\x1f\x8b"
@@ -56,7 +55,7 @@ def parse(content: bytes) -> Element:
     raise UnreadableError("is empty")
 
 
-def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
+def stream(handle: io.BufferedIOBase, wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
     """Each finished element for which `wanted(element, depth)` holds; the root's depth is 0.
 
     With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises
@@ -66,7 +65,7 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
     root_name(handle)
     parser, pending, root, depth = XMLPullParser(("start", "end")), 0, None, 0
     try:
-        while chunk := handle.read(CHUNK):
+        while chunk := handle.read1(CHUNK):
             parser.feed(chunk)
             pending += len(chunk)
             for event, element in parser.read_events():
@@ -89,7 +88,7 @@ def stream(handle: IO[bytes], wanted: Callable[[Element, int], bool], forget: bo
         raise UnreadableError(f"is broken XML ({error})") from None
 
 
-def root_name(handle: IO[bytes]) -> str:
+def root_name(handle: io.BufferedIOBase) -> str:
     """The tag of the root, `{namespace}name`; reads what stands before it, and goes back to the beginning.
 
     Raises UnreadableError for broken XML, and for declarations of entities, which can only stand there.
@@ -102,7 +101,7 @@ def root_name(handle: IO[bytes]) -> str:
     parser.EntityDeclHandler, parser.StartElementHandler = refuse, lambda name, _: found.append(name)
     try:
         while not found:  # the end without a root is an error too
-            chunk = handle.read(CHUNK)
+            chunk = handle.read1(CHUNK)
             parser.Parse(chunk, not chunk)
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
         if not found:

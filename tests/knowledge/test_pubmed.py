@@ -120,10 +120,11 @@ def test_a_file_with_another_md5_is_one_rejection(write, line):
 def test_of_a_damaged_gzip_the_records_before_are_kept(write):
     path = write("pubmed26n0001.xml.gz", records(*(article(n, title=f"Title {n * n}") for n in range(1, 1000))))
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:-3], whole[:-8] + b"\0\0\0\0" + whole[-4:]):
+    checksum = whole[:-8] + b"\0\0\0\0" + whole[-4:]
+    for damaged, least in ((whole[: len(whole) // 2], 400), (whole[:-9], 999), (checksum, 999)):
         path.write_bytes(damaged)
         *found, rejection = read_pubmed(path)
-        assert len(found) > 250
+        assert len(found) >= least
         assert "records before that are kept" in rejection.why
 
 
