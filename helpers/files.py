@@ -144,7 +144,7 @@ def fingerprint(*paths: Path) -> str:
     for path in paths:
         files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
         for file in files:
-            digest.update(file.name.encode())
+            digest.update(os.fsencode(file.name))  # which need not be UTF-8
             if file.is_file():
                 with open(file, "rb") as handle:
                     digest.update(hashlib.file_digest(handle, "sha256").digest())

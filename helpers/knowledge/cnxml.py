@@ -1,5 +1,6 @@
 """OpenStax books: CNXML modules with their collections, as documents without the exercises."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class _Place:
 
 def bundle_of(path: Path) -> Path | None:
     """The folder above `path` that has `collections/`: a bundle has modules/ID/index.cnxml beside it."""
-    return next((folder for folder in path.resolve().parents[:3] if (folder / "collections").is_dir()), None)
+    parents = Path(os.path.realpath(path)).parents[:3]
+    return next((folder for folder in parents if (folder / "collections").is_dir()), None)
 
 
 def bundle_files(bundle: Path) -> list[Path]:
@@ -79,16 +81,16 @@ def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
 def _books(bundle: Path) -> tuple[dict[str, _Place], list[Path]]:
     """Where the books have each module, in reading order, and the collections that cannot be read."""
     files = sorted(bundle.glob("collections/*.xml"))
-    return _read_books(bundle, tuple((file, file.stat().st_mtime_ns) for file in files))
+    return _read_books(bundle, tuple((file, file.stat().st_mtime_ns if file.is_file() else 0) for file in files))
 
 
 @lru_cache(maxsize=8)
 def _read_books(bundle: Path, stamps: tuple[tuple[Path, int], ...]) -> tuple[dict[str, _Place], list[Path]]:
     places: dict[str, _Place] = {}
     broken = []
-    for file, _ in stamps:
+    for file, stamp in stamps:
         try:
-            collection = parse(file.read_bytes())
+            collection = parse(file.read_bytes() if stamp else b"")  # a pipe would be waited for
         except (UnreadableError, OSError):
             broken.append(file)
             continue

@@ -73,18 +73,19 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     try:
         real = folder.resolve()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        is_bundle = (folder / "collections").is_dir() and (folder / "modules").is_dir()
     except (OSError, RuntimeError):
         yield folder
         return
     if real in seen:
         return
     seen.add(real)
-    if (folder / "collections").is_dir() and (folder / "modules").is_dir():
+    if is_bundle:
         yield from cnxml.bundle_files(folder)
         return
     files = [Path(entry.path) for entry in entries if not _is_passed_over(entry)]
     for path in sorted(files, key=lambda path: (pubmed.file_version(path), path.name)):
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir() fails where a link leads into a folder that may not be entered
             yield from _walk(path, seen)
         else:
             yield path

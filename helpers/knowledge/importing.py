@@ -1,5 +1,6 @@
 """Documents into an index: the newest version of each stays, and a file that is already there is not read again."""
 
+import os
 import re
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -61,8 +62,7 @@ class Importer:
         except OSError as error:
             self.reject(Rejection(str(path), f"cannot be read: {error.strerror or error}"))
             return
-        if known := self.known(path, content):
-            self.added.unchanged += known
+        if self.known(path, content):
             return
         row = self.db.execute(
             "INSERT INTO files (path, content, finished) VALUES (?, ?, 0)"
@@ -76,26 +76,34 @@ class Importer:
             if isinstance(item, Document):
                 found += 1
                 sources.update([clean(item.source)] if not item.version else [])
-        if rejections == self.added.rejections:  # a file that can only be read in part proves nothing gone
+        left_out = self.added.rejections - rejections
+        if not left_out:  # a file that can only be read in part proves nothing gone
             self.forget(file, sources)
-        self.db.execute("UPDATE files SET finished = 1, documents = ? WHERE id = ?", [found, file])
+        self.db.execute("UPDATE files SET finished = ?, documents = ? WHERE id = ?", [1 + left_out, found, file])
         self.commit()
 
-    def known(self, path: Path, content: str) -> int:
-        """How many documents a file gave that is in the index with this content, here or where it lay before."""
+    def known(self, path: Path, content: str) -> bool:
+        """Whether a file gave documents that are in the index with this content, here or where it lay before.
+
+        They are counted, and so is what had to be left out of it.
+        """
         where = _where(path)
         if self.db.execute("SELECT 1 FROM files WHERE path = ? AND content != ?", [where, content]).fetchone():
-            return 0
-        rows = self.db.execute(
-            "SELECT id, path, documents FROM files WHERE content = ? AND finished ORDER BY path != ?", [content, where]
-        ).fetchall()
-        if not rows:
-            return 0
-        file, before, documents = rows[0]
-        if before != where and not Path(before).exists():
+            return False
+        row = self.db.execute(
+            "SELECT id, path, documents, finished FROM files WHERE content = ? AND finished AND documents"
+            " ORDER BY path != ?",
+            [content, where],
+        ).fetchone()
+        if not row:
+            return False
+        file, before, documents, finished = row
+        self.added.unchanged += documents
+        self.added.rejections += finished - 1
+        if before != where and not os.path.exists(before):
             self.db.execute("DELETE FROM files WHERE path = ?", [where])  # an import of it that was interrupted
             self.db.execute("UPDATE files SET path = ? WHERE id = ?", [where, file])
-        return documents
+        return True
 
     def item(self, item: Document | Deletion | Rejection, file: int = 0) -> None:
         """One of a stream, which may come without a file."""
@@ -221,7 +229,7 @@ def clean(text: str) -> str:
 
 
 def _where(path: Path) -> str:
-    return clean(str(path.resolve()))
+    return clean(os.path.realpath(path))  # resolve() fails for links in a circle
 
 
 def _texts(document: Document) -> Iterator[tuple[str, str]]:
@@ -239,4 +247,5 @@ def _digest(document: Document) -> bytes:
 def _content(path: Path) -> str:
     """What a file's documents depend on: its name and bytes, and for a module also the books that have it."""
     bundle = bundle_of(path) if path.suffix.lower() == ".cnxml" else None
-    return fingerprint(path, *(sorted(bundle.glob("collections/*.xml")) if bundle else []))
+    # A link beside what it leads to is the same file: by their two names each would replace the other at every import.
+    return fingerprint(Path(os.path.realpath(path)), *(sorted(bundle.glob("collections/*.xml")) if bundle else []))

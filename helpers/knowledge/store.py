@@ -15,7 +15,7 @@ TOKENIZER = "porter unicode61 remove_diacritics 2"
 
 # A document's passages are the rows `first` to `first + count - 1`; `first` is NULL for one that is withdrawn, whose
 # row stays so that no older version brings it back. `space` is 0 for a source that is unique everywhere, else the file
-# that it is unique in.
+# that it is unique in. `finished` is 0 until a file is read to its end, then 1 and the number of parts left out.
 SCHEMA = f"""
 CREATE TABLE state (identity TEXT, changes INTEGER, documents INTEGER, passages INTEGER);
 CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, content TEXT, finished INTEGER, documents INTEGER);
@@ -39,7 +39,7 @@ def errors_in_one_line(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise InputError(f"the index {path}: {error}") from None
     except OSError as error:
-        raise InputError(f"the index {path}: {error.strerror or error}") from None
+        raise InputError(f"the index {path}: {error}") from None  # which names the file
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from xml.etree import ElementTree
 
@@ -71,6 +72,14 @@ def test_a_broken_collection_is_one_rejection_and_its_modules_stay(bundle):
     found = list(read_documents(bundle))
     assert {d.source for d in found if isinstance(d, Document)} == {"m1", "m2", "m3", "m4"}
     assert [d.where for d in found if isinstance(d, Rejection)] == [str(bundle / "collections/a.collection.xml")]
+
+
+def test_a_collection_that_is_no_file_is_not_waited_for(bundle):
+    os.mkfifo(bundle / "collections/p.xml")
+    (bundle / "collections/q.xml").symlink_to("nowhere")
+    found = list(read_documents(bundle))
+    assert [d.where[-5:] for d in found if isinstance(d, Rejection)] == ["p.xml", "q.xml"]
+    assert len(found) > 2
 
 
 def test_sections_and_notes_are_headings_and_exercises_are_gone():

@@ -6,6 +6,7 @@ from libraries import read_documents
 from helpers import InputError
 from helpers.knowledge.corpora import read_file, source_files
 from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.index import Index
 
 CNXML = '<document xmlns="http://cnx.rice.edu/cnxml"><title>T</title><content><para>Cells.</para></content></document>'
 PUBMED = """<PubmedArticleSet><PubmedArticle><MedlineCitation><PMID Version="1">8</PMID><Article><ArticleTitle>Title.
@@ -50,24 +51,25 @@ def test_hidden_files_checksums_and_licences_are_passed_over_and_the_rest_is_sor
     assert "'.jpg'" in rejection.why
 
 
-def test_links_in_a_circle_end_and_broken_ones_are_rejections(write):
+def test_links_in_a_circle_end_and_broken_ones_are_rejections(write, tmp_path):
     folder = write("f/a.txt", "x").parent
     (folder / "again").symlink_to(folder)
     (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
+    (folder / "long.txt").symlink_to("n" * 300)
     (folder / "round.txt").symlink_to(folder / "round.txt")
     os.mkfifo(folder / "pipe.txt")
-    found = list(read_documents(folder))
-    assert [e.source for e in found if isinstance(e, Document)] == ["a.txt"]
-    assert [os.path.basename(e.where) for e in found if isinstance(e, Rejection)] == [
-        "gone.txt", "pipe.txt", "round.txt"
-    ]  # fmt: skip
+    added = Index(tmp_path / "i").add(folder)
+    assert [os.path.basename(e.where) for e in added.rejected] == ["gone.txt", "long.txt", "pipe.txt", "round.txt"]
+    assert added.documents == 1
 
 
-def test_names_that_are_not_utf8_have_a_source_that_is(write):
+def test_names_that_are_not_utf8_have_a_source_that_is(write, tmp_path):
     folder = write("f/a.txt", "x").parent
     with open(os.fsencode(folder) + b"/\xff.txt", "w") as handle:
         handle.write("x")
-    assert [document.source for document in read_documents(folder)] == ["a.txt", "\\udcff.txt"]
+    index = Index(tmp_path / "i")
+    index.add(folder)
+    assert {passage.source for passage in index.search("x")} == {"a.txt", "\\udcff.txt"}
 
 
 def test_the_whole_real_folder_is_recognised(corpora):

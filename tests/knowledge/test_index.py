@@ -190,6 +190,14 @@ def test_two_folders_may_hold_a_file_of_one_name(index, folder):
     assert everything(index) == before
 
 
+def test_a_link_beside_what_it_leads_to_is_read_once(index, folder):
+    (folder / "one" / "link.md").symlink_to("notes.md")
+    index.add(folder)
+    before = index.state
+    again = index.add(folder)
+    assert (again.documents, again.deleted, len(index), index.state) == (0, 0, 2, before)
+
+
 def test_a_changed_file_replaces_what_it_held_and_a_moved_one_is_not_read_again(index, tmp_path, folder):
     index.add(folder)
     note = folder / "one" / "notes.md"
@@ -223,6 +231,13 @@ def test_rows_that_left_a_file_leave_the_index_unless_it_could_be_read_in_part_o
 def test_all_rejections_are_counted_and_some_are_kept(tmp_path):
     added = Index(tmp_path / "i").add([*(Rejection(str(n), "why") for n in range(1000)), doc("a", "heart")])
     assert (added.rejections, len(added.rejected), added.documents) == (1000, importing.KEPT_REJECTIONS, 1)
+
+
+def test_what_a_file_could_not_give_is_counted_by_each_import(index, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "heart"}\n{\n[]\n')
+    for documents in (1, 0):
+        added = index.add(tmp_path / "a.jsonl")
+        assert (added.documents, added.rejections) == (documents, 2)
 
 
 @pytest.mark.parametrize("content", [b"some text, no index" * 99, sqlite3.sqlite_version.encode(), None])
