@@ -19,7 +19,7 @@ _DASH = "[-\u2010-\u2014\u2212]"
 # Numbers in round brackets are no citations: in replies (1) and (2) count steps.
 CITED = re.compile(
     r"[\[【]\s*\^?(?:(?:citation|passage|source|reference|ref)s?\.?\s*:?\s*)?"
-    rf"(\d{{1,3}}(?:\s*(?:[,;&]|and\b|{_DASH})\s*\d{{1,3}})*)\s*[\]】]",
+    rf"(\d{{1,3}}(?:(?:[\s,;&]|and\b|{_DASH})+\d{{1,3}})*)\s*[\]】]",
     re.IGNORECASE,
 )
 _RANGE = re.compile(rf"(\d+)(?:\s*{_DASH}\s*(\d+))?")
