@@ -1,6 +1,8 @@
 """The licence of a corpus, as it says itself."""
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from helpers.knowledge.markup import clean
@@ -22,9 +24,8 @@ def licence_name(given: str) -> str:
 def licence_in(folder: Path) -> str:
     """The first line that is not blank of the folder's LICENSE or LICENCE; "" if there is none that can be read."""
     names = [folder / f"{name}{ending}" for name in ("LICENSE", "LICENCE") for ending in ("", ".txt", ".md")]
-    for file in names:
-        if file.is_file():
-            with open(file, encoding="utf-8-sig", errors="replace") as handle:
-                line = clean(handle.read(4096).lstrip().partition("\n")[0])[:200]
+    for file in filter(os.path.isfile, names):
+        with suppress(OSError), open(file, encoding="utf-8-sig", errors="replace") as handle:
+            line = clean(handle.read(4096).lstrip().partition("\n")[0])[:200]
             return OPENING.get(line, licence_name(line))
     return ""

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 from typing import Any
 
 import nbformat
@@ -61,7 +62,7 @@ def _listing(name: str) -> str:
     """
     path = source_path(name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    facts = [(str(file), *(file.stat()[6:9:2] if file.is_file() else ())) for file in files]
+    facts = [(str(file), *(file.stat()[6:9:2] if os.path.isfile(file) else ())) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

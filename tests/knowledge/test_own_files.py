@@ -171,6 +171,8 @@ def test_the_licence_is_that_of_the_nearest_folder(write):
     write("f/deep/b.txt", "x")
     write("f/other/LICENCE.txt", "Attribution 4.0 International\n====")
     write("f/other/c.txt", "x")
+    (write("f/odd/d.txt", "x").parent / "LICENSE").symlink_to("n" * 300)
     assert {d.source: d.licence for d in read_documents(root)} == {
-        "a.txt": "MIT License", "deep/b.txt": "MIT License", "other/c.txt": "CC BY 4.0"
+        "a.txt": "MIT License", "deep/b.txt": "MIT License", "other/c.txt": "CC BY 4.0",
+        "odd/d.txt": "MIT License",
     }  # fmt: skip

@@ -275,3 +275,10 @@ def test_a_training_is_of_other_code_where_a_module_is_and_not_where_its_noteboo
     assert not trained_by_other_code(old, {**inputs({"batches": "a"}), "files": {"data/train.jsonl": "other"}})
     assert not trained_by_other_code({**old, "modules": {**old["modules"], "notebook": "N"}}, old)
     assert not trained_by_other_code({}, old)
+
+
+def test_a_corpus_with_a_link_that_leads_nowhere_has_a_listing(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    before = stages._listing(str(tmp_path))
+    (tmp_path / "long.txt").symlink_to("n" * 300)
+    assert stages._listing(str(tmp_path)) != before
