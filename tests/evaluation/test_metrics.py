@@ -124,8 +124,8 @@ def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
     assert "is better than the base model's" in said
     assert said.endswith(
         "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. "
-        "Always naming A would score 25%. The tuned model names A in 48 of its 48 answers: what it has gained is that it "
-        "answers at all."
+        "Always naming A would score 25%. The tuned model names A in 48 of its 48 answers: what it has gained is that "
+        "it answers at all."
     )
     same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
     assert same.endswith("The tuned model names A in 48 of its 48 answers, whatever is asked.")
