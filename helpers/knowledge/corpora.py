@@ -3,7 +3,6 @@
 A source is a file or a folder: an OpenStax bundle or its modules, NLM's PubMed files, MedQuAD, own texts, or a mix.
 """
 
-import difflib
 import gzip
 import os
 import zlib
@@ -24,10 +23,10 @@ def source_files(source: Path) -> list[Path]:
     """The files that a source consists of, in reading order: a book's modules as the book has them, others by name.
 
     Hidden files, checksums and licences are not among them; files of an unknown kind are, and `read_file` rejects
-    them by name. Links are followed once. Raises InputError for a path that does not exist, with the nearest name.
+    them by name. Links are followed once. Raises InputError for a path that does not exist.
     """
     if not source.exists():
-        raise InputError(f"{source} does not exist{_nearest(source)}")
+        raise InputError(f"{source} does not exist")
     return [source] if not source.is_dir() else list(_walk(source, set()))
 
 
@@ -95,10 +94,3 @@ def _is_passed_over(entry: os.DirEntry) -> bool:
     """Hidden files, checksums, licences and what an archive of a Mac holds beside its files."""
     name = entry.name
     return name.startswith((".", "__MACOSX")) or name.endswith(".md5") or bool(licences.FILE.fullmatch(name))
-
-
-def _nearest(path: Path) -> str:
-    parent = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
-    missing = path.absolute().relative_to(parent).parts[0]
-    near = difflib.get_close_matches(missing, os.listdir(parent), n=1)
-    return f"; did you mean {parent / near[0]}?" if near else ""
