@@ -14,6 +14,7 @@ from helpers.knowledge.documents import Document, Rejection, UnknownKindError, U
 from helpers.knowledge.html_text import Parts, read_html
 from helpers.knowledge.licences import licence_in
 from helpers.knowledge.markup import clean, sections
+from helpers.sources.tables import brief
 
 MAX_BYTES = 64 << 20
 MAX_MARKDOWN = 8 << 20  # of which an honest file takes 24 s, and one of brackets alone 150
@@ -99,7 +100,7 @@ def _page(text: str, name: str) -> Parts:
     try:
         return read_html(text, name)
     except (AssertionError, ValueError) as error:  # html.parser gives up on some broken declarations
-        raise UnreadableError(f"is broken HTML ({_brief(error)})") from None
+        raise UnreadableError(f"is broken HTML ({brief(error)})") from None
 
 
 def _pdf(path: Path, content: bytes) -> Read:
@@ -109,15 +110,14 @@ def _pdf(path: Path, content: bytes) -> Read:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its many warnings say nothing that a user could do
     try:
         reader = pypdf.PdfReader(io.BytesIO(content), strict=False)
-        encrypted = reader.is_encrypted and not reader.decrypt("")
-        count = 0 if encrypted else len(reader.pages)
-        title = "" if encrypted else clean(str((reader.metadata or {}).get("/Title") or ""))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise pypdf.errors.FileNotDecryptedError
+        count = len(reader.pages)
+        title = clean(str((reader.metadata or {}).get("/Title") or ""))
+    except (pypdf.errors.DependencyError, pypdf.errors.FileNotDecryptedError):  # the first: a cipher not installed
+        raise UnreadableError("is encrypted: save it without a password") from None
     except Exception as error:  # of a broken file pypdf raises whatever it trips over
-        encrypted = isinstance(error, pypdf.errors.DependencyError)
-        if not encrypted:
-            raise UnreadableError(f"is a broken PDF ({_brief(error)})") from None
-    if encrypted:
-        raise UnreadableError("is encrypted: save it without a password")
+        raise UnreadableError(f"is a broken PDF ({brief(error)})") from None
     if count > MAX_PAGES:
         raise UnreadableError(f"has {count} pages, more than {MAX_PAGES}: cut it into parts")
     pages, lost = [], []
@@ -125,7 +125,7 @@ def _pdf(path: Path, content: bytes) -> Read:
         try:
             text = reader.pages[number].extract_text()
         except Exception as error:  # as above; the other pages are kept
-            lost.append(Rejection(f"{path}: page {number + 1}", f"cannot be read ({_brief(error)})"))
+            lost.append(Rejection(f"{path}: page {number + 1}", f"cannot be read ({brief(error)})"))
             continue
         text = re.sub("[ﬀ-ﬆ]", lambda match: unicodedata.normalize("NFKC", match[0]), text)  # ligatures
         text = re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", text)  # a word that is hyphenated at the end of its line
@@ -133,10 +133,6 @@ def _pdf(path: Path, content: bytes) -> Read:
     if not lost and not sections(pages):
         raise UnreadableError("has no text (scanned pages?): run OCR on it")
     return pages, lost
-
-
-def _brief(error: BaseException) -> str:
-    return clean(str(error))[:100] or type(error).__name__
 
 
 READERS: dict[str, Callable[[Path, bytes], Read]] = {
