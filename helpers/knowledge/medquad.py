@@ -4,16 +4,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError
 from helpers.knowledge.markup import clean, sections
+from helpers.sources.tables import brief
 from helpers.sources.text import MAX_ROW
 
 LICENCE = "CC BY 4.0"
-KEYS = {"id", "source", "url", "focus", "question", "answer"}
 SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows
+KEYS = {"id", "source", "url", "focus", "question", "answer"}
 
 
 def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
@@ -72,23 +74,18 @@ def _string(value: Any) -> str:
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | Rejection]]:
     """(line, row); a line that is not an object of JSON in UTF-8, or longer than MAX_ROW, is a Rejection."""
-    number = 0
     with open(path, "rb") as handle:
-        while line := handle.readline(MAX_ROW + 1):
-            number += 1
+        for number, line in enumerate(iter(partial(handle.readline, MAX_ROW + 1), b""), 1):
             where = f"{path}: line {number}"
             if len(line) > MAX_ROW:
+                yield number, Rejection(where, f"is longer than {MAX_ROW >> 20} MiB")
                 pieces = (handle.readline(MAX_ROW) for _ in range(SKIPPED))
-                ended = any(not piece or piece.endswith(b"\n") for piece in pieces)
-                rest = "" if ended else "; what follows is not read"
-                yield number, Rejection(where, f"is longer than {MAX_ROW >> 20} MiB{rest}")
-                if not ended:
+                if not any(not piece or piece.endswith(b"\n") for piece in pieces):
+                    yield number, Rejection(where, "does not end: what follows is not read")
                     return
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig")) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                yield number, Rejection(where, f"is not JSON ({clean(str(error))[:100]})")
-                continue
-            if line.strip():
-                yield number, row if isinstance(row, dict) else Rejection(where, "is not an object")
+            elif line.strip():
+                try:
+                    row = json.loads(line.decode("utf-8-sig"))
+                except (ValueError, RecursionError) as error:
+                    row = Rejection(where, f"is not JSON ({brief(error)})")
+                yield number, row if isinstance(row, dict | Rejection) else Rejection(where, "is not an object")
