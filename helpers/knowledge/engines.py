@@ -43,24 +43,18 @@ def rarest(counts: dict[str, int], total: int) -> list[str]:
 
 def search_sqlite(db: sqlite3.Connection, query: str, limit: int) -> Hits:
     """By FTS5 in the index's own file."""
-    words = _rarest_words(db, query)
-    if not words:
+    (total,) = db.execute("SELECT passages FROM state").fetchone()
+    term_of = _terms(words_of(query))
+    marks = ",".join("?" * len(term_of))
+    counts = dict(db.execute(f"SELECT term, doc FROM vocabulary WHERE term IN ({marks})", list(term_of)).fetchall())
+    wanted = " OR ".join(f'"{term_of[term]}"' for term in rarest(counts, total)[:MOST_WORDS])
+    if not wanted:
         return []
-    wanted = " OR ".join(f'"{word}"' for word in words)
     rows = db.execute(
         "SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ? ORDER BY score, rowid LIMIT ?",
         [wanted, limit],
     )
     return [(row, -score) for row, score in rows]
-
-
-def _rarest_words(db: sqlite3.Connection, query: str) -> list[str]:
-    """At most MOST_WORDS words of the query that the index has, the rarest first."""
-    (total,) = db.execute("SELECT passages FROM state").fetchone()
-    term_of = _terms(words_of(query))
-    marks = ",".join("?" * len(term_of))
-    counts = dict(db.execute(f"SELECT term, doc FROM vocabulary WHERE term IN ({marks})", list(term_of)).fetchall())
-    return [term_of[term] for term in rarest(counts, total)[:MOST_WORDS]]
 
 
 def _terms(words: list[str]) -> dict[str, str]:

@@ -119,7 +119,8 @@ class Importer:
             self.commit()
 
     def document(self, document: Document, space: int) -> None:
-        content = _digest(document)
+        shown = repr((document.sections, document.licence, document.address))  # repr: also of lone surrogates
+        content = blake2b(shown.encode(), digest_size=16).digest()
         row = self.db.execute(
             "SELECT id, version, content, first, count FROM documents WHERE space = ? AND source = ?",
             [space, clean(document.source)],
@@ -237,11 +238,6 @@ def _texts(document: Document) -> Iterator[tuple[str, str]]:
         title, text = clean(passage.title).strip(), clean(passage.text).strip()
         if text:
             yield title, text
-
-
-def _digest(document: Document) -> bytes:
-    shown = repr((document.sections, document.licence, document.address))  # repr: also of lone surrogates
-    return blake2b(shown.encode(), digest_size=16).digest()
 
 
 def _content(path: Path) -> str:

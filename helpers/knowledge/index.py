@@ -67,7 +67,11 @@ class Index:
                 for item in given:
                     importer.source(item) if isinstance(item, str | Path) else importer.item(item)
                 added = importer.finish()
-                self._build_tantivy(db)
+                clear_leftovers(self.folder.parent, self.folder.name)
+                (size,) = db.execute("SELECT passages FROM state").fetchone()
+                if size >= LARGE and find_spec("tantivy") and state_in(self.folder) != _state_name(db):
+                    rows = db.execute("SELECT rowid, title, text FROM passages ORDER BY rowid")
+                    Tantivy.build(self.folder, _state_name(db), rows)
             return added
 
     def search(self, query: str, k: int = 10) -> list[Passage]:
@@ -148,14 +152,6 @@ class Index:
             self._tantivy = (state, open_tantivy(self.folder, state))
         tantivy = self._tantivy[1]
         return tantivy.search(query, limit) if tantivy else search_sqlite(db, query, limit)
-
-    def _build_tantivy(self, db: sqlite3.Connection) -> None:
-        """Bring the folder to the file's state where the index is large."""
-        clear_leftovers(self.folder.parent, self.folder.name)
-        (size,) = db.execute("SELECT passages FROM state").fetchone()
-        if size >= LARGE and find_spec("tantivy") and state_in(self.folder) != _state_name(db):
-            rows = db.execute("SELECT rowid, title, text FROM passages ORDER BY rowid")
-            Tantivy.build(self.folder, _state_name(db), rows)
 
 
 def _state_name(db: sqlite3.Connection | None) -> str:

@@ -42,7 +42,8 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     path, settings = run / "retrieval/index.sqlite", run.config.retrieval
     record, contexts = run / "retrieval/sources.json", run / "retrieval/contexts"
     if record.is_file() and read_json(record) != settings.sources:
-        remove_index(path)
+        for part in path.parent.glob(f"{path.name}*"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
     path.parent.mkdir(exist_ok=True)
     write_json(record, settings.sources)
     rows = {q.answered_by: q.context.replace("\n", "\n\n") for q in questions if q.context}
@@ -70,12 +71,6 @@ def open_index(path: Path, embedder: str | None) -> Index:
 def source_path(name: str) -> Path:
     """The file or folder of a source's name; `handbook` is the packaged one."""
     return HANDBOOK if name == "handbook" else project_path(name)
-
-
-def remove_index(path: Path) -> None:
-    """Delete an index and what lies beside it."""
-    for part in path.parent.glob(f"{path.name}*"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def holds(passage: Passage, relevant: str | None) -> bool:

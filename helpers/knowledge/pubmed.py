@@ -13,7 +13,7 @@ from helpers.knowledge.markup import clean, inline_text, local, sections, stream
 
 LICENCE = "NLM citation record; abstracts may be their publishers'"
 NUMBER = re.compile(r"pubmed(\d{2})n(\d{4,})\.xml", re.IGNORECASE)
-RECORDS = {"PubmedArticle", "PubmedBookArticle"}
+RECORDS = {"PubmedArticle", "PubmedBookArticle", "DeleteCitation"}
 
 
 def file_version(path: Path) -> str:
@@ -36,7 +36,7 @@ def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
     version = file_version(path)
     try:
         with unpacked(path) as handle:
-            for element in stream(handle, _is_record):
+            for element in stream(handle, lambda element, depth: depth == 1 and local(element) in RECORDS):
                 yield from _record(element, version, path)
     except (UnreadableError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         yield Rejection(str(path), f"{error}; the records before that are kept")
@@ -50,10 +50,6 @@ def _fits_md5(path: Path) -> bool:
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)) if expected else None
     return not expected or expected[0].lower() == digest.hexdigest()
-
-
-def _is_record(element: Element, depth: int) -> bool:
-    return depth == 1 and (local(element) in RECORDS or local(element) == "DeleteCitation")
 
 
 def _record(element: Element, version: str, path: Path) -> Iterator[Document | Deletion | Rejection]:
