@@ -3,9 +3,9 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from helpers.knowledge.cnxml_tables import table_rows
@@ -37,8 +37,7 @@ DRAFT_WORDS = 10
 LINK = "\ue000"  # marks the words that stand for a link without text
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a book has a module: the titles above it, its licence and the book's page."""
 
     path: tuple[str, ...] = ()
@@ -61,10 +60,7 @@ def bundle_files(bundle: Path) -> list[Path]:
 
 
 def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
-    """One module. Its book, chapter and licence are those of the first collection (by file name) that holds it.
-
-    Raises UnreadableError.
-    """
+    """One module, as the first collection (by file name) that holds it names its book, chapter and licence."""
     root = parse(content)
     name = _text_of(root, "content-id") or path.parent.name
     bundle = bundle_of(path)
@@ -125,10 +121,8 @@ def _text_of(element: Element, name: str) -> str:
 
 
 def _asks(element: Element, title: str = "", parent: Element | None = None) -> bool:
-    """Whether an element holds questions or what is no content, by its name, class or title.
-
-    So does a list in a note, if most of its items are questions: a case's or a video's, which nothing answers.
-    """
+    """Whether an element holds questions or what is no content, by its name, class or title; or, as a list in a note,
+    by its items: a case's or a video's questions, which nothing answers."""
     classes = (element.get("class") or "").lower().split()
     if local(element) in LEFT_OUT or not CLASSES.isdisjoint(classes) or QUESTION_TITLE.fullmatch(title):
         return True
@@ -218,7 +212,6 @@ def _gap(after: Element) -> Element:
 
 
 def _definition(element: Element) -> str:
-    """`term: meaning`."""
     parts = {local(part): _text(part) for part in element}
     return f"{parts.get('term', '')}: {parts.get('meaning', '')}"
 

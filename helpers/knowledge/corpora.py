@@ -22,8 +22,7 @@ PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
 def source_files(source: Path) -> list[Path]:
     """The files that a source consists of, in reading order: a book's modules as the book has them, others by name.
 
-    Hidden files, checksums and licences are not among them; files of an unknown kind are, and `read_file` rejects
-    them by name. Links are followed once. Raises InputError for a path that does not exist.
+    Hidden files, checksums and licences are passed over. Links are followed once. InputError for a missing path.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist")
@@ -31,10 +30,9 @@ def source_files(source: Path) -> list[Path]:
 
 
 def read_file(path: Path, root: Path) -> Iterator[Found]:
-    """One of the files of `source_files(root)`, read on its own: nothing of it depends on what was read before.
+    """One of the files of `source_files(root)`; its content, not its suffix alone, decides what it is.
 
-    What a file is, its content decides, not its suffix alone. A faulty file is a Rejection; only a file that is the
-    whole source (`path == root`) and of an unknown kind raises InputError.
+    A faulty file is a Rejection; only a whole source (`path == root`) of an unknown kind raises InputError.
     """
     try:
         yield from _reader(path, root)

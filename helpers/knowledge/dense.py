@@ -28,8 +28,7 @@ DEPTH = 100  # places of each ranking, at least, that are fused
 class Dense:
     """Vectors of an index's passages by `model_name`, an embedder's hub id or folder, loaded when first needed.
 
-    They are in memory, computed when first searched and anew when the index has changed. Raises InputError, in one
-    line, for an embedder that cannot be used.
+    They are in memory, computed anew when the index has changed. InputError for an embedder that cannot be used.
     """
 
     def __init__(self, index: Index, model_name: str) -> None:

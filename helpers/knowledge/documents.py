@@ -12,7 +12,7 @@ MAX_WORDS = 200  # of a passage: BM25 over passages of this size is measured in 
 
 @dataclass(frozen=True)
 class Section:
-    """One heading's text. `path` are the headings down to it, from the document's title; `paragraphs` its own text."""
+    """One heading's own paragraphs; `path` are the headings down to it, from the document's title."""
 
     path: tuple[str, ...]
     paragraphs: list[str]

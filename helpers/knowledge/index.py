@@ -30,14 +30,9 @@ Source = str | Path | Document | Deletion | Rejection
 class Index:
     """The index in the file `path`, which the first `add` makes; a path within the project may be relative to it.
 
-    Any number of processes may search while one adds; threads that share an Index wait for its `add`. A change of a
-    large index writes the folder anew (4 s for 41,000 passages).
-
-    A document is known by its `source`; where it has no `version`, by the file that it was read from and its `source`,
-    since two files may both have a row 1. So a PMID is one document in all of NLM's files, and two folders may both
-    hold a `notes.md`.
-
-    Raises InputError, in one line, for a file that is not an index or has another layout.
+    Any number of processes may search while one adds; threads that share an Index wait for its `add`. A document is
+    known by its `source` (a PMID, in all of NLM's files) or, where it has no `version`, by its file and `source`: two
+    files may both have a row 1. InputError for a file that is not an index or has another layout.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,13 +46,11 @@ class Index:
     def add(self, sources: Source | Iterable[Source]) -> Added:
         """Read files and folders, or documents, into the index; what is there already stays as it is.
 
-        A file with the same name and content is read once. Where it has changed, what it no longer holds leaves the
-        index, and so does a file that has left its folder (NLM's do not: see Importer.forget). Of versions of a
-        document the greatest stays, in whichever order they come; a deletion outweighs its own version and all before
-        it. Each file is in or out as a whole (a larger one than importing.TRANSACTION items in parts of that size), so
-        a second call goes on where a killed process or a full disk ended the first.
-
-        Raises InputError if a source does not exist, another process is adding, or the disk is full.
+        A file with the same name and content is read once. What a changed file no longer holds leaves the index, and so
+        does a file that has left its folder (NLM's do not: see Importer.forget). Of a document's versions the greatest
+        stays; a deletion outweighs its own version and all before it. Each file is in or out as a whole (above
+        importing.TRANSACTION items in parts), so a second call goes on where a killed process ended the first.
+        InputError if a source does not exist, another process is adding, or the disk is full.
         """
         given = [sources] if isinstance(sources, Source) else sources
         with self._lock:
@@ -102,12 +95,10 @@ class Index:
             return _state_name(db)
 
     def __len__(self) -> int:
-        """How many passages there are."""
         return self._state("passages")
 
     @property
     def documents(self) -> int:
-        """How many documents there are."""
         return self._state("documents")
 
     def close(self) -> None:

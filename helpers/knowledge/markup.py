@@ -58,9 +58,8 @@ def parse(content: bytes) -> Element:
 def stream(handle: io.BufferedIOBase, wanted: Callable[[Element, int], bool], forget: bool = True) -> Iterator[Element]:
     """Each finished element for which `wanted(element, depth)` holds; the root's depth is 0.
 
-    With `forget` a child of the root is cleared when it ends, so that one at a time is in memory. Raises
-    UnreadableError, with the line, for broken XML, entity declarations, more than MAX_DEPTH levels, or a record above
-    MAX_RECORD bytes.
+    With `forget` one child of the root is in memory at a time. UnreadableError, with the line, for broken XML, entity
+    declarations, more than MAX_DEPTH levels, or a record above MAX_RECORD bytes.
     """
     root_name(handle)
     parser, pending, root, depth = XMLPullParser(("start", "end")), 0, None, 0
@@ -89,10 +88,7 @@ def stream(handle: io.BufferedIOBase, wanted: Callable[[Element, int], bool], fo
 
 
 def root_name(handle: io.BufferedIOBase) -> str:
-    """The tag of the root, `{namespace}name`; reads what stands before it, and goes back to the beginning.
-
-    Raises UnreadableError for broken XML, and for declarations of entities, which can only stand there.
-    """
+    """The root's tag, `{namespace}name`; UnreadableError for entity declarations before it, and for broken XML."""
     parser, found = expat.ParserCreate(namespace_separator="}"), []
 
     def refuse(*_: object) -> None:
@@ -111,10 +107,7 @@ def root_name(handle: io.BufferedIOBase) -> str:
 
 
 def inline_text(element: Element, left_out: Callable[[Element], bool] = lambda element: False) -> str:
-    """All text of an element in order. Tags neither join nor split words; a power of a number is written 10^5.
-
-    Line breaks and block elements part words by a space, formulas are written on one line.
-    """
+    """All text of an element in order, formulas on one line, powers as 10^5; only block elements part words."""
     parts = [element.text or ""]
     last = parts[0][-1:]
     for child in element:

@@ -19,13 +19,11 @@ KEYS = {"id", "source", "url", "focus", "question", "answer"}
 
 
 def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
-    """One document a row of a .jsonl file, read row by row; `name` stands for the file in a generic row's source.
+    """One document a row of a .jsonl file, read row by row.
 
-    MedQuAD's row has its `id` as source; an id that another row of the file had before is followed by its collection
-    (`0000001-1@GARD`), as MedQuAD numbers each collection anew, and by a count. Other rows need `text`, and may have
-    `id`, `title`, `licence` and `address`; their source is `name#id`, or `name#line`; of a second row with that,
-    `name@2#id`.
-    Raises UnknownKindError, which names the keys, if the first row is of another kind.
+    MedQuAD's row has its `id` as source, a repeated one with its collection (`0000001-1@GARD`), as MedQuAD numbers each
+    anew, and a count. Other rows need `text`, and may have `id`, `title`, `licence` and `address`; their source is
+    `name#id` or `name#line`, of a second row with that `name@2#id`. UnknownKindError, which names the keys, if the first row is of another kind.
     """
     seen: Counter[str] = Counter()
     first, line = True, 0

@@ -24,11 +24,9 @@ Read = tuple[Parts, list[Rejection]]  # a file's text, and what of it was lost
 
 
 def read_own_file(path: Path, root: Path) -> Iterator[Document | Rejection]:
-    """One .txt, .md, .html or .pdf as one document, with its headings.
+    """One .txt, .md, .html or .pdf as one document, with its headings; `source` is the path below `root`.
 
-    `source` is the path below `root`, with slashes. The licence is the first line of a LICENSE in the file's folder or
-    in `root`.
-    Raises UnreadableError, UnknownKindError for any other suffix.
+    Its licence is the first line of a LICENSE in its folder or in `root`. UnknownKindError for any other suffix.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None and path.is_file():

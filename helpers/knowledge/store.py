@@ -50,9 +50,9 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def open_to_write(path: Path) -> Iterator[sqlite3.Connection]:
-    """The connection of the one process that may write, with the layout made if the file is new or empty.
+    """The connection of the one process that may write; what the block did not commit is undone.
 
-    What the block did not commit is undone. Raises InputError if another process writes, or for another kind of file.
+    A new or empty file gets the layout. InputError if another process writes, or for another kind of file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with errors_in_one_line(path), _write_lock(path):

@@ -54,10 +54,9 @@ class Synonyms:
 
     @classmethod
     def from_sources(cls, paths: Iterable[Path], table: Path) -> "Synonyms":
-        """Build the table of all sources, atomically; if it was built of the same contents it stays untouched.
+        """Build the table of all sources (see `terms`), atomically; one of the same contents stays untouched.
 
-        A source is MRCONSO.RRF, MeSH's descriptors (.xml), or an .obo file. Raises InputError for a source that cannot
-        be read or holds no name.
+        InputError for a source that cannot be read or holds no name.
         """
         sources = [Path(path) for path in paths]
         made_of = [FORMAT, *map(fingerprint, sources)]

@@ -31,8 +31,7 @@ class Term:
 def read_terms(path: Path) -> Iterator[Term | None]:
     """The names in a file, by its ending (each also with .gz), and None for each record that cannot be read.
 
-    Of XML that breaks off the names before that are kept, and a line says so. Raises InputError for a file that cannot
-    be read, or whose name does not tell what it is.
+    Of XML that breaks off the names before that are kept, and a line says so. InputError for any other file.
     """
     readers = {".rrf": _mrconso, ".xml": _mesh, ".obo": _obo}
     reader = readers.get(Path(path.name.lower().removesuffix(".gz")).suffix)
@@ -49,10 +48,7 @@ def read_terms(path: Path) -> Iterator[Term | None]:
 
 
 def _mrconso(path: Path) -> Iterator[Term | None]:
-    """English names in use (SUPPRESS is N) of restriction level 0, which needs the UMLS licence alone.
-
-    A row has 18 fields, each ended by `|`.
-    """
+    """English names in use (SUPPRESS is N) of restriction level 0, which needs the UMLS licence alone."""
     with unpacked(path) as handle:
         for line in iter(partial(handle.readline, MAX_LINE), b""):
             fields = line.decode("utf-8-sig", errors="replace").rstrip("\r\n").split("|")
