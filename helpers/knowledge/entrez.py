@@ -1,7 +1,7 @@
 """A topic's citations from NCBI's E-utilities, as files that the index reads.
 
 Rules and formats: https://www.ncbi.nlm.nih.gov/books/NBK25497/ and NBK25499/ (esearch, and efetch by PMIDs in batches;
-3 requests a second without a key and 10 with one; `tool` and `email` name the sender).
+3 requests a second without a key and 10 with one).
 """
 
 import os
@@ -29,7 +29,7 @@ MAX_WAIT = 60.0  # seconds
 PASSING = (408, 425, 429)  # statuses that are worth another try, as all from 500 on
 
 
-def fetch_topic(query: str, folder: Path, limit: int = 1000, email: str = "", address: str = ADDRESS) -> list[Path]:
+def fetch_topic(query: str, folder: Path, limit: int = 1000, address: str = ADDRESS) -> list[Path]:
     """Fetch the `limit` best matches of a PubMed query into `folder`; returns its files, of BATCH citations each.
 
     A search is kept with its PMIDs in `.search.json`, so that a fetch that was stopped goes on where it stopped, with
@@ -40,8 +40,8 @@ def fetch_topic(query: str, folder: Path, limit: int = 1000, email: str = "", ad
     if not query or limit < 1:
         raise InputError("a topic has a query and a limit of at least 1 citation")
     export_secrets([KEY])
-    given = {"tool": "ai-doctor", "email": email, "api_key": os.environ.get(KEY, "").strip()}
-    about = {name: value for name, value in given.items() if value}
+    key = os.environ.get(KEY, "").strip()
+    about = {"tool": "ai-doctor"} | ({"api_key": key} if key else {})
     with httpx.Client(base_url=address, timeout=60, follow_redirects=True) as client:
         if not search.is_file():
             how = {"db": "pubmed", "term": query, "retmode": "json", "retmax": limit, "sort": "relevance"}
@@ -96,10 +96,7 @@ def _pmids(answer: Response) -> list[str]:
     if "ERROR" in found:
         raise UnreadableError(f"search failed: {clean(str(found['ERROR']))}")
     if not pmids:
-        missing = (found.get("errorlist") or {}).get("phrasesnotfound") or []
-        raise InputError(
-            "PubMed has nothing for this query" + (f" (not found: {', '.join(missing)})" if missing else "")
-        )
+        raise InputError("PubMed has nothing for this query")
     return pmids
 
 
