@@ -5,7 +5,7 @@ import mimetypes
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -34,16 +34,10 @@ UNREACHED = (httpx.TransportError, ConnectionError, TimeoutError)
 OUT_OF_ORDER = (408, 429, 500, 502, 503, 504)
 
 
-class HubTable(NamedTuple):
-    """A split of a data set: its rows, read from the disk one by one, their commit and their configuration."""
-
-    rows: Iterable[dict[str, Any]]
-    commit: str
-    config: str | None
-
-
-def hub_table(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> HubTable:
-    """A split of a data set on the hub, or in the cache where the hub cannot be reached.
+def hub_table(
+    dataset: str, config: str | None, split: str, revision: str | None, instead: str
+) -> tuple[Iterable[dict[str, Any]], str, str | None]:
+    """A split of a data set on the hub, or in the cache where the hub cannot be reached: rows, commit, configuration.
 
     `config` None takes the only configuration. Raises InputError, which ends in `instead`: what to do without it.
     """
@@ -51,7 +45,7 @@ def hub_table(dataset: str, config: str | None, split: str, revision: str | None
         table = _load(dataset, config, split, revision)
         # The commit is in the path: load_dataset silently falls back on another commit in the cache.
         commit = Path(table.cache_files[0]["filename"]).parent.name
-        return HubTable(table, commit, table.info.config_name)
+        return table, commit, table.info.config_name
     except Exception as error:  # three libraries and the disk, each with errors of its own
         reason = explain(error, dataset, revision, dataset=True)
         raise InputError(f"cannot get {dataset}: {reason}; {instead}") from error
@@ -134,10 +128,9 @@ def nameless_base(config: Config) -> str | None:
 
 
 def ask_first(name: str, revision: str | None = None) -> None:
-    """Ask the hub once for a model that is not in the cache.
+    """Ask the hub once for a model that is not in the cache; InputError for one whose weights are pickles alone.
 
-    Raises at once what transformers would retry for a minute: no network, a hub that is out of order, too many
-    requests. Other errors are left to the loading. InputError for a model whose weights are pickles alone.
+    Raises at once what transformers would retry for a minute: no network, a hub that is out of order.
     """
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return
@@ -168,8 +161,7 @@ def model_commit(model: ModelSettings) -> str | None:
 def explain(error: BaseException, name: str, revision: str | None = None, dataset: bool = False) -> str:
     """Why a model or data set could not be loaded or stored, and what to do about it, in one line.
 
-    The cause can be anywhere in the chain: transformers and datasets wrap errors of huggingface_hub, which wraps those
-    of network and disk.
+    The cause can be anywhere in the chain: libraries wrap each other's errors, and those of network and disk.
     """
     chain = _chain(error)
     page = f"{SITE}/{'datasets/' if dataset else ''}{name}"

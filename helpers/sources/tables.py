@@ -2,7 +2,7 @@
 
 import csv
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -21,14 +21,11 @@ MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can ma
 def read_table(path: Path) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
-    A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. A byte order mark and
-    Windows line ends are allowed. One row is in memory at a time, but of a JSON list all are. Raises InputError, which
-    names the file and, where possible, the line or byte, for a broken file, and for one above the bounds here and in
-    `sources.text`, which keep a hostile file from taking all time or memory.
+    A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. One row is in memory at a
+    time, but of a JSON list all are. InputError, which names the file and, where possible, the line or byte, for a
+    broken file, and for one above the bounds here and in `sources.text`.
     """
-    readers: dict[str, Callable[[IO[bytes]], Numbered]] = dict(
-        zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True)
-    )
+    readers = dict(zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True))
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
             raise BadTableError("is not a file")
@@ -48,10 +45,7 @@ def read_table(path: Path) -> Numbered:
 
 
 def find_columns(name: str, there: list[str], aliases: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """The name in `there` of each column in `aliases`: its own, or the first of its aliases, which are lower case.
-
-    Raises InputError, which names the table, where a column is missing.
-    """
+    """The name in `there` of each column in `aliases`: its own, or the first of its aliases, which are lower case."""
     folded = {column.strip().casefold(): column for column in reversed(there)}
     found = {
         column: column if column in there else next((folded[name] for name in names if name in folded), None)

@@ -15,7 +15,6 @@ from helpers.files import write_json
 from helpers.models.loading import context_length
 from helpers.run_dir.folder import note_in_record, open_run
 from helpers.sources import rows
-from helpers.sources.hub import HubTable
 from helpers.use.server import ServerSettings, vllm_options
 
 NEWER = "decade" + "0" * 34
@@ -111,7 +110,7 @@ def test_rows_are_read_at_the_commit_in_the_record(tmp_path, monkeypatch):
     def hub_table(name, config, split, revision, instead):
         asked.append(revision)
         cells = {"Question": "q", "Complex_CoT": "c", "Response": "r"}
-        return HubTable([cells], COMMIT, config)
+        return [cells], COMMIT, config
 
     monkeypatch.setattr(rows, "hub_table", hub_table)
     run = open_run("smoke", tmp_path, {"data.source": "hub", "data.revision": "v1"})
