@@ -23,7 +23,7 @@ from helpers.lora_training.backends import choose_backend
 from helpers.machine.hardware import describe_machine
 from helpers.report.results import CONTENT_POLICY, write_index
 from helpers.run_dir.backup import back_up
-from helpers.run_dir.folder import Run, alone_in, set_aside
+from helpers.run_dir.folder import Run, alone, set_aside
 from helpers.run_dir.layout import STAGES, made_from
 from helpers.run_dir.owner import repeating
 from helpers.run_dir.stopping import STARTED
@@ -111,6 +111,7 @@ def choose_stages(start: str | None = None, only: str | None = None) -> list[str
     return names[index(start) if start else 0 :]
 
 
+@alone
 def run_series(
     run: Run,
     stages: list[str],
@@ -120,20 +121,13 @@ def run_series(
     """Execute `stages` in order; returns each with its seconds, None for one that was skipped as finished.
 
     `tell(stage, state, detail)` is called with each event: state is "running", "finished", "skipped" or "moved". With
-    `force`, or if the code of the training has changed, 04 trains from the start: the earlier training, and what was
-    measured and exported of it, is set aside. Raises StageError.
+    `force`, or if the code of the training has changed, 04 sets the earlier one aside and trains from the start.
+    Raises StageError.
     """
     if run.config.training.backend == "unsloth" and "04_lora_training" in stages:
         choose_backend(run.config, describe_machine())  # InputError before any work if Unsloth cannot run
     export_secrets()  # Colab gives secrets to the process of its page, not to the kernels started here
     os.environ.setdefault(STARTED, str(time.monotonic()))
-    with alone_in(run):
-        return _run_series(run, stages, force, tell)
-
-
-def _run_series(
-    run: Run, stages: list[str], force: bool, tell: Callable[[str, str, str], None]
-) -> list[tuple[str, float | None]]:
     times: list[tuple[str, float | None]] = []
     for stage in stages:
         inputs = stage_inputs(run, stage)
