@@ -105,7 +105,6 @@ def _book(collection: Element, bundle: Path) -> tuple[str, str, str]:
 
 
 def _modules(element: Element, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(module, titles above it) in reading order."""
     for child in element:
         if local(child) == "module":
             yield child.get("document") or "", path
@@ -205,7 +204,6 @@ def _blocks(element: Element, bullet: str = "") -> list[str]:
 
 
 def _gap(after: Element) -> Element:
-    """What follows an element that is left out."""
     gap = Element("span")
     gap.tail = after.tail
     return gap

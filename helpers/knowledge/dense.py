@@ -72,7 +72,6 @@ class Dense:
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
-        """Tokenizer and model, on a GPU where there is one."""
         from torch import cuda, float32
         from transformers import AutoModel, AutoTokenizer
 

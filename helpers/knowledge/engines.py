@@ -120,7 +120,6 @@ class Tantivy:
 
 
 def open_tantivy(folder: Path, state: str) -> Tantivy | None:
-    """The folder, if it holds this state and can be read."""
     try:
         return Tantivy(folder) if state_in(folder) == state else None
     except (ImportError, OSError, ValueError):  # not installed, damaged, of another version: SQLite answers

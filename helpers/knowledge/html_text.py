@@ -82,7 +82,6 @@ class _Page(HTMLParser):
             self.text.append(data)
 
     def flush(self) -> None:
-        """End a paragraph, a heading, or the page's title."""
         line = "; ".join(cell for cell in map(clean, "".join(self.text).split(CELL)) if cell)
         self.text = []
         level = next((number for number, tag in enumerate(HEADINGS) if self.open[tag]), None)

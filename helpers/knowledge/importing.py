@@ -47,7 +47,6 @@ class Importer:
         self.changed = False
 
     def source(self, source: str | Path) -> None:
-        """A file or a folder. Raises InputError if it does not exist."""
         root = Path(source).expanduser()
         files = source_files(root)
         for path in files:
@@ -56,7 +55,6 @@ class Importer:
             self.forget_gone(root.resolve(), set(map(_where, files)))
 
     def file(self, path: Path, root: Path) -> None:
-        """One file; not at all if it is there."""
         try:
             content = _content(path)
         except OSError as error:
@@ -106,7 +104,6 @@ class Importer:
         return True
 
     def item(self, item: Document | Deletion | Rejection, file: int = 0) -> None:
-        """One of a stream, which may come without a file."""
         if isinstance(item, Rejection):
             self.reject(item)
         elif isinstance(item, Deletion):

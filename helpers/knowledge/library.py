@@ -27,7 +27,6 @@ class Library:
     synonyms: Synonyms | None
 
     def widened(self, question: str) -> str:
-        """The question with other names of what it mentions; as it is where there is no table."""
         return widen(question, self.synonyms) if self.synonyms else question
 
 

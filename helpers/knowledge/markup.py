@@ -44,7 +44,6 @@ def unpacked(path: Path) -> io.BufferedIOBase:
 
 
 def local(element: Element) -> str:
-    """A tag without its namespace."""
     return element.tag.rpartition("}")[2]
 
 

@@ -79,7 +79,6 @@ def training_budget(
 
 
 def budget_table(budget: dict[str, float], metrics: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Estimate and outcome as text: quantity to (planned, measured)."""
     return {
         "optimizer steps": (f"{budget['steps']:,}", f"{metrics['steps']:,}"),
         "tokens": (f"{budget['tokens']:,}", f"{metrics['tokens']:,}"),

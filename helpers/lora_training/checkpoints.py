@@ -146,7 +146,6 @@ def _made_here(run: Run) -> Made | None:
 
 
 def _made(path: Path) -> Made | None:
-    """The training in a note or a checkpoint's marker; None if it cannot be read."""
     try:
         made = read_json(path)
         made = made["training"] if path.name == MARKER else made

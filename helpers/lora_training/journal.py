@@ -79,7 +79,6 @@ class TrainingLogCallback(TrainerCallback):
         self.progress.__exit__(None, None, None)
 
     def validations(self) -> LogRows:
-        """The log's validation measurements in order."""
         return [row for row in self.log if "validation_nll" in row]
 
     def _validate(self, model: Any, step: int) -> None:

@@ -29,7 +29,6 @@ IN_WORDS = {
 
 
 def settings_in_words(config: Config) -> dict[str, tuple[str, str]]:
-    """Each LoRA and training setting to its value and what it does."""
     return {key: (str(value), IN_WORDS[key]) for key, value in config.flat().items() if key in IN_WORDS}
 
 
@@ -79,7 +78,6 @@ def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
-    """How good the plan was."""
     times = metrics["seconds"] / 60 / budget["minutes"]
     time = f"Here: the time came to {times:.2f} times the plan."
     if not 0.5 <= times <= 2:

@@ -164,7 +164,6 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
 
 
 def _as_text(name: str) -> str:
-    """A name without matplotlib's formulas."""
     return name.replace("$", r"\$")
 
 

@@ -44,7 +44,6 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def write_index(run: Run) -> Path:
-    """Write index.html, and return where it is."""
     write_text(run / "index.html", index_page(run))
     return run / "index.html"
 
@@ -160,7 +159,6 @@ def _accuracy_row(what: str, task: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What both pages show of a run, by the names that their templates use."""
     return {
         **results(run),
         "config": run.config,
@@ -175,7 +173,6 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def templates(autoescape: bool) -> Environment:
-    """The templates of this package."""
     return Environment(
         loader=PackageLoader("helpers.report"),
         autoescape=autoescape,

@@ -56,7 +56,6 @@ def on_reading(sides: Figures) -> str:
 
 
 def reading_table(sides: Figures) -> list[dict[str, str]]:
-    """A row of text for each side and condition."""
     rows = []
     for side, conditions in sides.items():
         for name, found in conditions.items():

@@ -52,7 +52,6 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.yaml, as it is now."""
         return yaml.safe_load((self / "run.yaml").read_text(encoding="utf-8"))
 
 

@@ -70,5 +70,4 @@ STAGES = {
 
 
 def made_from(folder: str) -> tuple[str, ...]:
-    """The result folder and those that are made from it."""
     return RESULT_FOLDERS[RESULT_FOLDERS.index(folder) :]

@@ -65,7 +65,6 @@ def code_of(source: str, left_out: Collection[str] = LEFT_OUT, package: Path = P
 
 
 def fingerprints(names: Sequence[str]) -> list[str]:
-    """The fingerprints of these modules' own code."""
     return [read_code(_module(PACKAGE, name).read_text(encoding="utf-8")).fingerprint for name in names]
 
 
@@ -83,7 +82,6 @@ class Code:
 
 @lru_cache(maxsize=1024)
 def read_code(source: str) -> Code:
-    """Parse Python code; cached."""
     tree = ast.parse(source)
     names, strings = set(), set()
     for node in ast.walk(tree):

@@ -275,7 +275,6 @@ def _backing_up(run: Run, stage: str) -> Iterator[None]:
 
 @contextmanager
 def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
-    """In the block, pass on the line in the kernel's progress file twice a second."""
     path = run / ".progress.json"
 
     def listen() -> None:

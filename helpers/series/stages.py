@@ -43,7 +43,6 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
 
 
 def _named(settings: dict[str, Any], mark: str) -> list[str]:
-    """What the settings with this mark name."""
     values = [settings[key] for key in marked(mark) if key in settings]
     return [name for value in values for name in ([value] if isinstance(value, str) else value)]
 

@@ -196,7 +196,6 @@ def _disk(error: BaseException) -> str | None:
 
 
 def _answer(error: Any, page: str, revision: str | None) -> str:
-    """The meaning of the hub's HTTP error."""
     status, headers = error.response.status_code, error.response.headers
     sent_token = "authorization" in error.response.request.headers
     if isinstance(error, GatedRepoError):

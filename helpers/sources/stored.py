@@ -21,7 +21,6 @@ class Texts:
         self._last: tuple[int, dict[str, str | None]] = (-1, {})
 
     def add(self, texts: dict[str, str | None]) -> int:
-        """Keep texts by name; returns their number."""
         content = json.dumps(texts).encode()
         with self._lock:
             try:

@@ -69,7 +69,6 @@ def row_id(row: dict[str, Any], line: int) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """An error's first line, shortened."""
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
 
 

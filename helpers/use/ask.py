@@ -31,5 +31,4 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
 
 
 def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
-    """The model behind an address, under its name there."""
     return {endpoint.model: partial(endpoint.stream, settings=settings)}

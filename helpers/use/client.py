@@ -96,7 +96,6 @@ class Endpoint:
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:
-        """Turns the client's errors into one line."""
         import openai
 
         try:
@@ -112,7 +111,6 @@ class Endpoint:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host, by name or number, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -47,7 +47,6 @@ class Proxy(ThreadingTCPServer):
 
     @contextmanager
     def listening(self) -> Iterator[str]:
-        """In the block it serves, at the address that is yielded."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
         try:
             yield self.url

@@ -252,7 +252,6 @@ def _serve_by_vllm(run: Run | None, side: str, settings: ServerSettings, program
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl+C or SIGTERM sets in the block."""
     stopped = threading.Event()
     before = {each: signal.signal(each, lambda *_: stopped.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

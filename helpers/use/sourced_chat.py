@@ -51,7 +51,6 @@ def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
 
 
 def annotated(reply: dict[str, Any], passages: list[Passage]) -> dict[str, Any]:
-    """A whole chat completion with the two fields."""
     texts = (joined(*thought_and_answer(choice.get("message") or {})) for choice in reply.get("choices") or [])
     return reply | listed(passages, *texts)
 
@@ -83,7 +82,6 @@ def annotated_stream(lines: Iterable[bytes], passages: list[Passage]) -> Iterato
 
 
 def error(status: int, message: str) -> dict[str, Any]:
-    """As OpenAI's servers say it."""
     kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 

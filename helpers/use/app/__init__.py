@@ -12,7 +12,6 @@ from helpers.use.app.parts import escaped
 
 
 def show(run_dir: str | None = None, at_once: int = 4) -> None:
-    """Draw the page that the reader is on."""
     st.set_page_config(page_title="ai-doctor", page_icon="🩺", layout="wide")
     try:
         run = choose_run(run_dir)

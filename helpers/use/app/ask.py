@@ -141,7 +141,6 @@ def _finished(turn: Turn, expanded: bool) -> None:
 
 
 def _sources(turn: Turn) -> None:
-    """The numbered passages of an open-book question, and the citations that none of them bears."""
     if turn.passages:
         with st.expander(f"Sources ({len(turn.passages)})", expanded=True):
             for n, each in enumerate(turn.passages, 1):
@@ -153,7 +152,6 @@ def _sources(turn: Turn) -> None:
 
 
 def _panels(turn: Turn, expanded: bool) -> dict[str, Panel]:
-    """The question, and below it empty panels, one a column."""
     plain(turn.question)
     panels = {}
     for side, column in zip(turn.replies, st.columns(len(turn.replies)), strict=True):

@@ -25,7 +25,6 @@ def sides(run: Run | None) -> list[str]:
 
 
 def endpoint(run: Run | None, side: str, parallel: int) -> Endpoint:
-    """The named server of a side, else llama.cpp in this process."""
     if address := os.environ.get(ENDPOINTS[side]):
         url, model = urldefrag(address)
         return Endpoint(url, key_for(url), model)

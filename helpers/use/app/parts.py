@@ -17,7 +17,6 @@ _ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in punctuation})
 
 
 def heading(title: str) -> None:
-    """A page's title and the disclaimer."""
     st.header(title, anchor=False)
     st.caption(NO_ADVICE)
 

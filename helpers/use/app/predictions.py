@@ -12,7 +12,6 @@ OUTCOMES = ["worse", "better", "same"]
 
 
 def show(run: Run | None) -> None:
-    """The page, once 05 has run."""
     heading("Predictions")
     files = [run / f"evaluation/predictions.{side}.jsonl" for side in NAMES] if run else []
     if not files or not all(file.is_file() for file in files):

@@ -25,7 +25,6 @@ class Reply:
     error: str = ""
 
     def remark(self) -> str:
-        """How the reply ended, and how fast it was, in one line."""
         if self.error:
             return f"Broke off: {self.error}."
         if self.ended is None:
@@ -47,7 +46,6 @@ class Turn:
     passages: list[Passage] = field(default_factory=list)
 
     def end(self) -> None:
-        """Mark every reply as over."""
         for reply in self.replies.values():
             reply.over = True
 
