@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,19 +24,46 @@ RRF_K = 60  # Cormack, Clarke, Büttcher: Reciprocal Rank Fusion outperforms Con
 DEPTH = 100  # places of each ranking, at least, that are fused
 
 
-class Dense:
-    """Vectors of an index's passages by `model_name`, an embedder's hub id or folder, loaded when first needed.
+class FusedIndex(Index):
+    """An index whose search also ranks by meaning, by `embedder`, a hub id or folder, loaded when first needed.
 
-    They are in memory, computed anew when the index has changed. InputError for an embedder that cannot be used.
+    Vectors are in memory, computed anew when the index has changed. InputError for an embedder that cannot be used.
     """
 
-    def __init__(self, index: Index, model_name: str) -> None:
-        folder = project_path(model_name)
-        if not folder.is_dir() and not is_hub_id(model_name):
-            raise InputError(f"the embedder {model_name}: no such folder, and not a hub id like organisation/model")
-        self.index, self.name, self._folder = index, model_name, folder if folder.is_dir() else None
+    def __init__(self, path: str | Path, embedder: str) -> None:
+        super().__init__(path)
+        folder = project_path(embedder)
+        if not folder.is_dir() and not is_hub_id(embedder):
+            raise InputError(f"the embedder {embedder}: no such folder, and not a hub id like organisation/model")
+        self.embedder, self._embedder_folder = embedder, folder if folder.is_dir() else None
         self._known: tuple[str, list[Passage], np.ndarray] | None = None
-        self._lock = Lock()  # a server's threads wait for the vectors
+
+    def search(self, query: str, k: int = 10) -> list[Passage]:
+        """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
+
+        `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
+        """
+        scores: dict[Passage, float] = {}
+        for ranking in (super().search, self.nearest):
+            for rank, found in enumerate(ranking(query, max(k, DEPTH)), 1):
+                passage = replace(found, score=0.0)
+                scores[passage] = scores.get(passage, 0.0) + 1 / (RRF_K + rank)
+        best = sorted(scores, key=lambda passage: -scores[passage])[:k]
+        return [replace(passage, score=scores[passage]) for passage in best]
+
+    def nearest(self, query: str, k: int = 10) -> list[Passage]:
+        """The k passages nearest in meaning, by cosine; [] for a blank query or an empty index."""
+        if not query.strip() or not len(self):
+            return []
+        with self._lock:  # a server's threads wait for the vectors
+            if self._known is None or self._known[0] != self.state:
+                state, rows = self.rows()
+                texts = [f"{passage.title}\n{passage.text}" for _, passage in rows]
+                blocks = [self.embed(texts[i : i + 32]) for i in range(0, len(texts), 32)]
+                self._known = state, [passage for _, passage in rows], np.concatenate(blocks)
+            _, passages, vectors = self._known
+        scores = vectors @ self.embed([query])[0]
+        return [replace(passages[i], score=float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (texts, size), each row of length 1; what a text has beyond MOST_TOKENS does not count."""
@@ -53,57 +79,22 @@ class Dense:
             summed = (model(**inputs).last_hidden_state * mask).sum(1)
             vectors = torch.nn.functional.normalize(summed / mask.sum(1).clamp(min=1), dim=-1).cpu().numpy()
         if not np.isfinite(vectors).all():
-            raise InputError(f"the embedder {self.name}: its vectors are not finite numbers")
+            raise InputError(f"the embedder {self.embedder}: its vectors are not finite numbers")
         return vectors
-
-    def search(self, query: str, k: int = 10) -> list[Passage]:
-        """The k passages nearest in meaning, by cosine; [] for a blank query or an empty index."""
-        if not query.strip() or not len(self.index):
-            return []
-        with self._lock:
-            if self._known is None or self._known[0] != self.index.state:
-                state, rows = self.index.rows()
-                texts = [f"{passage.title}\n{passage.text}" for _, passage in rows]
-                blocks = [self.embed(texts[i : i + 32]) for i in range(0, len(texts), 32)]
-                self._known = state, [passage for _, passage in rows], np.concatenate(blocks)
-            _, passages, vectors = self._known
-        scores = vectors @ self.embed([query])[0]
-        return [replace(passages[i], score=float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:
         from torch import cuda, float32
         from transformers import AutoModel, AutoTokenizer
 
-        source = str(self._folder or self.name)
+        source = str(self._embedder_folder or self.embedder)
         try:
-            if not self._folder:
+            if not self._embedder_folder:
                 ask_first(source)
             how: dict[str, Any] = {"trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(source, **how)
             model = AutoModel.from_pretrained(source, dtype=float32, use_safetensors=True, **how)
         except Exception as error:  # libraries and the disk, each with errors of its own
-            raise InputError(f"the embedder {self.name}: {explain(error, self.name)}") from None
+            raise InputError(f"the embedder {self.embedder}: {explain(error, self.embedder)}") from None
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer, model.eval().to("cuda" if cuda.is_available() else "cpu")
-
-
-class FusedIndex(Index):
-    """An index whose search also ranks by meaning, with the embedder of that hub id or folder."""
-
-    def __init__(self, path: str | Path, embedder: str) -> None:
-        super().__init__(path)
-        self.dense = Dense(self, embedder)
-
-    def search(self, query: str, k: int = 10) -> list[Passage]:
-        """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
-
-        `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
-        """
-        scores: dict[Passage, float] = {}
-        for ranking in (super().search, self.dense.search):
-            for rank, found in enumerate(ranking(query, max(k, DEPTH)), 1):
-                passage = replace(found, score=0.0)
-                scores[passage] = scores.get(passage, 0.0) + 1 / (RRF_K + rank)
-        best = sorted(scores, key=lambda passage: -scores[passage])[:k]
-        return [replace(passage, score=scores[passage]) for passage in best]

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from helpers import InputError
-from helpers.knowledge.dense import Dense
+from helpers.knowledge.dense import FusedIndex
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
 from helpers.knowledge.library import open_index, open_library
@@ -53,35 +53,35 @@ def test_scores_are_the_cosines_of_mean_vectors_whatever_the_padding(index, embe
     query = "the heart of a kidney"
     wanted = by_hand(embedder, query)
     expected = {str(n): float(by_hand(embedder, f"T\n{text}") @ wanted) for n, text in enumerate(TEXTS)}
-    found = Dense(index, str(embedder)).search(query, 10)
+    found = FusedIndex(index.path, str(embedder)).nearest(query, 10)
     assert [each.source for each in found] == sorted(expected, key=expected.get, reverse=True)
     assert [each.score for each in found] == pytest.approx([expected[each.source] for each in found], abs=2e-3)
-    assert found[:2] == Dense(index, str(embedder)).search(query, 2)
+    assert found[:2] == FusedIndex(index.path, str(embedder)).nearest(query, 2)
     assert (found[0].title, found[0].licence) == ("T", "CC0")
 
 
 def test_vectors_are_made_anew_when_the_index_changes(index, embedder):
-    dense = Dense(index, str(embedder))
-    assert {each.source for each in dense.search("kidney", 10)} == {"0", "1", "2", "3"}
+    dense = FusedIndex(index.path, str(embedder))
+    assert {each.source for each in dense.nearest("kidney", 10)} == {"0", "1", "2", "3"}
     with Index(index.path) as other:  # as another process would
         other.add([doc("0", "bile bile"), doc("9", "a kidney")])
-    found = dense.search("kidney", 10)
+    found = dense.nearest("kidney", 10)
     assert {each.source for each in found} == {"0", "1", "2", "3", "9"}
     assert [each.text for each in found if each.source == "0"] == ["bile bile"]
 
 
 def test_nothing_is_found_for_nothing_or_in_nothing(index, embedder, tmp_path):
-    dense = Dense(index, str(embedder))
-    assert dense.search(" \n", 3) == []
-    assert len(dense.search("\ud800 \x00 zebra", 3)) == 3
-    assert Dense(Index(tmp_path / "none.sqlite"), str(embedder)).search("heart", 3) == []
+    dense = FusedIndex(index.path, str(embedder))
+    assert dense.nearest(" \n", 3) == []
+    assert len(dense.nearest("\ud800 \x00 zebra", 3)) == 3
+    assert FusedIndex(tmp_path / "none.sqlite", str(embedder)).nearest("heart", 3) == []
 
 
 @pytest.mark.parametrize("name", ["no-such-embedder", "./none", "folder"])
 def test_what_is_no_embedder_is_one_line(index, tmp_path, name):
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="the embedder") as error:
-        Dense(index, str(tmp_path / name) if name == "folder" else name).search("heart")
+        FusedIndex(index.path, str(tmp_path / name) if name == "folder" else name).nearest("heart")
     assert "\n" not in str(error.value)
 
 
@@ -89,7 +89,7 @@ def test_a_passage_that_both_find_is_one(index, embedder):
     fused = open_index(index.path, str(embedder))
     found = fused.search("kidney bile", 10)
     assert sorted(each.source for each in found) == ["0", "1", "2", "3"]
-    places = [[each.source for each in one.search("kidney bile", 10)] for one in (index, fused.dense)]
+    places = [[each.source for each in find("kidney bile", 10)] for find in (index.search, fused.nearest)]
     expected = {s: sum(1 / (61 + ranked.index(s)) for ranked in places if s in ranked) for s in "0123"}
     assert {each.source: each.score for each in found} == pytest.approx(expected)
     assert [each.score for each in found] == sorted(expected.values(), reverse=True)

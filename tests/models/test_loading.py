@@ -10,8 +10,7 @@ from helpers import InputError
 from helpers.config import Config
 from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_jsonl
-from helpers.knowledge.dense import Dense
-from helpers.knowledge.index import Index
+from helpers.knowledge.dense import FusedIndex
 from helpers.lora_training.checkpoints import last_checkpoint, mark_complete
 from helpers.lora_training.train import train
 from helpers.models.loading import check_model, load_base, load_tokenizer, load_with_adapter
@@ -62,7 +61,7 @@ def test_the_trap_works(tmp_path):
 
 
 def embedder(base):
-    return Dense(Index(base.parent / "index.sqlite"), str(base))
+    return FusedIndex(base.parent / "index.sqlite", str(base))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])

@@ -54,7 +54,7 @@ def test_another_query_is_compared_with_the_question_alone(library):
 def test_beside_a_fused_search_stands_the_one_by_words_alone(library):
     """The embedder, which only pretends, thinks of the zebra whatever it is asked."""
     fused = FusedIndex(library.index.path, "an/embedder")
-    fused.dense = SimpleNamespace(search=lambda query, k: library.index.search("zebra", k))
+    fused.nearest = lambda query, k: library.index.search("zebra", k)
     both = replace(library, index=fused)
     found = find(both, asked_for(*["x"] * 5, text="giraffe"), queries(both, {}))
     assert (found["question"]["mrr"], found[WORDS_ALONE]["mrr"]) == (1, 0)
