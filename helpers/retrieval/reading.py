@@ -1,7 +1,7 @@
 """Does reading help? The same questions closed book and with passages, base and tuned, paired."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, product
 from statistics import fmean
 from typing import Any
 
@@ -106,17 +106,15 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
         closed = _closed_book(run, model, tokenizer, tasks, side)
         thoughts = _thoughts(run, model, tokenizer, tasks, side) if "thought" in settings.conditions else {}
         plans = []
-        for task, asked in tasks.items():
-            for question in asked:
-                bare = question.as_prompt(context=False)
-                for condition in settings.conditions:
-                    thought = thoughts.get((task, question.id), "") if condition == "thought" else ""
-                    passages = found_for(library, question, condition, settings.k, thought)
-                    kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
-                    right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
-                    about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
-                    about |= {"thought": thought} if condition == "thought" else {}
-                    plans.append((choice_row(task, question, with_passages(bare, kept)), about))
+        everything = ((task, question) for task, asked in tasks.items() for question in asked)
+        for (task, question), condition in product(everything, settings.conditions):
+            bare, thought = question.as_prompt(context=False), thoughts.get((task, question.id), "")
+            passages = found_for(library, question, condition, settings.k, thought)
+            kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
+            right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
+            about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
+            about |= {"thought": thought} if condition == "thought" else {}
+            plans.append((choice_row(task, question, with_passages(bare, kept)), about))
         known = _answered(run, model, tokenizer, [each for each, _ in plans], closed.values(), side, "open")
     rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
     return rows + [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
@@ -174,22 +172,15 @@ def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     tests: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {"replied": {}, "made_to_answer": {}}
     for side, rows in replies.items():
-        for task in dict.fromkeys(row["task"] for row in rows):
-            by_condition: dict[str, dict[str, Prediction]] = {}
-            for row in rows:
-                if row["task"] == task:
-                    by_condition.setdefault(row["condition"], {})[row["id"]] = row
-            closed = by_condition[CLOSED]
-            for condition, here in by_condition.items():
-                known = here if condition != "oracle" else {i: row for i, row in here.items() if row["sources"]}
-                if not known:
-                    continue
-                figures = _condition([closed[i] for i in known], list(known.values()))
+        closed = {(row["task"], row["id"]): row for row in rows if row["condition"] == CLOSED}
+        for task, condition in dict.fromkeys((row["task"], row["condition"]) for row in rows):
+            here = {row["id"]: row for row in rows if (row["task"], row["condition"]) == (task, condition)}
+            if known := [row for row in here.values() if condition != "oracle" or row["sources"]]:
+                figures = _condition([closed[task, row["id"]] for row in known], known)
                 found.setdefault(task, {}).setdefault(side, {})[condition] = figures
-                if condition != CLOSED:
-                    for reading, each in tests.items():
-                        if figures[reading]:
-                            each[task, side, condition] = figures[reading]
+                for reading, each in tests.items():
+                    if condition != CLOSED and figures[reading]:
+                        each[task, side, condition] = figures[reading]
     for each in tests.values():
         adjusted = adjust_holm({key: figures["mcnemar_p"] for key, figures in each.items()})
         for key, figures in each.items():
