@@ -27,10 +27,9 @@ def mark_complete(run: Run, folder: Path) -> None:
 
     The newest are those of the most steps: by their dates, as transformers counts, a clock put back makes them old.
     """
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     flush(folder)
     flush_names(folder.parent)
-    files = {name: fingerprint(folder / name) for name in names}
+    files = {str(path.relative_to(folder)): fingerprint(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     write_json(folder / MARKER, {"training": identity(run), "files": files})
     for older in sorted(folder.parent.glob("checkpoint-*"), key=_step)[:-KEPT]:
         shutil.rmtree(older)
@@ -66,8 +65,7 @@ def take_over(run: Run) -> None:
 def last_checkpoint(run: Run) -> tuple[Path | None, int]:
     """The newest complete checkpoint of these settings and rows, and its step; (None, 0) if there is none.
 
-    Incomplete ones are deleted, those of other settings set aside. One whose files have changed is renamed to
-    `damaged-...`, which is printed.
+    Incomplete ones are deleted, those of other settings set aside, those whose files have changed renamed.
     """
     found, damaged = [], []
     for folder in (run / "checkpoints").glob("checkpoint-*"):
@@ -78,16 +76,16 @@ def last_checkpoint(run: Run) -> tuple[Path | None, int]:
         elif not _same(made, identity(run)):
             if is_main_process():
                 print(set_aside(run.path, [f"checkpoints/{folder.name}"]))
-        elif wrong := _damage(folder):
-            damaged.append((folder, wrong))
-        else:
+        elif all(fingerprint(folder / name) == kept for name, kept in read_json(folder / MARKER)["files"].items()):
             found.append((_step(folder), folder))
+        else:
+            damaged.append(folder)
     step, newest = max(found, default=(0, None))
-    for folder, wrong in damaged if is_main_process() else ():
+    for folder in damaged if is_main_process() else ():
         aside = folder.with_name(f"damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         move(folder, aside)
-        print(f"{folder.name} is damaged ({wrong}) and renamed to {aside.name}: training continues from step {step}")
+        print(f"{folder.name} is damaged and renamed to {aside.name}: training continues from step {step}")
     return newest, step
 
 
@@ -105,11 +103,8 @@ def only_tensors(checkpoint: Path | None) -> Iterator[None]:
 
 
 def follow_schedule(optimizer: Any, scheduler: Any) -> None:
-    """Set the learning rates to the current point of the schedule.
-
-    A checkpoint restores those of the schedule that it was saved under: the last one of a shorter training has zero,
-    with which the first step of a longer one would be wasted.
-    """
+    """Set the learning rates to the current point of the schedule: a shorter training's checkpoint restores its zero,
+    which would waste a step."""
     schedule = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
     pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in pairs]
@@ -154,13 +149,3 @@ def _made(path: Path) -> Made | None:
         return made if isinstance(made["settings"], dict) and made["rows"] else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _damage(folder: Path) -> str:
-    """What is wrong with a complete checkpoint's files; "" if they are unchanged."""
-    for name, expected in read_json(folder / MARKER)["files"].items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if fingerprint(folder / name) != expected:
-            return f"{name} has changed"
-    return ""

@@ -349,20 +349,20 @@ def halve(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "said"),
+    ("name", "damage"),
     [
-        ("adapter_model.safetensors", halve, "has changed"),
-        ("adapter_model.safetensors", Path.unlink, "is missing"),
-        ("optimizer.pt", halve, "has changed"),
-        ("trainer_state.json", lambda path: path.write_text(""), "has changed"),
+        ("adapter_model.safetensors", halve),
+        ("adapter_model.safetensors", Path.unlink),
+        ("optimizer.pt", halve),
+        ("trainer_state.json", lambda path: path.write_text("")),
     ],
     ids=["half of the weights", "no weights", "half of the optimizer", "empty state"],
 )
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, name, damage, said, capsys):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(interrupted, name, damage, capsys):
     damage(interrupted / f"checkpoints/checkpoint-4/{name}")
     assert last_checkpoint(interrupted) == (interrupted / "checkpoints/checkpoint-2", 2)
     assert capsys.readouterr().out == (
-        f"checkpoint-4 is damaged ({name} {said}) and renamed to damaged-checkpoint-4: training continues from step 2\n"
+        "checkpoint-4 is damaged and renamed to damaged-checkpoint-4: training continues from step 2\n"
     )
     assert (interrupted / "checkpoints/damaged-checkpoint-4").is_dir()
 
