@@ -13,10 +13,8 @@ from helpers.run_dir.folder import Run
 
 
 def choose_backend(config: Config, machine: Machine) -> str:
-    """ "unsloth" with a GPU and Unsloth installed, else "transformers"; InputError if Unsloth is required.
-
-    Unsloth's kernels need all of a layer's weights in one place: FSDP trains with transformers.
-    """
+    """ "unsloth" with a GPU and Unsloth installed, else "transformers", also under FSDP, as Unsloth's kernels need all
+    of a layer's weights in one place; InputError if Unsloth is required."""
     wanted = config.training.backend
     possible = bool(machine.gpu and util.find_spec("unsloth")) and not weights_spread()
     if wanted == "unsloth" and not possible:
@@ -28,8 +26,7 @@ def choose_backend(config: Config, machine: Machine) -> str:
 def start_backend(run: Run) -> str:
     """Import the training backend and return its name; call it before anything imports transformers.
 
-    Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and writes what it compiles to disk,
-    here into the run folder.
+    Unsloth replaces parts of transformers, PEFT and TRL as they are imported, and compiles into the run folder.
     """
     machine = describe_machine()
     backend = choose_backend(run.config, machine)
@@ -45,10 +42,7 @@ def start_backend(run: Run) -> str:
 
 
 def load_trainable(config: Config) -> Any:
-    """The base model with fresh LoRA adapters on every linear layer, ready for the trainer.
-
-    With Unsloth if that is the run's backend, else with transformers and PEFT: the same layers, rank and type.
-    """
+    """The base model with fresh LoRA adapters on every linear layer, by either backend of the same rank and type."""
     if choose_backend(config, describe_machine()) == "unsloth":
         return _load_with_unsloth(config)
     import torch
@@ -102,9 +96,8 @@ def _load_with_unsloth(config: Config) -> Any:
 def _enable_varlen_attention() -> None:
     """Let Unsloth use torch's varlen attention for packs with torch 2.11 (Colab), where it would go row by row.
 
-    Unsloth passes `enable_gqa`, which is new in torch 2.12. The kernel of 2.11 shares keys among query heads without
-    it (`benchmarks/training.py parity` compares packed rows with padded ones on the GPU). Packed training of the 8B
-    model: 15,380 tokens/s with it, 12,006 without, on one H100.
+    Unsloth passes `enable_gqa`, new in torch 2.12; the kernel of 2.11 shares keys without it (`benchmarks/training.py
+    parity`). Packed training of the 8B model on one H100: 15,380 tokens/s with it, 12,006 without.
     """
     import inspect
 

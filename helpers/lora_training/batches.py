@@ -42,7 +42,7 @@ class ByEpoch(Sampler[int]):
     """The order of a sampler that shuffles, by the seed and the epoch alone: the same after a resume, on each process.
 
     transformers shuffles groups of like length by the global random state as an epoch begins, which a checkpoint in the
-    middle of a later epoch no longer has. accelerate does not pass the epoch on, so `epoch` is asked for it.
+    middle of a later epoch no longer has.
     """
 
     def __init__(self, sampler: Any, seed: int, epoch: Callable[[], float | None]) -> None:
@@ -61,8 +61,7 @@ class ByEpoch(Sampler[int]):
 class CorpusFirst(Sampler[int]):
     """`total` indices of a dataset whose first `corpus` items are text: those once, then the rows again and again.
 
-    All of it is one epoch to the trainer, so that the text is a first stage however often the rows come. Each part is
-    shuffled by the seed alone, the same after a resume.
+    All of it is one epoch to the trainer; each part is shuffled by the seed alone, the same after a resume.
     """
 
     def __init__(self, corpus: int, length: int, total: int, seed: int) -> None:
@@ -82,10 +81,9 @@ class CorpusFirst(Sampler[int]):
 
 
 def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
-    """The rows as a dataset: one by one, or concatenated into packs of up to `model.max_length` tokens.
+    """The rows as a dataset: one by one, or in packs of up to `model.max_length` tokens.
 
-    Packs hold whole rows, longest first into the fullest pack with room (TRL's "bfd"); `seq_lengths` has the lengths of
-    a pack's rows.
+    Packs hold whole rows (TRL's "bfd"), whose lengths are in `seq_lengths`.
     """
     from datasets import Dataset, disable_progress_bars
 

@@ -45,8 +45,8 @@ def finished(run: Run) -> dict[str, Any] | None:
 def take_over(run: Run) -> None:
     """Record this training in the folder, before it writes anything else.
 
-    The results of a different training are set aside, with all that was measured and exported of it. Of this training
-    with fewer steps, which is continued, the adapter and later results are set aside with a copy of its metrics.
+    A different training is set aside, with all that was measured and exported of it; of this one with fewer steps,
+    which is continued, the adapter and later results, with a copy of its metrics.
     """
     made, now = _made_here(run), identity(run)
     if is_main_process():

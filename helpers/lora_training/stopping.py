@@ -20,12 +20,9 @@ from helpers.run_dir.stopping import STARTED, training_in
 
 
 class StopCallback(TrainerCallback):
-    """Saves and ends the training at the end of a step, in all processes the same.
-
-    It does so before `session.minutes` since the series, or this training, began: early enough for one more step as
-    long as the longest so far and for the checkpoint. And after SIGTERM, as clusters send it before they take a
-    machine, 30 seconds before in most.
-    """
+    """Saves and ends the training at the end of a step, in all processes the same: after SIGTERM, as clusters send it,
+    and before `session.minutes` since the series, or this training, began, early enough for one more step as long as
+    the longest so far and for the checkpoint."""
 
     def __init__(self, run: Run) -> None:
         minutes = run.config.session.minutes

@@ -68,10 +68,7 @@ def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
 
 
 def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
-    """The model card of one of KINDS, for a file or for the repository `repo_id`.
-
-    `merged_id` is the repository of the merged model that a GGUF file was made from, where that is published too.
-    """
+    """The card of one of KINDS, for a file or for `repo_id`; `merged_id` is the merged model's, for a GGUF's."""
     shown, environment = facts(run), templates(autoescape=False)
     environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
     return environment.get_template("model_card.md.j2").render(
@@ -89,11 +86,8 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
 
 
 def card_data(run: Run, kind: str, results: dict[str, Any], merged_id: str | None = None) -> ModelCardData:
-    """The card's metadata; `results` are those of `report.results`.
-
-    A GGUF file is a quantised form of the merged model where that is published, as `merged_id`; of the base model it is
-    a fine-tune. A base model that is not on the hub is left out.
-    """
+    """The card's metadata. A GGUF file is a quantised form of the merged model where that is published, as `merged_id`;
+    of the base model it is a fine-tune. A base model that is not on the hub is left out."""
     form, base = KINDS[kind], public_name(run.config)
     parent = merged_id or (base if "/" in base else None)
     relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
@@ -150,8 +144,7 @@ def licences(run: Run, results: dict[str, Any]) -> list[tuple[str, str, str]]:
 def prompt_parts(run: Run) -> dict[str, str]:
     """An example question and the prompt that training used around it, as string literals of Python and JSON alike.
 
-    `before` and `after` go around `question`; `whole` is all three for llama.cpp, which adds the
-    beginning-of-sequence token itself.
+    `whole` is `before`, `question` and `after` for llama.cpp, which adds the beginning-of-sequence token itself.
     """
     # The adapter's own copy needs no network.
     own = (run / "adapter/tokenizer_config.json").is_file()

@@ -22,11 +22,8 @@ DRIVE = Path("/content/drive")
 
 
 def back_up(path: Path, backup: str | None) -> None:
-    """Bring `backup` up to date with the run folder `path`, and remove what the run folder no longer holds.
-
-    Left out is what 06 makes again from the adapter: the merged model and the GGUF files, tens of gigabytes. Of the
-    checkpoints only whole ones are copied. A copy that fails is reported in one line, and the work goes on.
-    """
+    """Make `backup` like the run folder `path`, without the merged model and the GGUF files, which 06 makes again from
+    the adapter, and checkpoints that are not whole. A copy that fails is reported in one line, and the work goes on."""
     if not backup:
         return
     try:

@@ -64,11 +64,9 @@ def open_run(
 ) -> Run:
     """Open `run_dir`, making it and its run.yaml on first use.
 
-    A folder with results keeps its settings when `profile` is "auto" or its own, so a notebook opened alone needs only
-    the folder. Overrides that `config.CHANGES` allows are applied and recorded. Others, and another profile, raise
-    InputError; with `force` they are applied, and what was made with the old settings is set aside, which is printed.
-    A folder without results takes any settings. With `record` false the overrides of a folder with results are not
-    recorded.
+    A folder with results keeps its settings when `profile` is "auto" or its own. Overrides that `config.CHANGES` allows
+    are applied and, with `record`, recorded. Others, and another profile, raise InputError; with `force` they are
+    applied, and what was made with the old settings is set aside, which is printed. A folder without results takes any.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
     if restore(path, overrides.get("session.backup")):
@@ -97,7 +95,7 @@ def open_run(
 def _at_commits(run: Run) -> Run:
     """The run with the hub's commits in its record: what is loaded again is what was loaded first.
 
-    A folder gets its model's commit before its first result; one that has results without it stays as it is.
+    A folder gets its model's commit before its first result.
     """
     record = run.record
     if "model" not in record and not any((run / name).exists() for name in RESULT_FOLDERS):
@@ -200,8 +198,7 @@ def run_folder(named: str | None) -> Path | None:
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The dotted settings in a folder's run.yaml; None if there is none.
 
-    A setting that is newer than the folder has its profile's current value; one that is no setting any more is left
-    out.
+    A setting newer than the folder has its profile's current value; one that is no setting any more is left out.
     """
     try:
         record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
@@ -218,8 +215,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 def _settle(config: Config, stored: dict[str, Any]) -> Config:
     """Replace each `auto` that gpus.yaml has a value for: by the folder's stored value, else by this GPU's.
 
-    So a folder keeps its settings on another GPU, and the machine is only examined, which imports torch, if an `auto`
-    remains.
+    The machine is only examined, which imports torch, if an `auto` remains.
     """
     config = config.settled({key: stored[key] for key in hardware.gpu_table()[0] if key in stored})
     flat = config.flat()

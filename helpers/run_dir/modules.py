@@ -70,10 +70,7 @@ def fingerprints(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Code:
-    """Python code as it runs, without comments, docstrings and layout.
-
-    `imports` are names in this package, `scoring` say, of modules or of what is in them.
-    """
+    """Python code without comments, docstrings and layout; `imports` are names in this package."""
 
     fingerprint: str
     imports: frozenset[str]

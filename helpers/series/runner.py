@@ -54,8 +54,7 @@ PAGE_STYLE = """
 class PrivateKernelManager(AsyncKernelManager):
     """Kernels reached through Unix sockets of this user, not through TCP ports that other users could connect to.
 
-    What a kernel prints outside its notebook goes into the file `stderr`: a kernel that ends just after an error
-    complains about its closed sockets.
+    What a kernel prints outside its notebook goes into the file `stderr`.
     """
 
     transport = "ipc"
@@ -261,10 +260,7 @@ def write_page(notebook: Path) -> None:
 
 @contextmanager
 def _backing_up(run: Run, stage: str) -> Iterator[None]:
-    """In the block, copy the run folder to `session.backup` every five minutes, and once more at the end.
-
-    04 copies its checkpoints itself, as they are written.
-    """
+    """In the block, copy the run folder to `session.backup` every five minutes (04: at checkpoints), and at its end."""
     copy = partial(back_up, run.path, run.config.session.backup)
     try:
         with nullcontext() if stage == "04_lora_training" else repeating(BACKUP_SECONDS, copy):

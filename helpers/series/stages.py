@@ -55,10 +55,7 @@ def _benchmark(name: str) -> str:
 
 
 def _listing(name: str) -> str:
-    """The names, sizes and times of a corpus's files: reading all of PubMed to see whether it has changed takes hours.
-
-    The index itself compares contents.
-    """
+    """The names, sizes and times of a corpus's files: reading all of PubMed takes hours."""
     path = source_path(name)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     facts = [(str(file), *(file.stat()[6:9:2] if os.path.isfile(file) else ())) for file in files]

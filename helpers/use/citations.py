@@ -27,10 +27,7 @@ _MOST_SAID = 10
 
 
 def find_index(run: Run | None, path: Path | None, embedder: str | None = None) -> Index:
-    """The index at `path`, else the one that 07 made in the run folder; InputError where there is none.
-
-    A run's own `retrieval.embedder` counts where no embedder is given.
-    """
+    """The index at `path`, else the one that 07 made in the run folder, with the run's embedder where none is given."""
     file = path or (run and run / "retrieval/index.sqlite")
     if file is None or not file.is_file():
         where = file or "no run folder"

@@ -22,9 +22,8 @@ from helpers.prompts.families import END_THINK, THINK
 class Ended:
     """The end of a stream. `finished`: not by the limit; `seconds` since the request, `tokens` generated.
 
-    `text` is the whole reply, for `split_reasoning`: of a model that does not think, only the end tells that all of it
-    is the answer. `sources` are the passages that a server found for the question (`serve --sources`); None where it
-    sent no list of them.
+    `text` is the whole reply, for `split_reasoning`; `sources` the passages that a server found for the question
+    (`serve --sources`), None where it sent no list of them.
     """
 
     text: str
@@ -118,19 +117,15 @@ def is_local(host: str) -> bool:
 
 
 def key_for(base_url: str) -> str:
-    """The key for an address: AI_DOCTOR_ENDPOINT_KEY, or on this machine AI_DOCTOR_API_KEY, the key of our own server.
-
-    The second is never sent to another machine.
-    """
+    """AI_DOCTOR_ENDPOINT_KEY or, for this machine alone, AI_DOCTOR_API_KEY, the key of our own server."""
     own = os.environ.get("AI_DOCTOR_API_KEY", "") if is_local(urlsplit(base_url).hostname or "") else ""
     return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 
 def thought_and_answer(message: dict[str, Any]) -> tuple[str, str]:
-    """The two texts of a message or of a piece of one, as a server with a reasoning parser sends them apart.
+    """The two texts of a message or of a piece of one; without a reasoning parser the server has both in `content`.
 
-    llama.cpp and vLLM name the thought `reasoning_content`, Ollama and newer vLLM `reasoning`; without a parser both
-    are in `content`.
+    llama.cpp and vLLM name the thought `reasoning_content`, Ollama and newer vLLM `reasoning`.
     """
     return message.get("reasoning_content") or message.get("reasoning") or "", message.get("content") or ""
 

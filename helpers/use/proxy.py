@@ -28,8 +28,7 @@ CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own serve
 class Proxy(ThreadingTCPServer):
     """In front of the `engine`, given as its port on this machine and its key, a thread a client.
 
-    Clients send `api_key`, if there is one, and never the engine's. Nothing of a client's headers goes to the engine or
-    into a log. InputError where it cannot listen.
+    Clients send `api_key`, if there is one. Nothing of their headers goes on. InputError where it cannot listen.
     """
 
     allow_reuse_address = daemon_threads = True

@@ -95,8 +95,7 @@ def llama_cpp(
 ) -> Iterator[Any]:
     """llama.cpp's own server in this process, at its `listening_address`. Leaving the block waits for its replies.
 
-    With `cache_prompt` it computes only what is new in a prompt, which a long conversation needs.
-    InputError where it cannot load the file or listen.
+    With `cache_prompt` it computes only what is new in a prompt. InputError where it cannot load the file or listen.
     """
     import xllamacpp
 
@@ -151,10 +150,7 @@ def serve_until_stopped(
     vllm: str = "",
     index: Index | None = None,
 ) -> None:
-    """Serve one side of a run (none: the embedded model) until Ctrl+C or SIGTERM; `vllm` is a path for `vllm_program`.
-
-    With an index, questions are looked up in it, and answers have their sources.
-    """
+    """Serve one side of a run (none: the embedded model), with an index also its passages, until Ctrl+C or SIGTERM."""
     settings.check()
     program = vllm_program(engine, vllm)
     with _proxy(run, settings, index) if index is not None else nullcontext((settings, "")) as (own, address):
@@ -201,10 +197,9 @@ def _is_replying(server: Any) -> bool:
 
 
 def vllm_program(engine: str, path: str = "") -> str:
-    """The command of vLLM where it is to serve: where it is asked for, or found beside a GPU. Empty: llama.cpp is.
+    """The command of vLLM where it is asked for, or found beside a GPU; "" where llama.cpp serves.
 
-    vLLM pins its own torch and transformers, so it needs an environment of its own: `path` is that, or the `vllm` in
-    it; else it is looked for on PATH. InputError for an engine that is not found.
+    vLLM pins its own torch and transformers: `path` is its environment, or the `vllm` in it; else PATH is searched.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")

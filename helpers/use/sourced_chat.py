@@ -32,8 +32,7 @@ def parsed(body: bytes) -> dict[str, Any]:
 def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
     """Put up to k passages in front of the last user message's text in `body`, and return them.
 
-    What is no conversation stays as it is, for the engine to refuse. Raises ValueError for a question over MAX_QUESTION
-    characters, and InputError where the index cannot be read.
+    What is no conversation is left for the engine to refuse. ValueError for a question over MAX_QUESTION characters.
     """
     turns = body["messages"] if isinstance(body.get("messages"), list) else []
     last = next((turn for turn in turns[::-1] if isinstance(turn, dict) and turn.get("role") == "user"), {})

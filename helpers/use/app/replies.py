@@ -54,8 +54,7 @@ class Turn:
 def answering(turn: Turn, endpoints: Mapping[str, Endpoint]) -> Iterator[None]:
     """In the block the turn's replies grow. Leaving it early stops the servers.
 
-    At its end it waits for the servers to stop, but not longer than PATIENCE_SECONDS: one that is silent must not keep
-    the slot.
+    It waits for them at most PATIENCE_SECONDS: one that is silent must not keep the slot.
     """
     stopped = threading.Event()
     readers = [
