@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from helpers import InputError
@@ -23,7 +24,6 @@ CITED = re.compile(
     re.IGNORECASE,
 )
 _RANGE = re.compile(rf"(\d+)(?:\s*{_DASH}\s*(\d+))?")
-_MOST_SAID = 10
 
 
 def find_index(run: Run | None, path: Path | None, embedder: str | None = None) -> Index:
@@ -74,7 +74,6 @@ def source_lines(passages: Sequence[Passage], reply: str) -> list[str]:
     """A line for each passage: its number, title, source, licence and link; then one on citations that are in none."""
     lines = [source_line(n, each) for n, each in enumerate(passages, 1)]
     if unknown := unknown_citations(reply, passages):
-        numbers = ", ".join(f"[{n}]" for n in unknown[:_MOST_SAID])
-        more = f" and {len(unknown) - _MOST_SAID} more" if len(unknown) > _MOST_SAID else ""
-        lines.append(f"{numbers}{more}: cited in the answer, but no passage has this number")
+        numbers = shorten(", ".join(f"[{n}]" for n in unknown), 80, placeholder=" ...")
+        lines.append(f"{numbers}: cited in the answer, but no passage has this number")
     return lines or ["no passage was found for this question"]
