@@ -35,6 +35,7 @@ from helpers.use.question import MAX_QUESTION
 ENGINES = ("auto", "llama.cpp", "vllm")
 REASONING_PARSER = PROJECT_ROOT / "helpers/data" / "vllm_reasoning_parser.py"
 GRACE_SECONDS = 5  # for the replies in progress when a server is stopped
+REPLYING = r"^llamacpp:requests_(?:processing|deferred) (\d+)"  # in its metrics
 
 
 @dataclass(frozen=True)
@@ -185,15 +186,11 @@ def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings, ad
             pass
         print("stopping", file=sys.stderr, flush=True)
         deadline = time.monotonic() + GRACE_SECONDS
-        while _is_replying(server):
+        # Replies in progress or waiting.
+        while any(map(int, re.findall(REPLYING, server.handle_metrics(), re.MULTILINE))):
             if time.monotonic() > deadline:
                 os._exit(0)  # leaving the block would wait for the replies, for minutes, and ignore signals
             time.sleep(0.2)
-
-
-def _is_replying(server: Any) -> bool:
-    counts = re.findall(r"^llamacpp:requests_(?:processing|deferred) (\d+)", server.handle_metrics(), re.MULTILINE)
-    return any(map(int, counts))
 
 
 def vllm_program(engine: str, path: str = "") -> str:
