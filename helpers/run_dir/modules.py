@@ -9,12 +9,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 # These affect no file that a later stage reads. They, and what only they import, are in no stage's key, so that a new
-# plot trains no model. SHOWS are those of them that 06's model cards depend on.
-SHOWS = {
+# plot trains no model.
+LEFT_OUT = {
     "report/results.py": "index.html, and what the model cards share with it",
-    "report/model_card.py": "the model cards",
-}
-LEFT_OUT = SHOWS | {
+    "report/model_card.py": "the model cards, which `push` writes anew",
     "__init__.py": "errors and the version",
     "run_dir/backup.py": "a copy of the run folder elsewhere",
     "questions/benchmarks.py": "of its rows, those that a run asks are inputs of their own",

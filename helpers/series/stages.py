@@ -15,7 +15,7 @@ from helpers.knowledge.library import source_path
 from helpers.questions.benchmarks import BENCHMARKS, one_by_one
 from helpers.run_dir.folder import Run
 from helpers.run_dir.layout import STAGES
-from helpers.run_dir.modules import LEFT_OUT, SHOWS, code_of, read_code
+from helpers.run_dir.modules import code_of, read_code
 
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")
@@ -34,12 +34,8 @@ def stage_inputs(run: Run, stage: str) -> Inputs:
             files[name] = _benchmark(name) if name in BENCHMARKS else fingerprint(project_path(name))
     files |= {name: _listing(name) for name in _named(settings, CORPUS)}
     source = notebook_code(stage)
-    left_out = LEFT_OUT.keys() - (SHOWS.keys() if stage == "06_export" else ())
-    return {
-        "settings": settings,
-        "files": files,
-        "modules": {"notebook": read_code(source).fingerprint, **code_of(source, left_out)},
-    }
+    modules = {"notebook": read_code(source).fingerprint, **code_of(source)}
+    return {"settings": settings, "files": files, "modules": modules}
 
 
 def _named(settings: dict[str, Any], mark: str) -> list[str]:

@@ -14,7 +14,7 @@ from helpers.files import write_text
 from helpers.questions import benchmarks
 from helpers.run_dir.folder import Run, open_run
 from helpers.run_dir.layout import STAGES
-from helpers.run_dir.modules import LEFT_OUT, SHOWS, code_of
+from helpers.run_dir.modules import LEFT_OUT, code_of
 from helpers.series import stages
 from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
 
@@ -42,13 +42,13 @@ RUNS = {
     "lora_training/budget.py": "", "lora_training/checkpoints.py": "04", "lora_training/journal.py": "04",
     "lora_training/remarks.py": "", "lora_training/stopping.py": "", "lora_training/train.py": "04",
     "losses.py": "02 04 05 06 07", "machine/__init__.py": ALL, "machine/hardware.py": ALL, "machine/processes.py": ALL,
-    "model_card.md.j2": "06", "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL,
+    "model_card.md.j2": "", "models/__init__.py": "", "models/converter.py": "01 06", "models/loading.py": ALL,
     "models/packaged.py": ALL, "models/portable.py": ALL, "profiles.yaml": "", "prompts/__init__.py": "",
     "prompts/chat_template.py": ALL, "prompts/encoding.py": ALL, "prompts/families.py": ALL,
     "prompts/passages.py": "03 07", "prompts/refusals.py": "", "questions/__init__.py": "",
     "questions/benchmarks.py": "", "questions/multiple_choice.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
-    "report/__init__.py": "06", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "06",
-    "report/plots.py": "", "report/results.py": "06", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
+    "report/__init__.py": "", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "",
+    "report/plots.py": "", "report/results.py": "", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
     "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir/__init__.py": "", "run_dir/backup.py": "",
     "run_dir/folder.py": ALL, "run_dir/layout.py": "", "run_dir/modules.py": "", "run_dir/owner.py": "",
     "run_dir/source_check.py": "", "run_dir/stopping.py": "", "sample.jsonl": "03",
@@ -72,8 +72,7 @@ def package(tmp_path_factory):
 
 def keys(package):
     """By stage the fingerprints of its code."""
-    shown = {"06_export": LEFT_OUT.keys() - SHOWS.keys()}
-    return {name[:2]: code_of(notebook_code(name), shown.get(name, LEFT_OUT), package) for name in NAMES}
+    return {name[:2]: code_of(notebook_code(name), package=package) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def packaged():
 def test_the_table_below_names_every_module_and_file():
     assert sorted(packaged()) == sorted(RUNS)
     assert LEFT_OUT.keys() <= packaged().keys()
-    assert all(not RUNS[name] for name in LEFT_OUT.keys() - SHOWS.keys())
+    assert all(not RUNS[name] for name in LEFT_OUT)
 
 
 @pytest.mark.parametrize("name", RUNS)
