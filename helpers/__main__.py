@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,7 @@ def ask(
 ) -> None:
     """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
-    from helpers.use.ask import endpoint_answerer, local_answerers
+    from helpers.use.ask import local_answerers
     from helpers.use.client import Endpoint, key_for
     from helpers.use.question import check_question
 
@@ -123,7 +124,8 @@ def ask(
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
-        answerers = endpoint_answerer(Endpoint(endpoint, api_key or key_for(endpoint), model), config.generation)
+        server = Endpoint(endpoint, api_key or key_for(endpoint), model)
+        answerers = {server.model: partial(server.stream, settings=config.generation)}
     print("generated text for study, not medical advice", file=sys.stderr)
     for side, answerer in answerers.items():
         if compare:

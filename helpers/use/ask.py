@@ -1,19 +1,14 @@
-"""Asking a run's models or a server one question."""
+"""Asking a run's models one question."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
-from helpers.config import GenerationSettings
 from helpers.prompts.encoding import encode_prompt
 from helpers.run_dir.folder import Run
-from helpers.use.client import Ended, Endpoint
-
-# The reply to a question, in pieces. A server's ends with an `Ended`, whose text decides the parts of the reply.
-Answerer = Callable[[str], Iterator[str | Ended]]
 
 
-def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
+def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Callable[[str], Iterator[str]]]:
     """A run's "base" and "tuned" model with transformers, prompted as in 05; one model is loaded for both."""
     from helpers.generation.replies import stream
     from helpers.models.loading import load_base, load_tokenizer, load_with_adapter
@@ -28,7 +23,3 @@ def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
             yield from stream(model, tokenizer, prompt, config.generation, config.seed)
 
     return {side: partial(pieces, side) for side in sides}
-
-
-def endpoint_answerer(endpoint: Endpoint, settings: GenerationSettings) -> dict[str, Answerer]:
-    return {endpoint.model: partial(endpoint.stream, settings=settings)}

@@ -13,7 +13,7 @@ from helpers.models.loading import load_base
 from helpers.prompts.encoding import Reasoning, split_reasoning
 from helpers.run_dir.folder import Run
 from helpers.use import client
-from helpers.use.ask import endpoint_answerer, local_answerers
+from helpers.use.ask import local_answerers
 from helpers.use.client import Ended
 
 SETTINGS = Config.resolve("smoke").generation
@@ -33,9 +33,9 @@ SETTINGS = Config.resolve("smoke").generation
     ],
 )
 def test_a_servers_reply_reads_like_a_models_own(deltas, reply, thinking, answer):
-    [(name, answerer)] = endpoint_answerer(client.Endpoint(Server(deltas).url), SETTINGS).items()
-    assert name == "the-model"
-    *pieces, end = answerer("Why?")
+    server = client.Endpoint(Server(deltas).url)
+    assert server.model == "the-model"
+    *pieces, end = server.stream("Why?", SETTINGS)
     assert (isinstance(end, Ended), "".join(pieces)) == (True, reply)
     assert (end.text, end.finished, end.tokens) == (reply, True, 7)
     assert split_reasoning(end.text) == Reasoning(thinking, answer, bool(answer))
