@@ -11,32 +11,17 @@ PACKAGE = Path(__file__).parent.parent
 # These affect no file that a later stage reads. They, and what only they import, are in no stage's key, so that a new
 # plot trains no model.
 LEFT_OUT = {
-    "report/results.py": "index.html, and what the model cards share with it",
-    "report/model_card.py": "the model cards, which `push` writes anew",
-    "__init__.py": "errors and the version",
-    "run_dir/backup.py": "a copy of the run folder elsewhere",
-    "questions/benchmarks.py": "of its rows, those that a run asks are inputs of their own",
-    "evaluation/remarks.py": "sentences on 05's figures",
-    "export/remarks.py": "sentences on 06's checks",
-    "dataset_prep/remarks.py": "sentences on what a run's data shows",
-    "lora_training/budget.py": "what a training will take",
-    "lora_training/remarks.py": "sentences on what a training shows",
-    "lora_training/stopping.py": "when a training is interrupted, which changes nothing at its end",
-    "run_dir/layout.py": "the stages and their files by name",
-    "run_dir/modules.py": "what counts as code",
-    "run_dir/owner.py": "who works in a folder",
-    "prompts/refusals.py": "models that are refused, and so leave nothing",
-    "report/drawings.py": "drawings that explain",
-    "report/markdown.py": "text from outside, to be read",
-    "report/plots.py": "pictures",
-    "tracking/progress.py": "how far the work is",
-    "tracking/secrets.py": "keys and logins",
-    "setup.py": "what Colab and Kaggle lack",
-    "run_dir/source_check.py": "a look at files before they are read",
-    "run_dir/stopping.py": "when a stage is interrupted, which changes nothing at its end",
-    "tracking/wandb_run.py": "a copy of the figures for W&B",
-    "profiles.yaml": "values that count as settings",
-    "index.html.j2": "the run's page",
+    # Sentences, pictures and pages for a reader; a model's card, which `push` writes anew.
+    *("dataset_prep/remarks.py", "evaluation/remarks.py", "export/remarks.py", "lora_training/remarks.py"),
+    *("report/drawings.py", "report/markdown.py", "report/model_card.py", "report/plots.py", "report/results.py"),
+    "index.html.j2",
+    # Who works in a folder, how long, and how far; copies elsewhere.
+    *("lora_training/budget.py", "lora_training/stopping.py", "run_dir/backup.py", "run_dir/owner.py"),
+    *("run_dir/stopping.py", "tracking/progress.py", "tracking/secrets.py", "tracking/wandb_run.py"),
+    # What counts in another way: settings, the benchmarks that are asked, the stages and their files.
+    *("profiles.yaml", "questions/benchmarks.py", "run_dir/layout.py", "run_dir/modules.py"),
+    # What only lets a run begin, or refuses it.
+    *("__init__.py", "prompts/refusals.py", "run_dir/source_check.py", "setup.py"),
 }
 
 
