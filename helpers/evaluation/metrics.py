@@ -26,9 +26,7 @@ PAIRED = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detect
 
 
 def summarise(
-    base: list[Prediction],
-    tuned: list[Prediction],
-    flagged: Mapping[str, Sequence[str]] | None = None,
+    base: list[Prediction], tuned: list[Prediction], flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
     """evaluation/metrics.json from the two sides' predictions, which are in the same order.
 

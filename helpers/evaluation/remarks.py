@@ -7,14 +7,7 @@ from helpers.prompts.encoding import split_reasoning
 from helpers.questions.multiple_choice import OPEN_TASK
 from helpers.report.markdown import as_markdown, quoted
 from helpers.scoring.answers import SIDES, Prediction
-from helpers.scoring.statistics import (
-    LEAST,
-    LOOPS,
-    always_the_same,
-    is_shown,
-    points_apart,
-    shown_sign,
-)
+from helpers.scoring.statistics import LEAST, LOOPS, always_the_same, is_shown, points_apart, shown_sign
 
 Figures = Mapping[str, Any]
 

@@ -24,9 +24,7 @@ class Stage:
 STAGES = {
     "01_setup": Stage("Set-up", ("model", "tracking")),
     "02_baseline_inference": Stage(
-        "Baseline inference",
-        ("seed", "model", "generation"),
-        leaves=("baseline/predictions.jsonl",),
+        "Baseline inference", ("seed", "model", "generation"), leaves=("baseline/predictions.jsonl",)
     ),
     "03_dataset_prep": Stage(
         "Dataset preparation",
@@ -43,11 +41,7 @@ STAGES = {
         "Evaluation",
         ("seed", "model", "generation", "evaluation", "tracking"),
         reads=("data/validation.jsonl", "data/test.jsonl", *ADAPTER),
-        leaves=(
-            "evaluation/metrics.json",
-            "evaluation/predictions.base.jsonl",
-            "evaluation/predictions.tuned.jsonl",
-        ),
+        leaves=("evaluation/metrics.json", "evaluation/predictions.base.jsonl", "evaluation/predictions.tuned.jsonl"),
     ),
     "06_export": Stage(
         "Export",
