@@ -30,7 +30,6 @@ class Ended:
     finished: bool
     tokens: int
     seconds: float
-    first_token_seconds: float
     sources: list[Passage] | None = None
 
 
@@ -64,7 +63,7 @@ class Endpoint:
     def stream(self, question: str, settings: GenerationSettings) -> Iterator[str | Ended]:
         """The reply piece by piece, and at last an `Ended`. Closing the iterator stops the server's work."""
         model, started = self.model, time.monotonic()
-        first, tokens, reason, thinking, answer, sources = None, 0, None, "", "", None
+        tokens, reason, thinking, answer, sources = 0, None, "", "", None
         with (
             self._readable_errors(),
             self._client.chat.completions.create(
@@ -82,8 +81,6 @@ class Endpoint:
                 sources = (chunk.model_extra or {}).get("sources", sources)
                 for choice in chunk.choices:
                     thought, content = thought_and_answer(choice.delta.to_dict())
-                    if (thought or content) and first is None:
-                        first = time.monotonic() - started
                     if thought:
                         yield thought
                     if content:
@@ -91,7 +88,7 @@ class Endpoint:
                     thinking, answer = thinking + thought, answer + content
                     reason = choice.finish_reason or reason
         seconds, reply = time.monotonic() - started, joined(thinking, answer)
-        yield Ended(reply, reason == "stop", tokens, seconds, seconds if first is None else first, _passages(sources))
+        yield Ended(reply, reason == "stop", tokens, seconds, _passages(sources))
 
     @contextmanager
     def _readable_errors(self) -> Iterator[None]:

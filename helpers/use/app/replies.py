@@ -31,8 +31,7 @@ class Reply:
             return "Stopped." if self.over else "Writing …"
         tokens, seconds = self.ended.tokens, self.ended.seconds
         speed = f"{tokens / seconds:.0f} tokens a second, {tokens} in all" if seconds else f"{tokens} tokens"
-        end = "." if self.ended.finished else "; stopped at the limit."
-        return f"{speed}, the first after {self.ended.first_token_seconds:.1f} s{end}"
+        return speed + ("." if self.ended.finished else "; stopped at the limit.")
 
 
 @dataclass(frozen=True)
