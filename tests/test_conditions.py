@@ -13,7 +13,7 @@ from helpers.models import packaged
 from helpers.models.loading import model_source
 from helpers.run_dir.folder import open_run
 from helpers.series import runner
-from helpers.sources import stored
+from helpers.sources import rows as row_source
 from helpers.sources.rows import read_rows
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -42,16 +42,16 @@ def test_a_cache_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, p
 
 def test_a_full_temporary_folder_is_one_line_before_any_folder_is_made(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "rows.jsonl", [ROW] * 50)
-    made = stored.tempfile.SpooledTemporaryFile(1000)
+    made = row_source.tempfile.SpooledTemporaryFile(1000)
     monkeypatch.setattr(made, "rollover", fails(FULL))
-    monkeypatch.setattr(stored.tempfile, "SpooledTemporaryFile", lambda size: made)
+    monkeypatch.setattr(row_source.tempfile, "SpooledTemporaryFile", lambda size: made)
     with pytest.raises(InputError, match=r"^cannot keep the rows in the temporary folder: No space left.*; set TMPDIR"):
         open_run("smoke", tmp_path / "run", {"data.source": str(tmp_path / "rows.jsonl")})
     assert not (tmp_path / "run").exists()
 
 
 def test_rows_that_need_a_file_are_read_back_as_they_were(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "IN_MEMORY", 1000)
+    monkeypatch.setattr(row_source, "IN_MEMORY", 1000)
     rows = [{name: f"{text} {k} é" for name, text in ROW.items()} for k in range(100)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     read, _ = read_rows(Config.resolve("laptop", {"data.source": str(tmp_path / "rows.jsonl")}).data, 1)
