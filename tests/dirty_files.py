@@ -333,6 +333,13 @@ def bombs(role: str) -> Iterator[Case]:
         parquet.write_table(pa.table(dict.fromkeys(names, column)), path)
 
     yield "one id many times", "a.jsonl", lines([GOOD[role](0)] * 20_000), 1
+    for part in (b"[],", b"{},", b"1,"):
+        content = b"[" + part * ((100 << 20) // len(part)) + b"0]"
+        yield f"a list of {part!r}", "a.json", lambda path, content=content: path.write_bytes(content), 0
+    good, ends = pa.Table.from_pylist([GOOD[role](k) for k in range(4)]), pa.array([0, 0, 0, 0, 1_000_000], pa.int32())
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int32()), pa.array(["x" * (1 << 20)]))
+    more = good.append_column("more", pa.ListArray.from_arrays(ends, long))
+    yield "a list of a million texts of 1 MB", "a.parquet", lambda path: parquet.write_table(more, path), 4
     nulls = pa.nulls(30_000_000, pa.string())
     yield "30,000,000 rows of nothing", "a.parquet", lambda path: write(path, nulls), 0
     for rows, size in ((1000, 20), (2000, 10), (1, 500)):

@@ -13,7 +13,7 @@ from helpers.sources.text import MAX_ROW, BadTableError, Numbered, json_rows, li
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MAX_ROWS = 1_000_000
-MAX_GROUP = 2 << 30  # bytes of a column in one of a parquet file's row groups
+MAX_GROUP = 2 << 30  # bytes of one of a parquet file's row groups, unpacked
 MAX_BATCH = 512 << 20  # and of its rows in memory
 MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
 
@@ -22,7 +22,7 @@ def read_table(path: Path) -> Numbered:
     """(line, row) for every row: its line in a text file (a CSV row's last), its number in a JSON list or parquet.
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. One row is in memory at a
-    time, but of a JSON list all are. InputError, which names the file and, where possible, the line or byte, for a
+    time, and the text of a JSON list. InputError, which names the file and, where possible, the line or byte, for a
     broken file, and for one above the bounds here and in `sources.text`.
     """
     readers = dict(zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True))
@@ -107,17 +107,19 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
             raise BadTableError(f"has two columns named {shorten(twice(names))!r}: rename or remove one")
         if about.num_rows > MAX_ROWS:
             raise BadTableError(f"has {about.num_rows:,} rows, more than {MAX_ROWS:,}: cut it into parts")
-        # A value may stand for many rows, so that a column's size bounds one cell, and its size times the rows a batch.
-        groups = map(about.row_group, range(about.num_row_groups))
-        parts = [group.column(k) for group in groups for k in range(group.num_columns)]
-        largest = max((part.total_uncompressed_size for part in parts), default=0)
-        if any(part.total_uncompressed_size > MAX_ROW * max(1, part.num_values) for part in parts):
+        # A value may stand for many rows, so that a group's size bounds one row, and its size times the rows a batch.
+        groups = [about.row_group(k) for k in range(about.num_row_groups)]
+        largest = max((group.total_byte_size for group in groups), default=0)
+        if any(group.total_byte_size > MAX_ROW * max(1, group.num_rows) for group in groups):
             raise BadTableError(f"has a row of more than {MAX_ROW >> 20} MiB")
         if largest > MAX_GROUP:
-            raise BadTableError(f"has a column of {largest:,} bytes in one row group: write smaller row groups")
-        for batch in table.iter_batches(batch_size=min(1000, max(1, MAX_BATCH // max(1, largest)))):
-            for cells in zip(*map(_values, batch.columns), strict=True):
-                row = dict(zip(names, cells, strict=True))
+            raise BadTableError(f"has a row group of {largest:,} bytes: write smaller ones")
+        size_of_batch = min(1000, max(1, MAX_BATCH // max(1, largest)))
+        read = [field.name for field in table.schema_arrow if _is_read(field)]
+        for batch in table.iter_batches(size_of_batch, columns=read):
+            values = batch.to_pydict()
+            for k in range(batch.num_rows):
+                row = {name: values[name][k] if name in values else None for name in names}
                 number += 1
                 length = sum(len(cell) for cell in row.values() if isinstance(cell, str))
                 size += length
@@ -131,13 +133,11 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
         raise BadTableError(f"is not a parquet table that can be read ({brief(error)})") from None
 
 
-def _values(column: Any) -> list[Any]:
-    """A column's values; of dates and times that Python does not know, none."""
-    from pyarrow.types import is_temporal
+def _is_read(field: Any) -> bool:
+    """Whether a parquet column is read: no dates, which may be none that Python knows, and of lists only options."""
+    from pyarrow.types import is_nested, is_temporal
 
-    try:
-        return column.to_pylist()
-    except Exception:
-        if is_temporal(column.type):  # beyond the year 9999, or in an unknown time zone
-            return [None] * len(column)
-        raise
+    # A list may hold any number of values, each as long as the column; one of a dictionary takes no room for that.
+    if field.name == "options":
+        return "dictionary" not in str(field.type)
+    return not is_nested(field.type) and not is_temporal(field.type)

@@ -1,7 +1,8 @@
-"""Text and JSON from a file: a line is in memory at a time, or the whole of one list."""
+"""Text and JSON from a file: a line is in memory at a time, or the text of one list."""
 
 import codecs
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (p
 MAX_ROW = 16 << 20  # bytes of a line, characters of a cell
 MAX_LIST = 128 << 20  # bytes of a file that is one list: the published one of 25,371 rows has 74 MB
 MAX_DEPTH = 100  # levels of lists and objects in a row: of deeper ones some can be read and not written
+SPACE = re.compile(r"[ \t\n\r]*")
 CHUNK = 1 << 16  # bytes of a file's beginning that tell whether it is a list
 
 
@@ -81,10 +83,25 @@ def _list_members(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
         raise BadTableError(f"is one list of more than {MAX_LIST >> 20} MiB: write one object a line ({JSON_LINES})")
     text = _decoded(content)
     try:
-        members = DECODER.decode(text)
+        yield from enumerate(_members(text), 1)
     except (ValueError, RecursionError) as error:
         raise _not_json(error) from None
-    yield from enumerate(members, 1)
+
+
+def _members(text: str) -> Iterator[Any]:
+    """The members of a list, one by one: a hostile one of MAX_LIST bytes has 40 million."""
+    at = SPACE.match(text, text.index("[") + 1).end()
+    more = not text.startswith("]", at)
+    while more:
+        member, at = DECODER.raw_decode(text, at)
+        yield member
+        at = SPACE.match(text, at).end()
+        if more := not text.startswith("]", at):
+            if not text.startswith(",", at):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            at = SPACE.match(text, at + 1).end()
+    if (at := SPACE.match(text, at + 1).end()) < len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
 
 
 def _not_json(error: BaseException, line: int = 1) -> BadTableError:
