@@ -52,7 +52,7 @@ class Importer:
         for path in files:
             self.file(path, root)
         if root.is_dir():
-            self.forget_gone(root.resolve(), set(map(_where, files)))
+            self.forget_gone(Path(_where(root)), set(map(_where, files)))
 
     def file(self, path: Path, root: Path) -> None:
         try:

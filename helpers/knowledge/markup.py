@@ -13,6 +13,7 @@ from helpers.knowledge.documents import Section, UnreadableError
 
 CHUNK = 1 << 16  # bytes
 MAX_DEPTH = 200  # levels; the real corpora have at most 25
+MAX_PROLOGUE = 1 << 20  # bytes before the root, and of its tag
 MAX_RECORD = 64 << 20  # bytes of one element that is kept in memory
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
@@ -87,7 +88,10 @@ def stream(handle: io.BufferedIOBase, wanted: Callable[[Element, int], bool], fo
 
 
 def root_name(handle: io.BufferedIOBase) -> str:
-    """The root's tag, `{namespace}name`; UnreadableError for entity declarations before it, and for broken XML."""
+    """The root's tag, `{namespace}name`.
+
+    UnreadableError for broken XML, entity declarations before the root, and more than MAX_PROLOGUE bytes of it.
+    """
     parser, found = expat.ParserCreate(namespace_separator="}"), []
 
     def refuse(*_: object) -> None:
@@ -98,6 +102,8 @@ def root_name(handle: io.BufferedIOBase) -> str:
         while not found:  # the end without a root is an error too
             chunk = handle.read1(CHUNK)
             parser.Parse(chunk, not chunk)
+            if handle.tell() > MAX_PROLOGUE:
+                raise UnreadableError(f"has no root element in its first {MAX_PROLOGUE >> 20} MiB")
     except (expat.ExpatError, LookupError, ValueError) as error:  # an encoding that does not exist, say
         if not found:
             raise UnreadableError(f"is broken XML ({error})") from None

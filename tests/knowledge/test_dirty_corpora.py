@@ -1,5 +1,6 @@
 """Broken and hostile files as `retrieval.sources` and `data.corpus`: a good file beside each is read all the same."""
 
+import gzip
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from libraries import read_documents
 from helpers import InputError
 from helpers.config import Config
 from helpers.knowledge.documents import Document, Rejection
+from helpers.knowledge.index import Index
 from helpers.run_dir.source_check import check_sources
 
 ENDINGS = (".txt", ".md", ".html", ".pdf", ".xml", ".xml.gz", ".cnxml", ".jsonl")
@@ -53,6 +55,26 @@ def test_a_broken_file_harms_no_other_and_is_not_passed_over(tmp_path, ending):
         *bad, good = read(folder)
         assert (good.source, bool(bad)) == ("z.txt", True), content[:30]
         assert read(folder / f"a{ending}")
+
+
+@pytest.mark.parametrize("head", [b"", b"<?xml version='1.0'?><!--", b"<PubmedArticleSet a='", b"<a"])
+def test_a_packed_file_without_a_root_is_not_read_to_its_end(tmp_path, head):
+    with gzip.open(tmp_path / "a.xml.gz", "wb", compresslevel=1) as file:
+        file.write(head)
+        for _ in range(300):
+            file.write(b" " * (1 << 20))
+    (tmp_path / "z.txt").write_text("Good text.")
+    bad, good = read(tmp_path)
+    assert (good.source, "has no root element" in bad.why) == ("z.txt", True)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".cnxml", ".xml", ""])
+def test_an_index_passes_over_a_link_to_itself(tmp_path, ending):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / f"a{ending}").symlink_to(f"a{ending}")
+    (tmp_path / "s/z.txt").write_text("Good text.")
+    added = Index(tmp_path / "i").add([tmp_path / "s"])
+    assert (added.documents, [each.why for each in added.rejected]) == (1, ["is a broken link"])
 
 
 @pytest.mark.parametrize("what", SPECIAL)
