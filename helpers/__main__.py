@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from helpers import InputError, ends_in_one_line
+from helpers.files import typed_path
 
 app = typer.Typer(
     add_completion=False,
@@ -52,7 +53,7 @@ def run(
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
         "checkpoint, 05 and 07 keep their replies"
     )
-    path = Path.cwd() / Path(run_dir).expanduser()
+    path = typed_path(run_dir)
     with stops_in_one_line(line, path):
         from helpers.report.results import headline, open_book
         from helpers.series.runner import choose_stages, run_series
@@ -119,7 +120,7 @@ def ask(
     if sources or index:  # before a model is loaded, or a server asked for its name
         from helpers.use.citations import find_index, look_up
 
-        library = find_index(opened, index and Path.cwd() / index, config.retrieval.embedder)
+        library = find_index(opened, index and typed_path(index), config.retrieval.embedder)
         text, passages = look_up(library, text, config.retrieval.k)
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
@@ -171,15 +172,15 @@ def index(
     """Index files and folders of medical text, for `ask --sources --index` and 07 (retrieval.sources)."""
     from helpers.knowledge.index import Index
 
-    paths = [Path.cwd() / source.expanduser() for source in sources or []]
+    out, paths = typed_path(out), [*map(typed_path, sources or [])]
     if pubmed:
         from helpers.knowledge.entrez import fetch_topic
 
-        paths.append(Path.cwd() / out.parent / ("pubmed-" + re.sub(r"\W+", "-", pubmed.casefold()).strip("-")[:80]))
+        paths.append(out.parent / ("pubmed-" + re.sub(r"\W+", "-", pubmed.casefold()).strip("-")[:80]))
         fetch_topic(pubmed, paths[-1], limit)
     if not paths:
         raise InputError("nothing to index: name files or folders, or a --pubmed QUERY")
-    with Index(Path.cwd() / out) as made:
+    with Index(out) as made:
         added = made.add(paths)
         for each in added.rejected:
             print(f"left out: {each.where}: {each.why}", file=sys.stderr)
@@ -224,7 +225,7 @@ def serve(
     if opened is None and not base:
         raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
     settings = ServerSettings(host, port, api_key, parallel, context)
-    library = find_index(opened, index and Path.cwd() / index) if sources or index else None
+    library = find_index(opened, index and typed_path(index)) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
 
 
@@ -276,7 +277,7 @@ def _made(run_dir: str) -> Path:
     found = run_folder(run_dir)
     if found and not run_dir:
         print(f"run folder {found}", file=sys.stderr)
-    return found or Path.cwd() / DEFAULT_RUN
+    return found or typed_path(DEFAULT_RUN)
 
 
 def _open(profile: str, path: Path, settings: list[str] | None, force: bool = False, record: bool = True) -> Any:
@@ -291,19 +292,19 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
 
     overrides = dict(map(parse_assignment, settings or []))
     for key in overrides.keys() & {*marked(FILE), *marked(CORPUS)}:
-        overrides[key] = _from_here(overrides[key], key in marked(CORPUS))
+        value, folders = overrides[key], key in marked(CORPUS)
+        several = isinstance(value, list)
+        overrides[key] = [_from_here(each, folders) for each in value] if several else _from_here(value, folders)
     if backup := overrides.get("session.backup"):
-        overrides["session.backup"] = str(Path.cwd() / Path(str(backup)).expanduser())
+        overrides["session.backup"] = str(typed_path(str(backup)))
     return overrides
 
 
 def _from_here(value: Any, folders: bool) -> Any:
-    if isinstance(value, list):
-        return [_from_here(item, folders) for item in value]
     if not isinstance(value, str) or value in ("", "handbook"):
         return value
-    here = Path.cwd() / Path(value).expanduser()
-    return str(here.resolve()) if here.is_file() or (folders and here.is_dir()) else value
+    here = typed_path(value)
+    return str(here) if here.is_file() or (folders and here.is_dir()) else value
 
 
 def _print_table(sides: tuple[str, str], rows: list[tuple[str, str, str, str]]) -> None:

@@ -228,18 +228,20 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set takes KEY=VALUE, got {text!r}")
+    return key.strip(), _as_yaml(value)
+
+
+def _as_yaml(text: str) -> Any:
+    """What the text says as YAML; the text itself where that is nothing, as with a date 2020-13-45."""
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        return key.strip(), value
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def read_overrides(given: dict[str, Any] | str | None) -> dict[str, Any]:
     """A notebook's OVERRIDES, which `papermill -p` and the environment hand over as text: JSON or YAML."""
-    try:
-        overrides = yaml.safe_load(given) if isinstance(given, str) else given
-    except yaml.YAMLError:
-        overrides = given
+    overrides = _as_yaml(given) if isinstance(given, str) else given
     if not isinstance(overrides, dict | None):
         raise InputError(
             f'OVERRIDES = {given!r} is not a mapping of keys to values; write it as {{"training.max_steps": 20}}'

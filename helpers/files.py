@@ -15,19 +15,24 @@ from typing import Any
 from helpers import PROJECT_ROOT, InputError
 
 
-def project_path(path: str | Path) -> Path:
-    """A path as given if absolute, else below the project, so that the working folder does not matter.
+def project_path(path: str | Path, start: Path = PROJECT_ROOT) -> Path:
+    """A path as given if absolute, else below the project (or `start`), so that the working folder does not matter.
 
     InputError for one that no file can have: links in a circle, an unknown `~user`, a name that is
     too long, a NUL, and for a name that is not UTF-8.
     """
     try:
-        found = (PROJECT_ROOT / Path(path).expanduser()).resolve()
+        found = (start / Path(path).expanduser()).resolve()
         found.exists()
         str(found).encode()  # else it cannot be recorded
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r} is not a path that can be used: {error}"[:400]) from None
     return found
+
+
+def typed_path(path: str | Path) -> Path:
+    """A path as typed at the command line: below the working folder. InputError as from `project_path`."""
+    return project_path(path, Path())
 
 
 def check_writable(folder: Path, what: str) -> None:

