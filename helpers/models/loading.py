@@ -312,6 +312,6 @@ def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any)
         if not local:
             ask_first(source, revision)
         return load(source, revision=revision or "main", **extra)
-    except (OSError, HTTPError, SafetensorError) as error:
+    except (OSError, HTTPError, SafetensorError, UnicodeEncodeError) as error:
         reason = brief(error) if local else explain(error, source, revision)
         raise InputError(f"cannot load {settings.name}: {reason}") from None

@@ -153,7 +153,11 @@ def model_commit(model: ModelSettings) -> str | None:
         HfApi().model_info(model.name, revision=model.revision, timeout=10)  # downloading would retry for a minute
         # The cache notes which commit the revision is, so that a new folder needs no network.
         return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent.name
-    except (OSError, httpx.HTTPError):  # the hub's own errors are both; loading the model says what they mean
+    except (
+        OSError,
+        httpx.HTTPError,
+        UnicodeEncodeError,
+    ):  # the hub's own errors are both; loading the model says what they mean
         cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
         return Path(cached).parent.name if isinstance(cached, str) else None
 
@@ -167,6 +171,8 @@ def explain(error: BaseException, name: str, revision: str | None = None, datase
     page = f"{SITE}/{'datasets/' if dataset else ''}{name}"
     if full := next(filter(None, map(_disk, chain)), None):
         return full
+    if any(isinstance(one, UnicodeEncodeError) for one in chain):
+        return f"HF_TOKEN has a letter that is not ASCII: set it to a token ({TOKENS}), or remove it"
     answers = [one for one in chain if _status(one) and not isinstance(one, EntryNotFoundError)]
     return _answer(answers[0], page, revision) if answers else _unreached(chain, revision) or brief(error)
 

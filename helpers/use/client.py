@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from helpers import InputError
 from helpers.config import GenerationSettings
 from helpers.knowledge.documents import Passage
@@ -41,8 +43,11 @@ class Endpoint:
 
         self.base_url, self._model = base_url, model
         # A proxy for the internet cannot reach this machine, and few set NO_PROXY.
-        client = DefaultHttpxClient(trust_env=not is_local(urlsplit(base_url).hostname or ""))
-        self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
+        try:
+            client = DefaultHttpxClient(trust_env=not is_local(_host(base_url)))
+            self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
+        except httpx.InvalidURL as error:
+            raise InputError(f"{base_url!r} is not an address: {error}") from None
         # Else the client sends OPENAI_ORG_ID and OPENAI_PROJECT_ID to any server.
         self._client.organization = self._client.project = None
 
@@ -96,6 +101,8 @@ class Endpoint:
 
         try:
             yield
+        except UnicodeEncodeError:
+            raise InputError("the API key has a letter that is not ASCII: was it copied whole, and alone?") from None
         except openai.AuthenticationError:
             raise InputError(f"the server at {self.base_url} rejected the API key (401)") from None
         except openai.APIStatusError as error:
@@ -113,9 +120,16 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError as error:
+        raise InputError(f"{address!r} is not an address: {error}") from None
+
+
 def key_for(base_url: str) -> str:
     """AI_DOCTOR_ENDPOINT_KEY or, for this machine alone, AI_DOCTOR_API_KEY, the key of our own server."""
-    own = os.environ.get("AI_DOCTOR_API_KEY", "") if is_local(urlsplit(base_url).hostname or "") else ""
+    own = os.environ.get("AI_DOCTOR_API_KEY", "") if is_local(_host(base_url)) else ""
     return os.environ.get("AI_DOCTOR_ENDPOINT_KEY") or own
 
 

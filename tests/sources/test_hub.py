@@ -342,3 +342,8 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.files.PROJECT_ROOT", tmp_path)
     assert public_name(named("models/llama")) == "llama"
     assert public_name(named("others/llama")) == "others/llama"
+
+
+def test_a_token_that_cannot_be_sent_is_named():
+    error = UnicodeEncodeError("ascii", "Bearer hf_é", 10, 11, "ordinal not in range(128)")
+    assert explain(error, "a/b") == f"HF_TOKEN has a letter that is not ASCII: set it to a token {TOKENS}, or remove it"

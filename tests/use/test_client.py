@@ -158,6 +158,17 @@ def test_a_dead_server_is_one_line():
         list(Endpoint(server.url).stream("Why?", SETTINGS))
 
 
+@pytest.mark.parametrize("address", ["http://a\x01b/v1", "http://[::1/v1"])
+def test_what_is_no_address_is_one_line(address):
+    with pytest.raises(InputError, match="is not an address: "):
+        Endpoint(address, key_for(address))
+
+
+def test_a_key_that_no_server_can_be_sent_is_one_line():
+    with pytest.raises(InputError, match="a letter that is not ASCII"):
+        list(Endpoint("http://127.0.0.1:9/v1", "kéy").stream("Why?", SETTINGS))
+
+
 def test_our_servers_key_goes_to_no_stranger(monkeypatch):
     monkeypatch.setenv("AI_DOCTOR_API_KEY", "ours")
     monkeypatch.delenv("AI_DOCTOR_ENDPOINT_KEY", raising=False)
