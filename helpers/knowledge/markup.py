@@ -14,7 +14,7 @@ from helpers.knowledge.documents import Section, UnreadableError
 CHUNK = 1 << 16  # bytes
 MAX_DEPTH = 200  # levels; the real corpora have at most 25
 MAX_PROLOGUE = 1 << 20  # bytes before the root, and of its tag
-MAX_RECORD = 64 << 20  # bytes of one element that is kept in memory
+MAX_RECORD = 16 << 20  # bytes of one element, kept in memory: expat reads a tag or comment again at each CHUNK of it
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
 )
