@@ -17,20 +17,8 @@ from pyarrow import parquet
 Case = tuple[str, str, bytes | Callable[[Path], object], int]
 COLUMNS = ("Question", "Complex_CoT", "Response")
 WORDS = [
-    "fever",
-    "cough",
-    "rash",
-    "pain",
-    "heart",
-    "liver",
-    "kidney",
-    "child",
-    "woman",
-    "drug",
-    "dose",
-    "blood",
-    "pulse",
-]
+    "fever", "cough", "rash", "pain", "heart", "liver", "kidney", "child", "woman", "drug", "dose", "blood", "pulse",
+]  # fmt: skip
 
 
 def good_row(k: int) -> dict:
@@ -46,79 +34,20 @@ def good_question(k: int) -> dict:
 
 GOOD = {"rows": good_row, "questions": good_question}
 VALUES = [
-    *("null", "true", "false", "0", "-0", "1e999", "-1e999", "NaN", "Infinity", "-Infinity", '""', '" "', "[]", "{}"),
-    *(
-        '"\\u0000"',
-        '"\\ud800"',
-        '"\\udc00\\ud800"',
-        '"\\u001b[31mred\\u0007"',
-        '"\\u202eabc"',
-        '"\\ufffd"',
-        '"\\ufeff"',
-    ),
-    *(
-        '["a"]',
-        '{"a": "b"}',
-        "[[[]]]",
-        "9" * 400,
-        "9" * 5000,
-        "1." + "0" * 5000,
-        '"</think>"',
-        '"<|im_end|>"',
-        "1e-999",
-    ),
-    *('"{{7*7}}"', '"\\u2028"', '"' + "x" * 100_000 + '"', "[null]", '"\\u0085"', '"\\\\"', "undefined", "'a'", "+1"),
-    *(
-        "01",
-        '"a',
-        '"\\x41"',
-        '"\\u12"',
-        "/* */ 1",
-        "1,",
-        "True",
-        "None",
-        "-",
-        '"\t"',
-        "0x10",
-        ".5",
-        "{",
-        "]",
-        '"a" "b"',
-    ),
-]
+    "null", "true", "false", "0", "-0", "1e999", "-1e999", "NaN", "Infinity", "-Infinity", '""', '" "', "[]", "{}",
+    '"\\u0000"', '"\\ud800"', '"\\udc00\\ud800"', '"\\u001b[31mred\\u0007"', '"\\u202eabc"', '"\\ufffd"', '"\\ufeff"',
+    '["a"]', '{"a": "b"}', "[[[]]]", "9" * 400, "9" * 5000, "1." + "0" * 5000, '"</think>"', '"<|im_end|>"', "1e-999",
+    '"{{7*7}}"', '"\\u2028"', '"' + "x" * 100_000 + '"', "[null]", '"\\u0085"', '"\\\\"', "undefined", "'a'", "+1",
+    "01", '"a', '"\\x41"', '"\\u12"', "/* */ 1", "1,", "True", "None", "-", '"\t"', "0x10", ".5", "{", "]", '"a" "b"',
+]  # fmt: skip
 # What stands on a line of its own, between good ones.
 LINES = [
-    *(
-        b"3",
-        b"[]",
-        b"null",
-        b'"text"',
-        b"{}",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b"{},",
-        b"\x00",
-        b"\x00" * 5000,
-        b"\x1b[2J",
-    ),
-    *(b"{'a': 1}", b"# comment", b"// comment", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80"),
-    *(
-        b"\x0c",
-        b"\x0b",
-        b"\xe2\x80\xa8",
-        b"\xc2\x85",
-        b"\xef\xbb\xbf",
-        b"<html>",
-        b"version https://git-lfs",
-        b"--- ",
-        b"NaN",
-    ),
-    *(b'{"Question": "a", "Question": "b", "Complex_CoT": "c", "Response": "d"}', b'{"a": {"b": 1, "b": 2}}'),
-    *(b'{"\\ud800": 1}', b'{"": 1}', b'{"id": 1e999}', b'{"Question": "only"}', b'{"a": 1}{"a": 2}', b"{} {}"),
-]
+    b"3", b"[]", b"null", b'"text"', b"{}", b"{", b"}", b"[", b"]", b",", b"{},", b"\x00", b"\x00" * 5000, b"\x1b[2J",
+    b"{'a': 1}", b"# comment", b"// comment", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80",
+    b"\x0c", b"\x0b", b"\xe2\x80\xa8", b"\xc2\x85", b"\xef\xbb\xbf", b"<html>", b"version https://git-lfs", b"--- ",
+    b"NaN", b'{"Question": "a", "Question": "b", "Complex_CoT": "c", "Response": "d"}', b'{"a": {"b": 1, "b": 2}}',
+    b'{"\\ud800": 1}', b'{"": 1}', b'{"id": 1e999}', b'{"Question": "only"}', b'{"a": 1}{"a": 2}', b"{} {}",
+]  # fmt: skip
 DEPTHS = (50, 98, 99, 100, 101, 102, 330, 900, 985, 995, 1000, 5000, 200_000)
 
 
@@ -381,7 +310,7 @@ def places(role: str) -> Iterator[Case]:
         lambda path: (path.symlink_to("b.jsonl"), path.with_name("b.jsonl").symlink_to(path)),
         0,
     )
-    for name in (
+    for name in [
         "[a]",
         "a*b",
         "a?b",
@@ -398,9 +327,9 @@ def places(role: str) -> Iterator[Case]:
         "a b",
         "🩺",
         "#a",
-    ):
+    ]:
         yield f"name {name}", f"{name}.jsonl", content, 4
-    for name in (
+    controls = (
         "\x1b[31mred",
         "\x1b]0;title\x07",
         "a\nb",
@@ -411,7 +340,8 @@ def places(role: str) -> Iterator[Case]:
         "\udcff",
         "\x7f",
         "\x9b31m",
-    ):
+    )
+    for name in controls:
         yield f"name {name!r}", f"{name}.jsonl", content, 4
         yield f"name {name!r} of what is broken", f"{name}.jsonl", b"{", 0
     for name in ("x" * 300 + ".jsonl", "/".join(["y" * 200] * 30) + ".jsonl", "a\0b.jsonl", "~nobodyhere/x.jsonl", "."):

@@ -11,13 +11,9 @@ from helpers import PROJECT_ROOT
 MODELS = PROJECT_ROOT.parent / "shared" / "models"
 REAL = ("r1-distill-llama-8b", "qwen3-8b")
 SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16,
+}  # fmt: skip
 
 
 def real_outside(name: str) -> Path:

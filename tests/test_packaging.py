@@ -21,41 +21,16 @@ GPU_PACKAGE = re.compile(r"unsloth|liger|torchao|xformers|triton|nvidia|cuda")
 COLAB_IMAGE = PROJECT_ROOT.parent / "shared/colab/pip-freeze.gpu.2026-08-19.txt"
 COLAB_TORCH_STACK = {"torch": "2.11.0", "torchvision": "0.26.0", "triton": "3.6.0", "numpy": "2.1.3"}
 COLAB_STAYS = {
-    "ipykernel": "6.17.1",
-    "ipython": "7.34.0",
-    "ipywidgets": "7.7.1",
-    "jinja2": "3.1.6",
-    "jupyter-client": "7.4.9",
-    "matplotlib": "3.10.0",
-    "nbclient": "0.10.4",
-    "nbconvert": "7.17.1",
-    "nbformat": "5.11.1",
-    "pandas": "2.2.3",
-    "pillow": "11.3.0",
-    "protobuf": "5.29.6",
-    "psutil": "5.9.5",
-    "pydantic": "2.13.4",
-    "pyzmq": "26.2.1",
-    "requests": "2.32.4",
-    "rich": "13.9.4",
-    "scikit-learn": "1.6.1",
-    "scipy": "1.16.3",
-    "tornado": "6.5.7",
-    "traitlets": "5.7.1",
-    "typer": "0.27.1",
-    "wandb": "0.28.1",
-}
+    "ipykernel": "6.17.1", "ipython": "7.34.0", "ipywidgets": "7.7.1", "jinja2": "3.1.6", "jupyter-client": "7.4.9",
+    "matplotlib": "3.10.0", "nbclient": "0.10.4", "nbconvert": "7.17.1", "nbformat": "5.11.1", "pandas": "2.2.3",
+    "pillow": "11.3.0", "protobuf": "5.29.6", "psutil": "5.9.5", "pydantic": "2.13.4", "pyzmq": "26.2.1",
+    "requests": "2.32.4", "rich": "13.9.4", "scikit-learn": "1.6.1", "scipy": "1.16.3", "tornado": "6.5.7",
+    "traitlets": "5.7.1", "typer": "0.27.1", "wandb": "0.28.1",
+}  # fmt: skip
 COLAB_MAY_MOVE = {
-    "accelerate": "1.14.0",
-    "datasets": "4.0.0",
-    "fsspec": "2025.3.0",
-    "huggingface-hub": "1.27.0",
-    "peft": "0.20.0",
-    "pyarrow": "18.1.0",
-    "tokenizers": "0.22.2",
-    "torchao": "0.10.0",
-    "transformers": "5.15.0",
-}
+    "accelerate": "1.14.0", "datasets": "4.0.0", "fsspec": "2025.3.0", "huggingface-hub": "1.27.0", "peft": "0.20.0",
+    "pyarrow": "18.1.0", "tokenizers": "0.22.2", "torchao": "0.10.0", "transformers": "5.15.0",
+}  # fmt: skip
 
 
 def read(name: str) -> str:

@@ -169,13 +169,9 @@ def test_evaluating_leaves_both_sides_replies_and_the_metrics_of_them(evaluated)
     assert metrics["validation"]["paired"]["nll_delta"] == 0.0  # -1 and +1
     assert metrics["tasks"]["sample"]["tuned"]["truncated"] == pytest.approx(1 / 3)
     assert sorted(path.name for path in (evaluated / "evaluation").iterdir()) == [
-        ".replies.base.jsonl",
-        ".replies.tuned.jsonl",
-        "metrics.json",
-        "predictions.base.jsonl",
-        "predictions.tuned.jsonl",
-        "tasks",
-    ]
+        ".replies.base.jsonl", ".replies.tuned.jsonl", "metrics.json", "predictions.base.jsonl",
+        "predictions.tuned.jsonl", "tasks",
+    ]  # fmt: skip
 
 
 def test_what_03_flagged_is_left_out_of_a_second_figure(evaluated):

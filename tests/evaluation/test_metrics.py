@@ -21,14 +21,8 @@ def test_metrics_have_the_schema_of_the_design():
         assert set(task) >= {"n", "majority_baseline", "majority_letter", "chance", "base", "tuned", "paired"}
         for side in ("base", "tuned"):
             assert set(task[side]) == {
-                "accuracy",
-                "ci95",
-                "abstained",
-                "truncated",
-                "answered",
-                "favourite",
-                "favourite_forced",
-            }
+                "accuracy", "ci95", "abstained", "truncated", "answered", "favourite", "favourite_forced",
+            }  # fmt: skip
         paired = {"delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "mcnemar_p_holm", "detectable"}
         assert set(task["paired"]) == paired
 

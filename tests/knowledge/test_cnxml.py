@@ -161,13 +161,9 @@ def test_each_row_of_a_table_can_be_read_alone():
     body = row(('morerows="1"', "A<newline/>(B)"), ("", "5 mg"), ("", "")) + row(("", "9 mg"), ("", "late"))
     body += row(('namest="c1" nameend="c3"', "Others")) + row(("", "C"), ('namest="c2" nameend="c3"', "none"))
     assert text_of(table(f"<thead>{head}</thead>", body))[("Valves",)] == [
-        "Doses",
-        "All drugs",
-        "Drug: A (B); Dose: 5 mg",
-        "Drug: A (B); Dose: 9 mg; Note: late",
-        "Others",
+        "Doses", "All drugs", "Drug: A (B); Dose: 5 mg", "Drug: A (B); Dose: 9 mg; Note: late", "Others",
         "Drug: C; Dose, Note: none",
-    ]
+    ]  # fmt: skip
     assert text_of(table("", row(("", "x"), ("", "y"))))[("Valves",)] == ["Doses", "x; y"]
 
 

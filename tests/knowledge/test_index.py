@@ -90,14 +90,10 @@ def test_signs_around_a_word_mean_nothing(both_engines, signs, text):
 
 def test_hostile_text_is_stored_and_found_as_text(either):
     texts = {
-        "fts": 'alpha" OR NEAR(x y) col: -minus *',
-        "nul": "before\x00beta after",
-        "surrogate": "gamma\ud800 half",
-        "long": "delta " + "w" * 1_000_000,
-        "mark": "\u200fepsilon\u200e \u202e",
-        "script": "<script>zeta()</script>",
+        "fts": 'alpha" OR NEAR(x y) col: -minus *', "nul": "before\x00beta after", "surrogate": "gamma\ud800 half",
+        "long": "delta " + "w" * 1_000_000, "mark": "\u200fepsilon\u200e \u202e", "script": "<script>zeta()</script>",
         "accent": "e\u0301ta étoile",
-    }
+    }  # fmt: skip
     either.add([doc(name, text) for name, text in texts.items()])
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "etoile"]
     found = {word: either.search(word, 3) for word in words}

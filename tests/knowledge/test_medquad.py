@@ -7,13 +7,8 @@ from helpers import InputError
 from helpers.knowledge.documents import Document, Rejection
 
 ROW = {
-    "id": "1-1",
-    "source": "GARD",
-    "url": "https://a.b/c",
-    "focus": "Gout",
-    "question": "What is it ?",
-    "answer": "x",
-}
+    "id": "1-1", "source": "GARD", "url": "https://a.b/c", "focus": "Gout", "question": "What is it ?", "answer": "x",
+}  # fmt: skip
 
 
 def lines(*rows):

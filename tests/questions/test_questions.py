@@ -37,18 +37,9 @@ MEDQA = {
     "metamap_phrases": ["a case"],
 }
 MEDMCQA = {
-    "id": "00aa-11bb",
-    "question": "Made-up vitamin of the eye?",
-    "opa": "A1",
-    "opb": "B1",
-    "opc": "C1",
-    "opd": "D1",
-    "cop": 3,
-    "choice_type": "single",
-    "exp": None,
-    "subject_name": "Physiology",
-    "topic_name": None,
-}
+    "id": "00aa-11bb", "question": "Made-up vitamin of the eye?", "opa": "A1", "opb": "B1", "opc": "C1", "opd": "D1",
+    "cop": 3, "choice_type": "single", "exp": None, "subject_name": "Physiology", "topic_name": None,
+}  # fmt: skip
 PUBMEDQA = {
     "pubid": 1234,
     "question": "Does a made-up drug help?",

@@ -121,14 +121,10 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
         assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
     stages = [" ".join(cell.split()) for row in page.rows if len(row) == 3 for cell in row[1:]][2:]
     assert stages[::2] == [
-        "",
-        "",
-        "1501 training, 37 validation, 41 test rows",
+        "", "", "1501 training, 37 validation, 41 test rows",
         "4 steps, 115 tokens/s, peak 1.3 GiB, validation loss 3.500 to 3.250",
-        "2 unseen rows, 7 multiple-choice questions",
-        "model-q8_0.gguf (138 MiB)",
-        "1,200 documents in 3,400 passages",
-    ]
+        "2 unseen rows, 7 multiple-choice questions", "model-q8_0.gguf (138 MiB)", "1,200 documents in 3,400 passages",
+    ]  # fmt: skip
     assert stages[1::2] == ["7", "8", "9", "10", "11", "12", "13"]
     assert page.tags.count("img") == 5
     # It needs nothing from elsewhere, and its links lead somewhere.

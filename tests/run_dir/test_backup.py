@@ -36,14 +36,9 @@ def test_the_copy_has_what_would_be_lost_and_not_what_is_made_again_or_is_half(r
         write_text(run / name, "large or half")
     back_up(run.path, run.config.session.backup)
     assert sorted(tree(tmp_path / "drive")) == [
-        "backup.json",
-        "checkpoints/checkpoint-2/adapter_model.safetensors",
-        "checkpoints/checkpoint-2/complete",
-        "data/train.jsonl",
-        "evaluation/.replies.base.jsonl",
-        "export/report.json",
-        "run.yaml",
-    ]
+        "backup.json", "checkpoints/checkpoint-2/adapter_model.safetensors", "checkpoints/checkpoint-2/complete",
+        "data/train.jsonl", "evaluation/.replies.base.jsonl", "export/report.json", "run.yaml",
+    ]  # fmt: skip
 
 
 def test_what_the_run_set_aside_leaves_the_copy_too(run, tmp_path):

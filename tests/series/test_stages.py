@@ -255,12 +255,8 @@ def test_what_has_changed_is_named():
     )
     new = inputs({"scoring/choice.py": "A", "new.py": "d"}, {"lora.r": 8, "seed": None}, {"data/train.jsonl": "C"})
     assert changes(old, new) == [
-        "lora.r",
-        "data/train.jsonl",
-        "helpers/scoring/choice.py",
-        "sample.jsonl",
-        "helpers/new.py",
-    ]
+        "lora.r", "data/train.jsonl", "helpers/scoring/choice.py", "sample.jsonl", "helpers/new.py",
+    ]  # fmt: skip
     assert changes(old, old) == []
     assert changes(json.loads(json.dumps(old)), old) == []
     assert changes({**new, "modules": {**new["modules"], "notebook": "N"}}, new) == ["notebook"]

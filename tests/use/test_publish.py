@@ -235,14 +235,9 @@ def test_each_form_has_a_repository_of_its_own(run, hub, capsys):
 
 def test_nothing_else_in_the_folders_is_sent(run, hub):
     strays = (
-        "adapter/notes.txt",
-        "adapter/train.jsonl",
-        "export/merged/.model.safetensors.7.tmp",
-        "export/notes.json",
-        "export/.model-q4_k_m.gguf.tmp",
-        "data/train.jsonl",
-        "evaluation/predictions.tuned.jsonl",
-    )
+        "adapter/notes.txt", "adapter/train.jsonl", "export/merged/.model.safetensors.7.tmp", "export/notes.json",
+        "export/.model-q4_k_m.gguf.tmp", "data/train.jsonl", "evaluation/predictions.tuned.jsonl",
+    )  # fmt: skip
     for name in strays:
         write_text(run / name, "private")
     push_to_hub(run, "me/model", ALL)
