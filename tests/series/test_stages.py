@@ -98,16 +98,24 @@ def test_the_table_below_names_every_module_and_file():
     assert all(not RUNS[name] for name in LEFT_OUT)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_changed_module_runs_the_stages_that_it_decides_on(package, before, name):
-    path = package / packaged()[name].relative_to(PROJECT_ROOT / "helpers")
-    content = path.read_bytes()
-    path.write_bytes(content + b"\nCHANGED = 1\n")
+def test_each_stage_hangs_on_the_modules_and_files_that_decide_on_it(before):
+    assert {name: " ".join(stage for stage in before if name in before[stage]) for name in RUNS} == RUNS
+
+
+def test_a_changed_module_or_file_has_another_fingerprint(package, before):
+    """All at once: each fingerprint is of one module or file, so that none hides another."""
+    paths = {name: package / path.relative_to(PROJECT_ROOT / "helpers") for name, path in packaged().items()}
+    contents = {path: path.read_bytes() for path in paths.values()}
     try:
+        for path, content in contents.items():
+            path.write_bytes(content + b"\nCHANGED = 1\n")
         now = keys(package)
     finally:
-        path.write_bytes(content)
-    assert " ".join(stage for stage in now if now[stage] != before[stage]) == RUNS[name]
+        for path, content in contents.items():
+            path.write_bytes(content)
+    assert {stage: [name for name in RUNS if now[stage].get(name) != before[stage].get(name)] for stage in now} == {
+        stage: [name for name in RUNS if name in before[stage]] for stage in before
+    }
 
 
 @pytest.mark.parametrize(
