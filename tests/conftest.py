@@ -30,6 +30,20 @@ def no_secrets_found_before(monkeypatch):
     monkeypatch.setattr(secrets, "_exported", {})
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_core_for_llama_cpp():
+    """As OMP_NUM_THREADS=1 for torch: by itself it takes all cores, and spins on those that another worker has."""
+    import xllamacpp
+
+    class Params(xllamacpp.CommonParams):
+        def __init__(self):
+            self.cpuparams.n_threads = self.cpuparams_batch.n_threads = 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xllamacpp, "CommonParams", Params)
+        yield
+
+
 @pytest.fixture(scope="session")
 def r1_tokenizer():
     """R1's special tokens and template; the tokenizer of the `tiny` model."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 from evaluated_rows import choice
 from peft import LoraConfig, get_peft_model
-from trainings import by_two_processes
 
 from helpers import InputError
 from helpers.config import Config
@@ -242,23 +241,6 @@ def whole(tmp_path_factory, sample_rows):
     run = trained(tmp_path_factory.mktemp("runs") / "whole", sample_rows)
     evaluate(run)
     return run
-
-
-def test_two_processes_share_the_questions_out_and_the_next_asks_none_again(whole, tmp_path, sample_rows, monkeypatch):
-    together = trained(tmp_path / "together", sample_rows)
-    assert by_two_processes("evaluate.py", together).count("loss of unseen rows") == 1
-    kept = {path.name for path in (together / "evaluation").glob(".replies.*")}
-    assert kept == {f".replies.{name}.jsonl" for name in ("base", "tuned")}
-
-    monkeypatch.setattr("helpers.generation.replies.decode", None)
-    evaluate(together)
-    for side in ("base", "tuned"):
-        one, two = (read_jsonl(run / f"evaluation/predictions.{side}.jsonl") for run in (whole, together))
-        for a, b in zip(one, two, strict=True):
-            assert a.keys() == b.keys()
-            for key in a:  # losses and probabilities but for rounding, the rest to the letter
-                rounded = key.startswith("nll") or (key == "letters" and a[key])
-                assert b[key] == (pytest.approx(a[key], rel=1e-4) if rounded else a[key])
 
 
 def test_an_evaluation_stopped_in_the_middle_ends_as_if_it_had_not_been(whole, tmp_path, sample_rows, monkeypatch):

@@ -11,20 +11,19 @@ from importlib import util
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainings import by_two_processes
 
 from benchmarks.training import LLAMA_8B, PUBLISHED
-from helpers import PROJECT_ROOT, InputError, files
+from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.lora_training import backends, budget
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.backends import choose_backend, start_backend
-from helpers.lora_training.batches import as_dataset, collator, load_split, planned_steps, smaller_batch
+from helpers.lora_training.batches import as_dataset, collator, planned_steps, smaller_batch
 from helpers.lora_training.train import train
 from helpers.losses import completion_nll
 from helpers.machine.hardware import Machine, gpu_settings, gpu_table
-from helpers.models.loading import load_base, load_tokenizer, model_shape
+from helpers.models.loading import load_base, model_shape
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import encode_example
 from helpers.run_dir.folder import open_run
@@ -452,19 +451,6 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(sample_rows, tmp_pat
 
 
 # ------------------------------------------------------------------------------------------------------ several cards
-
-
-def test_two_processes_train_together_and_one_of_them_writes(sample_rows, tmp_path):
-    run = open_run("smoke", tmp_path / "run", {"training.max_steps": -1, "training.checkpoints": 2})
-    write_jsonl(run / "data/train.jsonl", sample_rows[:8])
-    write_jsonl(run / "data/validation.jsonl", sample_rows[8:10])
-    assert by_two_processes("train.py", run).count("validation loss") == 1
-    metrics = files.read_json(run / "training/metrics.json")
-    assert (metrics["steps"], metrics["epochs"]) == (2, 1)  # eight rows, two processes of two each
-    rows = load_split(run, "train", load_tokenizer(run.config.model))
-    assert metrics["tokens"] == sum(len(row["input_ids"]) for row in rows)
-    assert [row["step"] for row in read_jsonl(run / "training/log.jsonl") if "loss" in row] == [1, 2]
-    assert lora_training.last_checkpoint(run)[1] == 2
 
 
 def test_one_of_several_processes_cannot_go_on_alone(sample_rows, tmp_path, monkeypatch):
