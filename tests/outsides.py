@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def real_outside(name: str) -> Path:
     if not (MODELS / name).is_dir():
         pytest.skip("the real tokenizers in ../shared/models are not here")
     return MODELS / name
+
+
+@cache
+def real_tokenizer(name: str):
+    """Loaded once a process, which takes seconds: a test that changes it copies it."""
+    from helpers.config import Config
+    from helpers.models.loading import load_tokenizer
+
+    return load_tokenizer(Config.resolve("smoke", {"model.name": str(real_outside(name))}).model)
 
 
 def put_behind(outside: Path, folder: Path, **config) -> Path:

@@ -5,12 +5,10 @@ import json
 import pytest
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, PreTrainedTokenizerFast
 
-from helpers import PROJECT_ROOT
 from helpers.files import read_json, write_json
 from helpers.models.packaged import tiny_folder
 from helpers.models.portable import portable_config, portable_tokenizer_config
 
-MODELS = PROJECT_ROOT.parent / "shared" / "models"
 SHAPE = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "torch_dtype": "float32",

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from outsides import MODELS, REAL
 from peft import LoraConfig, get_peft_model
-from test_portable import MAKERS, MODELS, SHAPE
+from test_portable import MAKERS, SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from helpers.export.merge import merge
@@ -85,8 +86,7 @@ def read(transformers4, tmp_path_factory):
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     save_adapter(run, get_peft_model(load_base(run.config), lora), load_tokenizer(run.config.model))
     ropes = dict(rope_model(folder / name, SHAPE | maker) for name, maker in MAKERS.items())
-    real = ("r1-distill-llama-8b", "qwen3-8b") if MODELS.is_dir() else ()
-    saved = dict(real_tokenizer(MODELS / name, folder / name) for name in real)
+    saved = dict(resaved(MODELS / name, folder / name) for name in REAL * MODELS.is_dir())
     tokenizers, models = [run / "adapter", merge(run), *saved], [run / "export/merged", *ropes]
     task = {"tokenizers": list(map(str, tokenizers)), "models": list(map(str, models))}
     ended = subprocess.run(
@@ -112,7 +112,7 @@ def rope_model(folder, config):
     return folder, model
 
 
-def real_tokenizer(source, folder):
+def resaved(source, folder):
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tokenizer_config.json"))
     config = read_json(source / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(folder / "tokenizer_config.json", config)

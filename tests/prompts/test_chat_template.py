@@ -9,9 +9,9 @@ import go_template
 import pytest
 import trl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from outsides import REAL, real_tokenizer
+from transformers import AutoTokenizer
 
-from helpers import PROJECT_ROOT
 from helpers.export.gguf import write_modelfile
 from helpers.files import write_json
 from helpers.prompts.chat_template import chat_template, ollama_template
@@ -19,7 +19,6 @@ from helpers.prompts.encoding import TASK, build_prompt, encode_example, special
 from helpers.prompts.families import OPENING, THINK
 from helpers.run_dir.folder import open_run
 
-MODELS = PROJECT_ROOT.parent / "shared" / "models"
 ROLES = ("system", "developer", "user", "assistant")
 ORDERS = [order for length in (1, 2, 3) for order in product(ROLES, repeat=length)]
 ORDERS += [("user", "assistant", "assistant", "user"), ("assistant", "user", "assistant", "system")]
@@ -166,11 +165,9 @@ def test_no_message_holds_a_special_token(tokenizer):
     )
 
 
-@pytest.mark.parametrize("name", ["r1-distill-llama-8b", "qwen3-8b"])
+@pytest.mark.parametrize("name", REAL)
 def test_a_vocabulary_with_hundreds_of_special_tokens_keeps_the_template_small(name):
-    if not (MODELS / name).is_dir():
-        pytest.skip("the real tokenizers in ../shared/models are not here")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(MODELS / name))
+    tokenizer = real_tokenizer(name)
     template = chat_template(tokenizer)
     assert len(template) < 4_000
     talk = [said("user", " ".join(special_strings(tokenizer)))]

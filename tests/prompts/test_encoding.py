@@ -259,11 +259,10 @@ def test_any_text_is_encoded_whole_or_left_out(tokenizer, question, thinking, an
         assert encode_example(tokenizer, row, length - 1, style) is None
 
 
-def test_a_hundred_kilobytes(smollm_tokenizer, r1_tokenizer):
+def test_a_hundred_kilobytes(r1_tokenizer):
     for row in (made(question="👩‍⚕️ </think>" * 5_000), made(thinking="Fever, 38.5 °C. " * 6_000)):
-        for tokenizer in (smollm_tokenizer, r1_tokenizer):
-            check(tokenizer, row)
-            assert encode_example(tokenizer, row, 2048) is None
+        check(r1_tokenizer, row)
+        assert encode_example(r1_tokenizer, row, 2048) is None
 
 
 # ----------------------------------------------------------------------------------------------------------- replies
@@ -296,18 +295,6 @@ def test_a_hundred_kilobytes(smollm_tokenizer, r1_tokenizer):
 )
 def test_a_reply_is_taken_apart_at_its_last_closing_tag(reply, thinking, answer, closed):
     assert split_reasoning(reply) == Reasoning(thinking, answer, closed)
-
-
-@often
-@given(reply=ANY_TEXT)
-def test_any_reply_can_be_taken_apart(reply):
-    parts = split_reasoning(reply)
-    assert END_THINK not in parts.answer
-    assert "<think>" not in parts.answer
-    assert parts.closed == (END_THINK in reply and "<think>" not in reply.rpartition(END_THINK)[2])
-    assert parts.closed or parts.answer == ""
-    assert parts.thinking in reply
-    assert parts.answer in reply
 
 
 def test_a_reply_shown_as_markdown_cannot_pose_as_ours():

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import trl
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from outsides import REAL, real_outside
+from outsides import REAL, real_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
@@ -146,7 +146,7 @@ def test_every_law_holds_for_every_template_and_a_family_is_known_by_what_it_wri
 
 @pytest.mark.parametrize("name", REAL)
 def test_every_law_holds_for_real_tokenizers(name):
-    check_laws(load_tokenizer(Config.resolve("smoke", {"model.name": str(real_outside(name))}).model))
+    check_laws(real_tokenizer(name))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -274,6 +274,7 @@ def test_a_reply_may_end_with_any_of_several_tokens(r1_tokenizer):
 
 
 def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
+    """That it takes what it knows is seen in notebook 01."""
     written = read_json(tiny_folder() / "tokenizer.json")["pre_tokenizer"]
     split = {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False}
     written["pretokenizers"].insert(0, split)  # as in no tokenizer that it knows
@@ -282,4 +283,3 @@ def test_what_the_converter_does_not_know_is_told_before_training(tmp_path):
     with pytest.raises(InputError, match=r"cannot be exported as GGUF: .* pre-tokenizer was not recognized") as caught:
         check_conversion(config)
     assert "\n" not in str(caught.value)
-    check_conversion(settings_of(tmp_path / "known"))

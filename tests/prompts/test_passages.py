@@ -6,14 +6,12 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outsides import real_tokenizer
 from test_encoding import ANY_TEXT, MARKUP, QUESTION, often
-from transformers import PreTrainedTokenizerFast
 
-from helpers import PROJECT_ROOT
 from helpers.prompts.encoding import encode_prompt, special_strings
 from helpers.prompts.passages import LEAD, fit_passages, with_passages
 
-MODELS = PROJECT_ROOT.parent / "shared" / "models"
 HEADING = re.compile(r"\[\d|question\s*:|#", re.IGNORECASE)
 
 
@@ -61,12 +59,7 @@ def test_a_passage_that_begins_like_any_other_is_not_quoted():
 @pytest.mark.parametrize("name", ["r1_tokenizer", "smollm_tokenizer", "r1-distill-llama-8b"])
 def test_special_tokens_in_a_passage_are_text(name, request):
     """However many stand in a passage or its title, the prompt has those of the template and no other."""
-    if name.endswith("_tokenizer"):
-        tokenizer = request.getfixturevalue(name)
-    elif (MODELS / name).is_dir():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(MODELS / name))
-    else:
-        pytest.skip("the real tokenizers in ../shared/models are not here")
+    tokenizer = request.getfixturevalue(name) if name.endswith("_tokenizer") else real_tokenizer(name)
     special = set(tokenizer.get_added_vocab().values())
     markup = " ".join(MARKUP + sorted(special_strings(tokenizer))[:40])
 

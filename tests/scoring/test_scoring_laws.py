@@ -1,13 +1,12 @@
-"""What holds for any reply: no error, no guess, no slow reply, and what must not change a letter."""
+"""What holds for any reply: no guess, no slow reply, what must not change a letter. Any text at all: test_fuzz."""
 
-import string
 import time
 from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scoring import DRUGS, MANY, NUMBERS, POLAR, TWINS, VIRUS, VITAMINS
+from test_scoring import DRUGS, VITAMINS
 
 from helpers.scoring.choice import extract_choice
 
@@ -17,19 +16,6 @@ WORDS = [
     "none",
 ]  # fmt: skip
 REPLIES = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
-
-
-@settings(max_examples=60, deadline=None)
-@given(REPLIES, st.sampled_from([DRUGS, POLAR, VIRUS, MANY, NUMBERS, TWINS]))
-def test_any_text_gives_an_option_or_nothing(text, options):
-    assert extract_choice(f"</think>{text}", options) in {None, *options}
-    assert extract_choice(text.replace("</think>", ""), options) is None
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.dictionaries(st.sampled_from(string.ascii_uppercase), st.text(max_size=20), min_size=1, max_size=6), REPLIES)
-def test_any_options_are_read_without_an_error(options, text):
-    assert extract_choice(f"</think>{text}", options) in {None, *options}
 
 
 @settings(max_examples=40, deadline=None)

@@ -97,26 +97,36 @@ def reply(models):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--renderer-process-limit=1"])
         yield started
         started.close()
 
 
-@pytest.fixture
-def visit(browser, address):
-    """`visit("evaluation", color_scheme="dark")` opens a page in a session of its own, and waits until it is drawn."""
-    contexts = []
+@pytest.fixture(scope="module")
+def context(browser):
+    """One for all tests, which keeps what Streamlit's pages load."""
+    return browser.new_context(reduced_motion="reduce")
 
-    def visit(path="", **how):
-        contexts.append(browser.new_context(**how))
-        page = contexts[-1].new_page()
+
+@pytest.fixture
+def visit(context, address):
+    """`visit("evaluation", color_scheme="dark")` opens a page, which is a session, and waits until it is drawn."""
+    pages = []
+
+    def visit(path="", viewport=None, **media):
+        page = context.new_page()
+        pages.append(page)
+        if viewport:
+            page.set_viewport_size(viewport)
+        if media:
+            page.emulate_media(**media)
         page.goto(address + path)
         drawn(page)
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 def drawn(page):

@@ -148,7 +148,7 @@ def test_vllm_takes_what_suits_its_gpu_and_the_parser_that_suits_the_vocabulary(
     assert "--reasoning-parser-plugin" not in smoke
 
 
-def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tmp_path):
+def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tmp_path, cli, monkeypatch):
     """A stand-in for vLLM, which answers with what it was told."""
     with Index(tmp_path / "index.sqlite") as index:
         index.add(Document("m1", [Section(("Hand",), ["The median nerve runs in the carpal tunnel."])]))
@@ -161,18 +161,29 @@ def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tm
         "fake_server.Server([{'content': json.dumps(told) + ' [2]'}])\ntime.sleep(100)\n"
     )
     program.chmod(0o755)
-    words = ["--base", "--run-dir", str(tmp_path / "none"), "--engine", "vllm", "--port", str(port), "--api-key", KEY]
-    process = start(*words, "--index", str(tmp_path / "index.sqlite"), AI_DOCTOR_VLLM=str(program))
+
+    def ask():
+        """What the stand-in says; the server is told to stop in any case."""
+        try:
+            wait_for(port)
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
+            talk = [{"role": "user", "content": "Which nerve is in the carpal tunnel?"}]
+            return client.chat.completions.create(model="base", messages=talk)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setenv("AI_DOCTOR_VLLM", str(program))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where the server has ended before it is told to
     try:
-        wait_for(port, process)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
-        talk = [{"role": "user", "content": "Which nerve is in the carpal tunnel?"}]
-        reply = client.chat.completions.create(model="base", messages=talk)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, process.stderr.read()
-        assert f"1 documents, at http://127.0.0.1:{port}/v1" in process.stderr.read()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            words = ("--run-dir", tmp_path / "none", "--engine", "vllm", "--port", port, "--api-key", KEY)
+            ended = cli("serve", "--base", *words, "--index", tmp_path / "index.sqlite")
+            reply = asked.result()
     finally:
-        process.kill()
+        signal.signal(signal.SIGTERM, before)
+    assert ended.status == 0, ended.err
+    assert f"1 documents, at http://127.0.0.1:{port}/v1" in ended.err
     key, template, *told = json.loads(reply.choices[0].message.content.removesuffix(" [2]"))
     assert len(key) > 20
     assert template
@@ -375,22 +386,10 @@ def test_a_client_that_disconnects_frees_its_slot(endpoint):
 # --------------------------------------------------------------------------------------------------- the command line
 
 
-def start(*words, **environment):
-    command = [sys.executable, "-m", "helpers", "serve", *words]
-    return subprocess.Popen(
-        command,
-        cwd=PROJECT_ROOT,
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(port, process, seconds=240):
+def wait_for(port, process=None, seconds=240):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        assert process.poll() is None, process.stderr.read()
+        assert process is None or process.poll() is None, process.stderr.read()
         try:
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
         except OSError:
@@ -400,7 +399,10 @@ def wait_for(port, process, seconds=240):
 
 def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
     port = free_port()
-    process = start("--base", "--run-dir", str(tmp_path), "--port", str(port), AI_DOCTOR_API_KEY=KEY)
+    command = [sys.executable, "-m", "helpers", "serve", "--base", "--run-dir", tmp_path, "--port", str(port)]
+    environment = os.environ | {"AI_DOCTOR_API_KEY": KEY}
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, text=True, **pipes)
     try:
         wait_for(port, process)
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
