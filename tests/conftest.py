@@ -11,16 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import PROJECT_ROOT
+from helpers import PROJECT_ROOT, InputError
 from helpers.__main__ import main
 from helpers.config import Config, _Section
 from helpers.files import read_jsonl, write_jsonl
+from helpers.machine.hardware import Machine
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.modules import LEFT_OUT
 from helpers.sources.rows import SAMPLE
 from helpers.tracking import secrets
 
 CORPORA = PROJECT_ROOT.parent / "shared" / "knowledge"
+MACHINE = Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
 
 
@@ -115,6 +117,14 @@ def error_line(result) -> str:
     assert len(lines) == 1, result.err
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def refusal(call, *args, **named) -> str:
+    """The one line with which a call refuses what it is given."""
+    with pytest.raises(InputError) as caught:
+        call(*args, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from conftest import contents, error_line, fails
+from conftest import MACHINE, contents, error_line, fails
 from papermill.exceptions import PapermillExecutionError
 
 from helpers import PROJECT_ROOT, InputError, StageError, StoppedError
@@ -31,7 +31,6 @@ from helpers.series.stages import stage_inputs
 from helpers.tracking.progress import PROGRESS_FILE
 
 NAMES = list(STAGES)
-MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 ROWS = [{"Question": f"Question {i}?", "Complex_CoT": f"Thought {i}.", "Response": f"Answer {i}."} for i in range(30)]
 
 

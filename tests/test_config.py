@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from conftest import refusal
 
 from helpers import InputError
 from helpers.config import CORPUS, FILE, Config, TrainingSettings, marked, nearest, parse_assignment, read_overrides
@@ -13,13 +14,6 @@ from helpers.run_dir.folder import open_run
 TABLE = yaml.safe_load(resources.files("helpers").joinpath("profiles.yaml").read_text(encoding="utf-8"))
 PROFILES = ["smoke", "laptop", "t4", "full"]
 KEYS = [key for key in TABLE if key != "profiles"]
-
-
-def one_line(error) -> str:
-    text = str(error.value)
-    assert text
-    assert "\n" not in text
-    return text
 
 
 # The table -------------------------------------------------------------------------------------------------------
@@ -96,24 +90,18 @@ def test_an_override_takes_the_place_of_the_tables_value_and_its_type(key, given
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(asked, meant):
-    with pytest.raises(InputError) as error:
-        Config.resolve("smoke", {asked: 1})
-    assert one_line(error) == f"unknown key {asked!r}; did you mean {meant!r}?"
+    assert refusal(Config.resolve, "smoke", {asked: 1}) == f"unknown key {asked!r}; did you mean {meant!r}?"
 
 
 def test_a_key_that_is_like_none_gets_the_list_of_all_and_the_profile_is_none():
-    with pytest.raises(InputError) as error:
-        Config.resolve("smoke", {"xyzzy": 1})
-    assert one_line(error) == f"unknown key 'xyzzy'; valid: {', '.join(KEYS)}"
+    assert refusal(Config.resolve, "smoke", {"xyzzy": 1}) == f"unknown key 'xyzzy'; valid: {', '.join(KEYS)}"
     with pytest.raises(InputError, match="unknown key 'profile'"):
         Config.resolve("smoke", {"profile": "laptop"})
 
 
 @pytest.mark.parametrize(("asked", "meant"), [("smok", "smoke"), ("T4", "t4"), ("autoo", "auto")])
 def test_an_unknown_profile_is_named_with_the_nearest_valid_one(asked, meant):
-    with pytest.raises(InputError) as error:
-        Config.resolve(asked)
-    assert one_line(error) == f"unknown profile {asked!r}; did you mean {meant!r}?"
+    assert refusal(Config.resolve, asked) == f"unknown profile {asked!r}; did you mean {meant!r}?"
 
 
 @pytest.mark.parametrize(
@@ -133,10 +121,9 @@ def test_an_unknown_profile_is_named_with_the_nearest_valid_one(asked, meant):
     ],
 )
 def test_a_bad_value_is_named_with_its_key_and_what_is_valid(key, value, says):
-    with pytest.raises(InputError) as error:
-        Config.resolve("smoke", {key: value})
-    assert one_line(error).startswith(f"{key} = {value!r}: ")
-    assert says in str(error.value)
+    line = refusal(Config.resolve, "smoke", {key: value})
+    assert line.startswith(f"{key} = {value!r}: ")
+    assert says in line
 
 
 # KEY=VALUE -------------------------------------------------------------------------------------------------------
@@ -164,9 +151,7 @@ def test_an_assignment_reads_its_value_as_yaml(text, key, value):
 
 @pytest.mark.parametrize("text", ["training.max_steps", "", "=5", "  =5"])
 def test_an_assignment_without_a_key_or_an_equals_sign(text):
-    with pytest.raises(InputError) as error:
-        parse_assignment(text)
-    assert one_line(error) == f"--set takes KEY=VALUE, got {text!r}"
+    assert refusal(parse_assignment, text) == f"--set takes KEY=VALUE, got {text!r}"
 
 
 # OVERRIDES --------------------------------------------------------------------------------------------------------

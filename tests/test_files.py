@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import fails
 
 from helpers import files
 from helpers.files import atomic_dir, flush, move, publish, write_text
@@ -92,10 +93,7 @@ def test_a_drive_that_cannot_flush_a_folder_is_taken_and_one_that_fails_is_not(t
 
 
 def test_a_file_that_cannot_be_flushed_gets_no_name(tmp_path, monkeypatch):
-    def failing(handle):
-        raise OSError(errno.EINVAL, "")
-
-    monkeypatch.setattr(files.os, "fsync", failing)
+    monkeypatch.setattr(files.os, "fsync", fails(OSError(errno.EINVAL, "")))
     (tmp_path / "new").touch()
     with pytest.raises(OSError, match="Errno 22"):
         publish(tmp_path / "new", tmp_path / "file")

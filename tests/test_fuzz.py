@@ -28,7 +28,7 @@ FEW, MANY = 15, int(os.environ.get("AI_DOCTOR_FUZZ", 1000))
 SECONDS = 2  # of the processor, for one example
 
 
-def fuzz(**strategies):
+def fuzz(few=FEW, **strategies):
     """Makes two tests of a check: one with a few examples, and a slow one with many."""
 
     def make(check):
@@ -48,7 +48,7 @@ def fuzz(**strategies):
             return quiet(given(**strategies)(test))
 
         globals()[f"{check.__name__}_with_many"] = pytest.mark.slow(made(MANY))
-        return made(FEW, derandomize=True)
+        return made(few, derandomize=True)
 
     return make
 
@@ -136,7 +136,7 @@ REPLY = st.lists(st.sampled_from(TAGS) | st.sampled_from(SAID) | TEXT, max_size=
 )
 
 
-@fuzz(reply=REPLY)
+@fuzz(few=60, reply=REPLY)
 def test_any_reply_is_split(folder, reply):
     found = split_reasoning(reply)
     assert found.closed == ("</think>" in reply and "<think>" not in reply.rpartition("</think>")[2])
@@ -153,7 +153,7 @@ OPTIONS = st.dictionaries(
 )
 
 
-@fuzz(reply=REPLY, options=OPTIONS, closed=st.booleans())
+@fuzz(few=100, reply=REPLY, options=OPTIONS, closed=st.booleans())
 def test_any_reply_states_one_of_the_options_or_none(folder, reply, options, closed):
     options = {letter: text for letter, text in options.items() if letter.isupper() or letter.upper() not in options}
     choice = extract_choice(("</think>" if closed else "") + reply, options)

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pyarrow as pa
 import pytest
+from conftest import contents, fails
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -776,10 +777,6 @@ def made_rows(count=60):
     return rows
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_prepare_accounts_for_every_row_and_writes_what_it_reports(tmp_path, words_as_tokens):
     rows = made_rows()
     rows += [{**rows[0], "Response": ""}, {**rows[1], "Complex_CoT": "a </think> b"}, dict(rows[2])]
@@ -924,10 +921,7 @@ def test_a_failed_write_leaves_the_finished_artefacts_as_they_were(tmp_path, wor
     before = contents(run / "data")
     write_rows(tmp_path / "rows.jsonl", made_rows(50))
 
-    def disk_full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(dataset_prep, "write_json", disk_full)
+    monkeypatch.setattr(dataset_prep, "write_json", fails(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         prepare(run, None)
     assert contents(run / "data") == before

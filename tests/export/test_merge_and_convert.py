@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
+from conftest import fails, refusal
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -108,11 +109,9 @@ def names(folder):
 
 
 def one_line(made):
-    with pytest.raises(InputError) as caught:
-        merge(made.run)
-    assert "\n" not in str(caught.value)
+    line = refusal(merge, made.run)
     assert not (made.run / "export/merged").exists()
-    return str(caught.value)
+    return line
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -180,12 +179,9 @@ def test_no_more_than_one_file_is_in_memory(made, monkeypatch):
         held.extend(map(weakref.ref, tensors.values()))
         save_file(tensors, *more, **options)
 
-    def refuse(*args, **more):
-        raise AssertionError("the whole model was loaded")
-
     monkeypatch.setattr(export, "SHARD", 60_000)
     with monkeypatch.context() as patch:
-        patch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", fails(AssertionError("the whole model was loaded")))
         patch.setattr(safetensors.torch, "save_file", save)
         merge(made.run)
     assert len(held) == len(load_file(made.base / "model.safetensors"))
@@ -305,17 +301,11 @@ def free(monkeypatch):
     return there
 
 
-def refused(run):
-    with pytest.raises(InputError) as caught:
-        check_room(run)
-    return str(caught.value)
-
-
 def test_what_an_earlier_export_left_goes_only_when_its_successor_is_whole(made, free):
     shape = model_shape(made.run.config.model)
     weights = shape["linear"] + shape["embeddings"]
     free(disk=weights * 5.6)  # merged 2 + f16 2 + q8_0 1.06 + q4_k_m 0.61 = 5.67 bytes a weight
-    assert "the export needs 0.0 GiB in" in refused(made.run)
+    assert "the export needs 0.0 GiB in" in refusal(check_room, made.run)
     free()
     older = {"merged/model.safetensors": 2, "model-f16.gguf": 2, "model-q8_0.gguf": 34 / 32, "model-q4_k_m.gguf": 0.61}
     (made.run / "export/merged").mkdir(parents=True)
@@ -333,7 +323,10 @@ def test_the_sizes_are_those_of_an_8b_model(made, free, monkeypatch):
     assert room["disk_gib"] * 2**30 / 1e9 == pytest.approx(16.06 + 16.06 + 8.54 + 4.92, rel=0.01)
     assert room["memory_gib"] == pytest.approx(4.4, abs=0.1)  # 4.2 were seen to be taken
     free(memory=3 * 2**30)
-    assert refused(made.run) == "the export needs 4.4 GiB of memory, and 3.0 GiB are free: close other programs"
+    assert (
+        refusal(check_room, made.run)
+        == "the export needs 4.4 GiB of memory, and 3.0 GiB are free: close other programs"
+    )
 
 
 def test_a_failed_conversion_leaves_the_older_file(made, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import fails
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quantize
@@ -109,10 +110,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(tmp_path, source, monkeyp
     target = tmp_path / "model-q8_0.gguf"
     target.write_bytes(b"older")
 
-    def fails(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(module, "_quantised", fails)
+    monkeypatch.setattr(module, "_quantised", fails(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         quantise(source, target, "q8_0")
     assert target.read_bytes() == b"older"

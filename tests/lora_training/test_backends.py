@@ -10,6 +10,7 @@ from importlib import util
 
 import pytest
 import torch
+from conftest import fails
 from safetensors.torch import load_file
 
 from benchmarks.training import LLAMA_8B, PUBLISHED
@@ -458,10 +459,7 @@ def test_one_of_several_processes_cannot_go_on_alone(sample_rows, tmp_path, monk
     write_jsonl(run / "data/train.jsonl", sample_rows[:4])
     write_jsonl(run / "data/validation.jsonl", sample_rows[4:6])
 
-    def too_little(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(lora_training, "_train_once", too_little)
+    monkeypatch.setattr(lora_training, "_train_once", fails(torch.OutOfMemoryError("CUDA out of memory.")))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="out of GPU memory on one of several GPUs"):
         train(run)

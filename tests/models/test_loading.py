@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
+from conftest import refusal
 
-from helpers import InputError
 from helpers.config import Config
 from helpers.export.merge import merge
 from helpers.files import read_json, write_json, write_jsonl
@@ -47,13 +47,6 @@ def trap(path, sprung):
     torch.save({"model.norm.weight": Trap(sprung)}, path)
 
 
-def one_line(call, *given):
-    with pytest.raises(InputError) as error:
-        call(*given)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 def test_the_trap_works(tmp_path):
     trap(tmp_path / "x.bin", tmp_path / "made")
     torch.load(tmp_path / "x.bin", weights_only=False)
@@ -70,9 +63,9 @@ def test_a_model_folder_with_pickles_alone_is_refused(base, sprung, name):
     trap(base / name, sprung)
     config = Config.resolve("smoke", {"model.name": str(base)})
     for call in (check_model, load_base):
-        assert one_line(call, config) == f"{base} has no weights in safetensors, and others (.bin, .pt) are not opened"
+        assert refusal(call, config) == f"{base} has no weights in safetensors, and others (.bin, .pt) are not opened"
     embed = embedder(base).embed
-    assert "no file named model.safetensors" in one_line(embed, ["fever"])
+    assert "no file named model.safetensors" in refusal(embed, ["fever"])
 
 
 def test_a_pickle_beside_the_weights_stays_shut(base, sprung):
@@ -98,8 +91,8 @@ def test_code_that_a_model_brings_is_not_run_nor_asked_about(base, sprung, kind,
         load_base(config)
     else:
         for call in (check_model, load_base):
-            assert "needs code of its own (auto_map), which is not run" in one_line(call, config)
-        one_line(embedder(base).embed, ["fever"])
+            assert "needs code of its own (auto_map), which is not run" in refusal(call, config)
+        refusal(embedder(base).embed, ["fever"])
 
 
 def test_an_adapter_in_a_pickle_is_refused_wherever_it_is_used(tiny_run, tmp_path, sprung):
@@ -113,7 +106,7 @@ def test_an_adapter_in_a_pickle_is_refused_wherever_it_is_used(tiny_run, tmp_pat
         lambda: local_answerers(run, ["tuned"]),
         lambda: merge(run),
     ):
-        assert "adapter_model.safetensors" in one_line(call)
+        assert "adapter_model.safetensors" in refusal(call)
 
 
 @pytest.fixture(scope="module")
@@ -141,4 +134,4 @@ def test_a_pickle_in_a_checkpoint_stays_shut(checkpointed, tmp_path, sprung, nam
     (newest / "complete").unlink()
     mark_complete(run, newest)
     assert last_checkpoint(run) == (newest, 1)
-    assert f"{newest} holds a pickle" in one_line(train, run)
+    assert f"{newest} holds a pickle" in refusal(train, run)

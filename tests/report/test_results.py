@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from conftest import MACHINE
 from evaluated_rows import BASE, TUNED
 
 from helpers.evaluation.metrics import summarise
@@ -14,8 +15,6 @@ from helpers.report.model_card import write_model_card
 from helpers.report.results import headline, write_index
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
-
-MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from conftest import contents
 
 from helpers import InputError
 from helpers.files import write_text
@@ -14,10 +15,6 @@ from helpers.run_dir.folder import open_run
 @pytest.fixture
 def run(tmp_path):
     return open_run("smoke", tmp_path / "here/run", {"session.backup": str(tmp_path / "drive")})
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def checkpoint(run, step, whole=True):
@@ -35,7 +32,7 @@ def test_the_copy_has_what_would_be_lost_and_not_what_is_made_again_or_is_half(r
     for name in ("export/model-q8_0.gguf", "export/merged/model.safetensors", ".progress.json", "data/.half.tmp"):
         write_text(run / name, "large or half")
     back_up(run.path, run.config.session.backup)
-    assert sorted(tree(tmp_path / "drive")) == [
+    assert sorted(contents(tmp_path / "drive")) == [
         "backup.json", "checkpoints/checkpoint-2/adapter_model.safetensors", "checkpoints/checkpoint-2/complete",
         "data/train.jsonl", "evaluation/.replies.base.jsonl", "export/report.json", "run.yaml",
     ]  # fmt: skip
@@ -46,8 +43,8 @@ def test_what_the_run_set_aside_leaves_the_copy_too(run, tmp_path):
     write_text(run / "adapter/adapter_config.json", "{}")
     back_up(run.path, str(tmp_path / "drive"))
     checkpoint(run, 6)
-    shutil.rmtree(run / "checkpoints/checkpoint-2")
-    shutil.rmtree(run / "adapter")
+    shutil.rmcontents(run / "checkpoints/checkpoint-2")
+    shutil.rmcontents(run / "adapter")
     back_up(run.path, str(tmp_path / "drive"))
     assert [path.name for path in (tmp_path / "drive/checkpoints").iterdir()] == ["checkpoint-6"]
     assert not (tmp_path / "drive/adapter").exists()
@@ -66,7 +63,7 @@ def test_another_machine_has_all_of_it_and_goes_on_counting(run, tmp_path):
     checkpoint(run, 2)
     back_up(run.path, str(tmp_path / "drive"))
     other = open_run("auto", tmp_path / "there/run", {"session.backup": str(tmp_path / "drive")})
-    assert tree(other.path) == {name: text for name, text in tree(run.path).items() if name != "run.yaml"} | {
+    assert contents(other.path) == {name: text for name, text in contents(run.path).items() if name != "run.yaml"} | {
         "run.yaml": (other / "run.yaml").read_bytes()
     }
     checkpoint(other, 4)

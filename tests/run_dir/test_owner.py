@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+from conftest import fails
 
 from helpers import PROJECT_ROOT, InputError
 from helpers.baseline_inference import predict_baseline
@@ -65,10 +66,7 @@ def other(tmp_path):
 
 @pytest.fixture
 def no_locks(monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOTSUP, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.flock", fails(OSError(errno.ENOTSUP, "Operation not supported")))
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +242,7 @@ def test_two_machines_that_copy_to_one_folder_are_told_apart(tmp_path, other, mo
             pass
     assert not (backup / OWNER).exists()
     left_by(backup, machine="another")
-    monkeypatch.setattr(owner, "_watch", lambda *_: (_ for _ in ()).throw(InputError("another process is using it")))
+    monkeypatch.setattr(owner, "_watch", fails(InputError("another process is using it")))
     with pytest.raises(InputError), alone_in(run):
         pass
     assert list(run.path.iterdir()) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import contents, fails
+from conftest import MACHINE, contents, fails, refusal
 
 from helpers import PROJECT_ROOT, InputError, files
 from helpers.config import CHANGES, CORPUS, NONE, Config, marked, may_change
@@ -30,8 +30,6 @@ from helpers.run_dir import folder
 from helpers.run_dir.folder import Run, alone_in, find_run, note_in_record, open_run, read_settings
 from helpers.run_dir.layout import RESULT_FOLDERS
 
-MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
-
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
@@ -40,11 +38,7 @@ def no_gpu(monkeypatch):
 
 
 def refused(*args, **kwargs) -> str:
-    """The one line with which open_run refuses."""
-    with pytest.raises(InputError) as error:
-        open_run(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refusal(open_run, *args, **kwargs)
 
 
 # Opening ---------------------------------------------------------------------------------------------------------
@@ -581,7 +575,6 @@ def test_a_folders_fingerprint_changes_with_any_file_in_it(tmp_path):
 def test_a_path_that_no_file_can_have_is_one_line(tmp_path, monkeypatch, key, bad):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "circle.jsonl").symlink_to("circle.jsonl")
-    with pytest.raises(InputError, match=r"is not a path that can be used: .+") as error:
-        open_run("smoke", tmp_path / "run", {key: str(tmp_path / bad) if bad[0] != "~" else bad})
-    assert "\n" not in str(error.value)
+    path = str(tmp_path / bad) if bad[0] != "~" else bad
+    assert re.search(r"is not a path that can be used: .+", refused("smoke", tmp_path / "run", {key: path}))
     assert not (tmp_path / "run/run.yaml").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import fails
 from papermill.exceptions import PapermillExecutionError
 
 from helpers import PROJECT_ROOT, InputError, StageError
@@ -134,10 +135,7 @@ def test_several_processes_are_believed_of_a_launcher_alone(variables, told):
 def test_a_kernel_that_does_not_answer_is_one_line(run, monkeypatch):
     """As where the clock jumps a day ahead as it starts: jupyter_client waits by that clock."""
 
-    def silent(*_, **__):
-        raise RuntimeError("Kernel didn't respond in 300 seconds")
-
-    monkeypatch.setattr("papermill.execute_notebook", silent)
+    monkeypatch.setattr("papermill.execute_notebook", fails(RuntimeError("Kernel didn't respond in 300 seconds")))
     with pytest.raises(
         StageError, match=r"^01_setup failed: its kernel did not start in 300 seconds, or the clock"
     ) as e:

@@ -9,6 +9,7 @@ import types
 
 import huggingface_hub
 import pytest
+from conftest import fails
 from fake_server import Server
 
 from helpers import PROJECT_ROOT, InputError
@@ -73,10 +74,7 @@ def test_colabs_secrets_come_next_and_go_where_the_libraries_look(monkeypatch):
 
 @pytest.mark.parametrize("error", [NotebookAccessError, TimeoutError, ImportError, AttributeError, KeyError])
 def test_a_refusal_of_colabs_means_not_set(monkeypatch, error):
-    def get(name):
-        raise error(name)
-
-    colab(monkeypatch, get)
+    colab(monkeypatch, fails(error("a name")))
     assert export_secrets() == dict.fromkeys(SECRETS, "not set")
     assert wandb_mode("auto") == "offline"
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import streamlit as st
+from conftest import fails
 from fake_server import Server
 from libraries import library_of
 from streamlit.testing.v1 import AppTest
@@ -166,9 +167,7 @@ def test_who_asks_first_is_answered_first(monkeypatch):
 def test_a_reader_who_leaves_the_queue_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(engine, "POLL_SECONDS", 0.02)
 
-    def leave(_):
-        raise KeyError  # as Streamlit does where it would draw
-
+    leave = fails(KeyError())  # as Streamlit does where it would draw
     monkeypatch.setattr(engine.st, "empty", lambda: SimpleNamespace(caption=leave, empty=lambda: None))
     with engine.slot(1), pytest.raises(KeyError), engine.slot(1):
         raise AssertionError("there was no slot")

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 import httpx
 import openai
 import pytest
+from conftest import fails
 from fake_server import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -266,10 +267,7 @@ def test_a_hostile_request_is_refused_and_the_next_one_answered(served):
 
 
 def test_an_index_that_is_gone_is_told_without_its_path(served, index, monkeypatch, capfd):
-    def gone(*_):
-        raise InputError(f"the index {index.path}: it is damaged")
-
-    monkeypatch.setattr(index, "search", gone)
+    monkeypatch.setattr(index, "search", fails(InputError(f"the index {index.path}: it is damaged")))
     engine, client = served()
     reply = ask(client)
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the index cannot be searched")

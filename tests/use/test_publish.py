@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from conftest import MACHINE, refusal
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders
@@ -18,7 +19,6 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from helpers import InputError
 from helpers.config import Config
 from helpers.export.gguf import write_modelfile
 from helpers.export.merge import merge
@@ -31,7 +31,6 @@ from helpers.run_dir.folder import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
 from helpers.use.publish import NOTICE, push_to_hub
 
-MACHINE = hardware.Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 TOKEN = "hf_of_the_test"
 ALL = ("adapter", "merged", "gguf")
 R1 = "unsloth/DeepSeek-R1-Distill-Llama-8B"
@@ -199,10 +198,7 @@ def data_of(card):
 
 
 def one_line(run, *more, **options):
-    with pytest.raises(InputError) as caught:
-        push_to_hub(run, *(more or ("me/model",)), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refusal(push_to_hub, run, *(more or ("me/model",)), **options)
 
 
 # ------------------------------------------------------------------------------------------------------ what is sent
