@@ -466,15 +466,11 @@ def test_a_wrong_file_is_one_line_before_any_work(cli, finished, pretended, tmp_
 
 
 WRONG_WORDS = {
-    "unknown profile": (["--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
-    "unknown key": (["--set", "training.lr=1"], "unknown key 'training.lr'; did you mean 'training.learning_rate'?"),
     "bad value": (["--set", "lora.r=big"], "lora.r = 'big'"),
     "no assignment": (["--set", "lora.r"], "--set takes KEY=VALUE, got 'lora.r'"),
     "no such file": (["--profile", "smoke", "--set", "data.source=no.jsonl", "--force"], "data.source = 'no.jsonl'"),
-    "unknown stage": (["--only", "8"], "unknown stage '8'"),
     "from and only": (["--from", "2", "--only", "3"], "exclude each other"),
     "another configuration": (["--set", "lora.r=9"], "lora.r is 4 there, 9 asked"),
-    "another profile": (["--profile", "laptop"], "profile is 'smoke' there, 'laptop' asked"),
 }
 
 

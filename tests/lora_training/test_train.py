@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from transformers.models.llama import modeling_llama
 
 from helpers import InputError, StoppedError
+from helpers import losses as losses_module
 from helpers.config import Config, GenerationSettings
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.generation import decoding
@@ -537,16 +538,20 @@ def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, by_hand, r1_tokenizer, trained, dtype):
+def test_logits_stay_as_small_as_the_model_makes_them(
+    base, encoded, by_hand, r1_tokenizer, trained, dtype, monkeypatch
+):
     """accelerate wraps the model that trains, and the wrapper makes float32 of 2,048 times 128,256 logits."""
-    seen, some = [], slice(3, 5)  # a CPU is slow in half precision
+    seen, usual, some = [], losses_module._label_nlls, encoded[3:5]  # few: a CPU is slow in half precision
     model = PeftModel.from_pretrained(copy.deepcopy(base).to(dtype), str(trained.run / "adapter"))
     model.forward = convert_outputs_to_fp32(model.forward)
-    model.get_base_model().lm_head.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    wide = model(torch.tensor([encoded[4]["input_ids"]])).logits.dtype
-    rows = completion_nll(model, encoded[some], r1_tokenizer.pad_token_id)
-    assert (wide, {output.dtype for output in seen[1:]}) == (torch.float32, {dtype})
-    assert rows == pytest.approx(by_hand[some], rel=0.01)
+    assert model(torch.tensor([some[1]["input_ids"]])).logits.dtype == torch.float32
+    monkeypatch.setattr(
+        losses_module, "_label_nlls", lambda logits, labels: seen.append(logits.dtype) or usual(logits, labels)
+    )
+    rows = completion_nll(model, some, r1_tokenizer.pad_token_id)
+    assert seen == [dtype] * 2
+    assert rows == pytest.approx(by_hand[3:5], rel=0.01)
 
 
 @pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])

@@ -43,8 +43,8 @@ def test_what_the_run_set_aside_leaves_the_copy_too(run, tmp_path):
     write_text(run / "adapter/adapter_config.json", "{}")
     back_up(run.path, str(tmp_path / "drive"))
     checkpoint(run, 6)
-    shutil.rmcontents(run / "checkpoints/checkpoint-2")
-    shutil.rmcontents(run / "adapter")
+    shutil.rmtree(run / "checkpoints/checkpoint-2")
+    shutil.rmtree(run / "adapter")
     back_up(run.path, str(tmp_path / "drive"))
     assert [path.name for path in (tmp_path / "drive/checkpoints").iterdir()] == ["checkpoint-6"]
     assert not (tmp_path / "drive/adapter").exists()
