@@ -164,7 +164,12 @@ def _code(name: str) -> str:
 
 
 def _question_set(run: Run, task: str) -> str:
-    if task in run.record.get("questions", {}):  # read from the hub: a user's file may bear a benchmark's name
+    if task in _commits(run):
         return BENCHMARKS[task].dataset
     packaged = task == "sample" and "sample" in run.config.evaluation.questions
     return task if packaged else f"{task} (a file)"
+
+
+def _commits(run: Run) -> dict[str, str]:
+    """The hub's commit of each task that was read there; a user's file may bear a benchmark's name."""
+    return run.record.get("questions", {})

@@ -44,13 +44,21 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def write_index(run: Run) -> Path:
-    """index.html: what ran, headline figures, pictures and links, in one self-contained page; returns its path."""
+    write_text(run / "index.html", index_page(run))
+    return run / "index.html"
+
+
+def index_page(run: Run) -> str:
+    """index.html: what ran, headline figures, pictures and links, in one self-contained page."""
     drawn = [(caption, base64.b64encode(figure._repr_png_()).decode("ascii")) for caption, figure in figures(run)]
     page = templates(autoescape=True).get_template("index.html.j2")
-    pages = [name for name in STAGES if (run / f"notebooks/{name}.html").is_file()]
-    text = page.render(run=run, pages=pages, figures=drawn, content_policy=CONTENT_POLICY, **facts(run))
-    write_text(run / "index.html", text)
-    return run / "index.html"
+    return page.render(
+        run=run,
+        pages=[name for name in STAGES if (run / f"notebooks/{name}.html").is_file()],
+        figures=drawn,
+        content_policy=CONTENT_POLICY,
+        **facts(run),
+    )
 
 
 def headline(run: Run) -> list[tuple[str, str, str, str]]:
