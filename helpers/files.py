@@ -15,14 +15,14 @@ from typing import Any
 from helpers import PROJECT_ROOT, InputError
 
 
-def project_path(path: str | Path, start: Path = PROJECT_ROOT) -> Path:
+def project_path(path: str | Path, start: Path | None = None) -> Path:
     """A path as given if absolute, else below the project (or `start`), so that the working folder does not matter.
 
-    InputError for one that no file can have: links in a circle, an unknown `~user`, a name that is
-    too long, a NUL, and for a name that is not UTF-8.
+    InputError for one that no file can have (links in a circle, an unknown `~user`, too long a name, a NUL), and for a
+    name that is not UTF-8.
     """
     try:
-        found = (start / Path(path).expanduser()).resolve()
+        found = ((start or PROJECT_ROOT) / Path(path).expanduser()).resolve()
         found.exists()
         str(found).encode()  # else it cannot be recorded
     except (OSError, RuntimeError, ValueError) as error:

