@@ -157,17 +157,17 @@ def fingerprint(*paths: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the folder's lock in the block; yields False where the file system has no locks.
 
-    Raises BlockingIOError if another process holds it. The lock of a killed process is released.
+    If another process holds it, waits or raises BlockingIOError. The lock of a killed process is released.
     """
     import fcntl  # not on Windows, where this module must import
 
     handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked: a lock file would stay behind
     held = True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(handle)
         raise

@@ -1,6 +1,9 @@
 """A machine that fails: no room, no memory, no network. One clear line, and what was finished stays as it was."""
 
 import errno
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +11,7 @@ from conftest import contents, error_line, fails
 
 from helpers import InputError
 from helpers.config import Config
-from helpers.files import write_jsonl, write_text
+from helpers.files import write_json, write_jsonl, write_text
 from helpers.models import packaged
 from helpers.models.loading import model_source
 from helpers.run_dir.folder import open_run
@@ -35,6 +38,26 @@ def test_a_cache_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, p
     with pytest.raises(InputError, match=f"^cannot unpack {name} to the cache folder .*; set AI_DOCTOR_CACHE to"):
         model_source(name)
     assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_two_that_unpack_the_same_model_at_once_make_it_once(tmp_path, monkeypatch):
+    made, both = [], threading.Barrier(2)
+
+    def make(_, folder):
+        made.append(folder)
+        time.sleep(0.2)
+        write_json(folder / "config.json", {})
+
+    def ask(_):
+        both.wait()
+        return packaged.embedded_folder()
+
+    monkeypatch.setenv("AI_DOCTOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(packaged, "_dequantise", make)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert (first, len(made)) == (second, 1)
+    assert (first / "config.json").is_file()
 
 
 # The temporary folder ---------------------------------------------------------------------------------------------

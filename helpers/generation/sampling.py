@@ -1,12 +1,17 @@
 """Sampling by temperature and top-p whose random numbers belong to a row, not to the batch."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import TopPLogitsWarper
 
 from helpers.config import GenerationSettings
+
+# The likeliest tokens, among which those of top-p nearly always are: a CPU sorts and hashes a whole vocabulary as long
+# as the small model takes for its step.
+LIKELIEST = 512
 
 
 def make_sampler(settings: GenerationSettings) -> Callable[[Any, Any, Any], Any]:
@@ -17,16 +22,27 @@ def make_sampler(settings: GenerationSettings) -> Callable[[Any, Any, Any], Any]
     """
     if settings.temperature == 0:
         return lambda logits, rng_key, position_ids: logits.argmax(-1)
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)])
-    if settings.top_p < 1:
-        warpers.append(TopPLogitsWarper(settings.top_p))
+    top_p = settings.top_p
+    warp = TopPLogitsWarper(top_p) if top_p < 1 else lambda _, scores: scores
 
     def sample(logits: Any, rng_key: Any, position_ids: Any) -> Any:
-        each = _hashed(rng_key + position_ids) + torch.arange(logits.shape[-1], device=logits.device)
-        uniform = ((_hashed(each) & 0x7FFFFF) + 0.5) / 2**23  # all of them float32, none 0 or 1
-        return (warpers(None, logits) - (-uniform.log()).log()).argmax(-1)
+        scores, key = logits / settings.temperature, _hashed(rng_key + position_ids)
+        if top_p < 1 and logits.device.type == "cpu":
+            best, ids = scores.topk(min(LIKELIEST, scores.shape[-1]))
+            shares = (best - scores.logsumexp(-1, keepdim=True)).exp()
+            likelier = shares.cumsum(-1) - shares  # what stands before each token, the likeliest first
+            if (likelier[:, -1] >= top_p).all():
+                drawn = (best.masked_fill(likelier >= top_p, -math.inf) + _gumbel(key + ids)).argmax(-1, keepdim=True)
+                return ids.gather(-1, drawn)[:, 0]
+        noise = _gumbel(key + torch.arange(logits.shape[-1], device=logits.device))
+        return (warp(None, scores) + noise).argmax(-1)
 
     return sample
+
+
+def _gumbel(x: Any) -> Any:
+    uniform = ((_hashed(x) & 0x7FFFFF) + 0.5) / 2**23  # all of them float32, none 0 or 1
+    return -(-uniform.log()).log()
 
 
 def _hashed(x: Any) -> Any:

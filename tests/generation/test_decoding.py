@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from helpers.config import Config
-from helpers.generation import decoding
+from helpers.generation import decoding, sampling
 from helpers.generation.decoding import decode
+from helpers.generation.sampling import make_sampler, row_keys
 from helpers.models.packaged import tiny_folder
 
 SETTINGS = Config.resolve(
@@ -79,3 +80,14 @@ def test_recorded_steps_choose_the_same_tokens_and_a_gpu_that_cannot_record_them
     monkeypatch.setattr(decoding.Batch, "__init__", on_cuda)
     assert replies(model, r1_tokenizer) == plain
     assert bool(replayed) == works
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])  # of the logits: top-p of the first are more than LIKELIEST tokens
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.6, 0.95), (1.0, 0.9)])
+def test_the_likeliest_tokens_of_a_row_give_the_draw_of_the_whole_vocabulary(monkeypatch, spread, temperature, top_p):
+    logits = spread * torch.randn(32, 20_000, generator=torch.Generator().manual_seed(1))
+    where = (row_keys(7, torch.arange(32))[:, None], torch.arange(32)[:, None])
+    sample = make_sampler(SETTINGS.model_copy(update={"temperature": temperature, "top_p": top_p}))
+    drawn = sample(logits, *where)
+    monkeypatch.setattr(sampling, "LIKELIEST", 1)  # one is never enough
+    assert torch.equal(drawn, sample(logits, *where))
