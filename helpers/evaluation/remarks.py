@@ -86,6 +86,8 @@ def on_forced(task: Figures) -> str:
         remark = "This does not show the difference of the replies, which may come from naming an option alone."
     elif stands == replied:
         remark = "The difference in the replies stands here too, so it does not come from naming an option alone."
+    elif replied:
+        remark = "Here the difference goes the other way, so that of the replies comes from naming an option at all."
     else:
         remark = "Here a difference shows that the replies did not show."
     for side in SIDES:

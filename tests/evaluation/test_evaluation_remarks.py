@@ -67,16 +67,19 @@ def test_a_letter_beside_another_options_words_is_counted():
     assert remarks.on_words(rows[1:]) == ""
 
 
-@pytest.mark.parametrize("replied", [True, False])
-@pytest.mark.parametrize("forced", [True, False])
+@pytest.mark.parametrize("replied", [1, 0])  # 1: the tuned model is better, -1: worse
+@pytest.mark.parametrize("forced", [1, 0, -1])
 def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced):
-    task = questions([None], ["A"] if replied else [None])[0]["tasks"]["t"]
-    task["made_to_answer"] = copy.deepcopy(questions([None], ["A"] if forced else [None])[0]["tasks"]["t"])
+    named = {1: ([None], ["A"]), 0: ([None], [None]), -1: (["A"], [None])}
+    task = questions(*named[replied])[0]["tasks"]["t"]
+    task["made_to_answer"] = copy.deepcopy(questions(*named[forced])[0]["tasks"]["t"])
     ends = {
-        (True, True): "it does not come from naming an option alone.",
-        (True, False): "may come from naming an option alone.",
-        (False, True): "Here a difference shows that the replies did not show.",
-        (False, False): "So no difference is shown in either reading.",
+        (1, 1): "it does not come from naming an option alone.",
+        (1, 0): "may come from naming an option alone.",
+        (1, -1): "the other way, so that of the replies comes from naming an option at all.",
+        (0, 1): "Here a difference shows that the replies did not show.",
+        (0, 0): "So no difference is shown in either reading.",
+        (0, -1): "Here a difference shows that the replies did not show.",
     }
     assert remarks.on_forced(task).endswith(ends[replied, forced])
     task["base"]["favourite_forced"] = {"letter": "C", "times": 19, "named": 20}
