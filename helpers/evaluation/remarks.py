@@ -74,7 +74,7 @@ def on_accuracy(task: Figures) -> str:
 
 def on_forced(task: Figures) -> str:
     """Whether the finding in the replies stands where both models are made to answer; the verdicts give the figures."""
-    n, forced = task["n"], task["made_to_answer"]
+    n, chance, forced = task["n"], task["chance"], task["made_to_answer"]
     if not forced:
         return "No probabilities of letters were measured, so neither model was made to answer."
     if min(n, forced["n"]) < LEAST:
@@ -87,9 +87,13 @@ def on_forced(task: Figures) -> str:
     elif stands == replied:
         remark = "The difference in the replies stands here too, so it does not come from naming an option alone."
     elif replied:
-        remark = "Here the difference goes the other way, so that of the replies comes from naming an option at all."
+        remark = "Here the difference goes the other way, so the gain in the replies comes from naming options."
     else:
         remark = "Here a difference shows that the replies did not show."
+    like_guessing = [side for side in SIDES if forced[side]["ci95"][0] <= chance <= forced[side]["ci95"][1]]
+    if like_guessing:
+        who = "neither model is" if len(like_guessing) == 2 else f"the {like_guessing[0]} model is not"
+        remark += f" Made to answer, {who} shown to differ from guessing."
     for side in SIDES:
         found = task[side]["favourite_forced"]
         if always_the_same(found):

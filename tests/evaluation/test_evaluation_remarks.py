@@ -76,7 +76,7 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
     ends = {
         (1, 1): "it does not come from naming an option alone.",
         (1, 0): "may come from naming an option alone.",
-        (1, -1): "the other way, so that of the replies comes from naming an option at all.",
+        (1, -1): "the other way, so the gain in the replies comes from naming options.",
         (0, 1): "Here a difference shows that the replies did not show.",
         (0, 0): "So no difference is shown in either reading.",
         (0, -1): "Here a difference shows that the replies did not show.",
@@ -84,6 +84,19 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
     assert remarks.on_forced(task).endswith(ends[replied, forced])
     task["base"]["favourite_forced"] = {"letter": "C", "times": 19, "named": 20}
     assert remarks.on_forced(task).endswith(" Made to answer, the base model names C in 19 of 20.")
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "who"),
+    [
+        (["A", "B", "C", "D"], ["B", "A", "C", "D"], "neither model is"),
+        (["A"], ["A", "B", "C", "D"], "the tuned model is not"),
+    ],
+)
+def test_made_to_answer_like_a_guess_is_said(base, tuned, who):
+    task = questions([None], ["A"])[0]["tasks"]["t"]
+    task["made_to_answer"] = questions(base, tuned)[0]["tasks"]["t"]
+    assert remarks.on_forced(task).endswith(f" Made to answer, {who} shown to differ from guessing.")
 
 
 def test_shape_says_what_changed_and_what_loops():
