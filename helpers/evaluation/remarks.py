@@ -92,8 +92,8 @@ def on_forced(task: Figures) -> str:
         remark = "Here a difference shows that the replies did not show."
     like_guessing = [side for side in SIDES if forced[side]["ci95"][0] <= chance <= forced[side]["ci95"][1]]
     if like_guessing:
-        who = "neither model is" if len(like_guessing) == 2 else f"the {like_guessing[0]} model is not"
-        remark += f" Made to answer, {who} shown to differ from guessing."
+        who = "Neither model is" if len(like_guessing) == 2 else f"The {like_guessing[0]} model is not"
+        remark += f" {who} shown to differ from guessing then."
     for side in SIDES:
         found = task[side]["favourite_forced"]
         if always_the_same(found):
