@@ -102,9 +102,7 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     package, name = str(gguf_file.parent), gguf_file.name
-    with patch(
-        "gguf.GGUFReader", cache(gguf.GGUFReader)
-    ):  # parsing takes some 3 s, and transformers does it four times
+    with patch("gguf.GGUFReader", cache(gguf.GGUFReader)):  # parsing takes 3 s, and transformers does it four times
         fields = gguf.GGUFReader(str(gguf_file)).fields
         tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=name)
         loaded = AutoModelForCausalLM.from_pretrained(package, gguf_file=name, dtype=torch.float32)

@@ -76,6 +76,7 @@ def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str |
         title=f"{shown['base_model'].split('/')[-1]}, fine-tuned on medical chain-of-thought data",
         metadata=card_data(run, kind, shown, merged_id).to_yaml(),
         licences=licences(run, shown),
+        from_llama=from_llama(run),
         training_data=training_data(run),
         language=LANGUAGES.get(language(run, shown)),
         prompt=prompt_parts(run),
@@ -91,25 +92,25 @@ def card_data(run: Run, kind: str, results: dict[str, Any], merged_id: str | Non
     form, base = KINDS[kind], public_name(run.config)
     parent = merged_id or (base if "/" in base else None)
     relation = "finetune" if form.relation == "quantized" and not merged_id else form.relation
-    name = licence(run)[0]
+    licence = LICENCES.get(base, UNKNOWN)[0]
     stated = {"license_name": "as-the-base-model", "license_link": f"https://huggingface.co/{base}"}
     return ModelCardData(
         base_model=parent,
         datasets=[training_data(run)] if hub_dataset(run.config.data.source) and results["data"] else None,
         language=language(run, results),
         library_name=form.library,
-        license=name,
+        license=licence,
         metrics=["accuracy"] if results["evaluation"] else None,
         pipeline_tag="text-generation",
         tags=[*form.tags, *TAGS],
         base_model_relation=relation if parent else None,
-        **(stated if name == "other" and "/" in base else {}),
+        **(stated if licence == "other" and "/" in base else {}),
     )
 
 
-def licence(run: Run) -> tuple[str, str]:
-    """The base model's entry in LICENCES."""
-    return LICENCES.get(public_name(run.config), UNKNOWN)
+def from_llama(run: Run) -> bool:
+    """Whether Llama's licence goes with a model made of this run's base."""
+    return LICENCES.get(public_name(run.config)) is LLAMA
 
 
 def training_data(run: Run) -> str:

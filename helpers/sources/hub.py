@@ -153,11 +153,7 @@ def model_commit(model: ModelSettings) -> str | None:
         HfApi().model_info(model.name, revision=model.revision, timeout=10)  # downloading would retry for a minute
         # The cache notes which commit the revision is, so that a new folder needs no network.
         return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent.name
-    except (
-        OSError,
-        httpx.HTTPError,
-        UnicodeEncodeError,
-    ):  # the hub's own errors are both; loading the model says what they mean
+    except (OSError, httpx.HTTPError, UnicodeEncodeError):  # also the hub's own; loading the model says what they mean
         cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
         return Path(cached).parent.name if isinstance(cached, str) else None
 

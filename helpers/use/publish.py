@@ -14,7 +14,7 @@ from helpers import InputError
 from helpers.config import nearest
 from helpers.export.files import WEIGHTS_INDEX
 from helpers.files import read_json
-from helpers.report.model_card import KINDS, LLAMA, LLAMA_LICENCE, licence, model_card
+from helpers.report.model_card import KINDS, LLAMA_LICENCE, from_llama, model_card
 from helpers.run_dir.folder import Run
 from helpers.sources.hub import TOKENS, nameless_base, public_name
 
@@ -66,12 +66,11 @@ def push_to_hub(
     if unknown := [kind for kind in what if kind not in KINDS]:
         raise InputError(f"cannot push {unknown[0]!r}{nearest(unknown[0], list(KINDS))}")
     ids = {kind: _checked_id(repo_id + FORMS[kind].suffix) for kind in KINDS if kind in what}
-    repositories = {}
+    repositories, notice = {}, {"NOTICE": NOTICE.encode("utf-8")} if from_llama(run) else {}
     for kind, name in ids.items():
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
-        notice = {"NOTICE": NOTICE.encode("utf-8")} if licence(run) is LLAMA else {}
         repositories[name] = {"README.md": card.encode("utf-8"), **notice, **_files(run, kind)}
-    if licence(run) is LLAMA:
+    if notice:
         wrong = "" if repo_id.partition("/")[2].startswith("Llama") else ", and a name that begins with Llama"
         print(f"before others see it, Llama's licence asks for a copy of it beside the model{wrong}: {LLAMA_LICENCE}")
     if warning := nameless_base(run.config):
