@@ -145,10 +145,13 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
     ]
     if not tests:
         return "Too few questions were asked for a test."
-    before, after = (sum(test[key] < 0.05 for test in tests) for key in ("mcnemar_p", "mcnemar_p_holm"))
+    before, after = ([test[key] for test in tests] for key in ("mcnemar_p", "mcnemar_p_holm"))
+    few, left = (sum(p < 0.05 for p in each) for each in (before, after))
+    computed, corrected = (", ".join(f"{p:.2g}" for p in each) for each in (before, after))
     return (
-        f"This run has {len(tests)} tests of accuracy, of the replies and of the models made to answer; {before} of "
-        f"their p values {'lies' if before == 1 else 'lie'} below 0.05 as computed and {after} after Holm's procedure."
+        f"This run has {len(tests)} tests of accuracy, of the replies and of the models made to answer; {few} of "
+        f"their p values {'lies' if few == 1 else 'lie'} below 0.05 as computed ({computed}) and {left} after Holm's "
+        f"procedure ({corrected})."
     )
 
 

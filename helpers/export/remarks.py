@@ -20,8 +20,11 @@ def on_rounding(errors: Mapping[str, float]) -> str:
     )
 
 
-def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path) -> str:
-    """Which files pass, why others do not, and which one is used therefore."""
+def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path, gain: float | None = None) -> str:
+    """Which files pass, why others do not, and which one is used therefore.
+
+    `gain` is the NLL that 05 found tuning to take off, in nats a token: what rounding costs is told as its share.
+    """
     by_verdict: dict[str, list[str]] = {}
     for kind, check in checks.items():
         by_verdict.setdefault(check["verdict"].partition(":")[0], []).append(kind)
@@ -38,7 +41,11 @@ def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path) -> str:
         "was not checked": "the smallest, though nothing could be checked",
         "failed": "the one that loses least, since none passed: look for the fault before anyone uses it",
     }[chosen]
-    return f"{' '.join(said)} The notebook goes on with {use.name}, {reason}."
+    nll, cost = checks[kind].get("nll"), ""
+    if nll and gain and gain > 0 and nll["difference"] > 0:
+        share = nll["difference"] / gain
+        cost = f" It costs {nll['difference']:.3f} nats a token, {share:.0%} of the {gain:.3f} that 05 found gained."
+    return f"{' '.join(said)} The notebook goes on with {use.name}, {reason}.{cost}"
 
 
 def _why(check: Mapping[str, Any]) -> str:

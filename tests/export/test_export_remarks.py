@@ -59,6 +59,10 @@ def test_all_pass_none_passes_none_is_checked(files):
     assert remark(files, *[check("passes")] * 3) == (
         "f16, q8_0 and q4_k_m passed the check. The notebook goes on with model-q4_k_m.gguf, the smallest that passed."
     )
+    rounded = dict(zip(files, [check("passes", cost) for cost in (0.0, 0.01, 0.06)], strict=True))
+    said = [on_checks(rounded, choose_file(rounded, files), gain) for gain in (0.5, -0.5, None)]
+    assert said[0] == f"{said[1]} It costs 0.060 nats a token, 12% of the 0.500 that 05 found gained."
+    assert said[1] == said[2]
     assert remark(files, *[check("fails", stopped=0)] * 3).endswith("look for the fault before anyone uses it.")
     unknown = {"passes": None, "verdict": "not checked: 15.0 GiB to load, 8.0 GiB of memory free"}
     assert remark(files, *[unknown] * 3) == (
