@@ -35,6 +35,7 @@ expect.set_options(timeout=30_000)
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
 PHONE = {"width": 390, "height": 844}
+FADED = "Promise.all(document.getAnimations().map(a => a instanceof CSSTransition && a.finished)).then(() => 1)"
 WIDER = "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 200))"
 SPEED = re.compile(r"\d+ tokens a second, 7 in all")
 
@@ -298,13 +299,14 @@ def test_light_or_dark_is_as_the_readers_system_has_it(visit, scheme, dark):
     page = visit(color_scheme=scheme)
     send(page, "Which nerve?")
     expect(page.get_by_text(SPEED)).to_have_count(2)
+    button = page.get_by_role("button", name="Ask", exact=True)
+    expect(button).to_be_enabled()
+    drawn(page)
+    page.evaluate(FADED)  # text is paler while the app works
     background = brightness(page.get_by_test_id("stApp"), "backgroundColor")
     texts = [page.get_by_test_id("stText").first, page.get_by_label("Clinical question")]
     assert (background < 60) == dark
     assert all((brightness(text, "color") > 180) == dark for text in texts)
-    drawn(page)
-    button = page.get_by_role("button", name="Ask", exact=True)
-    expect(button).to_be_enabled()
     assert contrast(*(rgb(button, what) for what in ("color", "backgroundColor"))) >= 4.5  # WCAG 2.2, 1.4.3
     page = visit("evaluation", color_scheme=scheme)
     body = page.frame_locator("iframe").locator("body")
