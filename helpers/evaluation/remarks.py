@@ -149,9 +149,9 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
     few, left = (sum(p < 0.05 for p in each) for each in (before, after))
     computed, corrected = (", ".join(f"{p:.2g}" for p in each) for each in (before, after))
     return (
-        f"This run has {len(tests)} tests of accuracy, of the replies and of the models made to answer; {few} of "
-        f"their p values {'lies' if few == 1 else 'lie'} below 0.05 as computed ({computed}) and {left} after Holm's "
-        f"procedure ({corrected})."
+        f"This run has {len(tests)} test{'s' * (len(tests) > 1)} of accuracy, of the replies and of the models made to "
+        f"answer; {few} of their p values {'lies' if few == 1 else 'lie'} below 0.05 as computed ({computed}) and "
+        f"{left} after Holm's procedure ({corrected})."
     )
 
 

@@ -49,8 +49,9 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     assert remarks.on_differing(base, tuned).endswith(
         " In 10 of the 10 the base model never closed its thought, so its answer does not count."
     )
-    assert remarks.on_holm(metrics["tasks"]).endswith(
-        "1 of their p values lies below 0.05 as computed (0.002) and 1 after Holm's procedure (0.002)."
+    assert remarks.on_holm(metrics["tasks"]) == (
+        "This run has 1 test of accuracy, of the replies and of the models made to answer; 1 of their p values lies "
+        "below 0.05 as computed (0.002) and 1 after Holm's procedure (0.002)."
     )
 
 
