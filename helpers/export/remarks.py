@@ -42,7 +42,7 @@ def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path, gain: float | 
         "failed": "the one that loses least, since none passed: look for the fault before anyone uses it",
     }[chosen]
     nll, cost = checks[kind].get("nll"), ""
-    if nll and gain and gain > 0 and nll["difference"] > 0:
+    if nll and gain is not None and min(gain, nll["difference"]) > 0:
         share = nll["difference"] / gain
         cost = f" It costs {nll['difference']:.3f} nats a token, {share:.0%} of the {gain:.3f} that 05 found gained."
     return f"{' '.join(said)} The notebook goes on with {use.name}, {reason}.{cost}"

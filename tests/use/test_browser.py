@@ -35,7 +35,7 @@ expect.set_options(timeout=30_000)
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]
 ENDLESS = {"deltas": repeat({"content": "on "}), "pause": 0.4}  # 13 s until the app would leave it
 PHONE = {"width": 390, "height": 844}
-FADED = "Promise.all(document.getAnimations().map(a => a instanceof CSSTransition && a.finished)).then(() => 1)"
+FADED = "Promise.allSettled(document.getAnimations().map(a => a instanceof CSSTransition && a.finished)).then(() => 1)"
 WIDER = "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 200))"
 SPEED = re.compile(r"\d+ tokens a second, 7 in all")
 
