@@ -140,7 +140,7 @@ def measure_finding(shared: Path, embedder: str | None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--out", type=Path, help="write the figures there as JSON; sizes that it has already stay")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--find", type=Path, metavar="SHARED", help="measure what is found there instead")
     parser.add_argument("--embedder", help="with --find: a hub id or folder")
@@ -154,22 +154,19 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one)))
         return
-    runs = {}
-    if options.out and options.out.exists():
-        runs = {run["documents"]: run for run in json.loads(options.out.read_text())["runs"]}
+    runs = []
     for count in options.documents:
         command = [sys.executable, __file__, "--one", str(count)]
         child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        runs[count] = json.loads(child.stdout.splitlines()[-1])
-        print(json.dumps(runs[count]), flush=True)
+        runs.append(json.loads(child.stdout.splitlines()[-1]))
+        print(json.dumps(runs[-1]), flush=True)
         if options.out:
             packages = {"sqlite": sqlite3.sqlite_version, "tantivy": metadata.version("tantivy")}
             machine = {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
             machine["load_average"] = os.getloadavg()
             settings = {"LARGE": index_module.LARGE, "python": platform.python_version()}
-            rows = [runs[key] for key in sorted(runs)]
             write_json(
-                options.out.resolve(), {"machine": machine, "versions": packages, "settings": settings, "runs": rows}
+                options.out.resolve(), {"machine": machine, "versions": packages, "settings": settings, "runs": runs}
             )
 
 
