@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from helpers import InputError
 
-# What a setting may become on a run folder that holds results, by key or else by section; README.md shows this table.
+# What a setting may become on a run folder that holds results, by key or else by section; docs/SETTINGS.md shows it.
 ANY, LARGER, NONE = "any value", "a larger value", "no other value"
 CHANGES = {
     "generation": ANY,

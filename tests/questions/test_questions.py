@@ -172,7 +172,7 @@ def test_the_lists_of_names_for_users_have_every_benchmark():
     profiles = (PROJECT_ROOT / "helpers/profiles.yaml").read_text(encoding="utf-8")
     [setting] = [line for line in profiles.splitlines() if line.startswith("evaluation.questions:")]
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    example = readme.partition("Public benchmarks are asked by name")[2].partition("]")[0]
+    example = readme.partition("evaluation.questions=[")[2].partition("]")[0]
     for where, text in (("helpers/profiles.yaml", setting.partition("#")[2]), ("README.md", example)):
         assert names - set(re.findall(r"\w+", text)) == set(), where
 

@@ -215,8 +215,10 @@ def asked_for(key):
     return here + 1 if isinstance(here, int) else here * 1.5 + 0.1 if isinstance(here, float) else "owner/name"
 
 
-def test_the_readme_shows_the_table_of_what_may_change():
-    shown = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").partition("| setting |")[2].partition("\n\n")[0]
+def test_the_page_of_settings_shows_the_table_of_what_may_change():
+    shown = (
+        (PROJECT_ROOT / "docs/SETTINGS.md").read_text(encoding="utf-8").partition("| setting |")[2].partition("\n\n")[0]
+    )
     rows = dict(re.findall(r"^\| (`.+`) \| ([^|]+?) \|", shown, flags=re.M))
     table = {name.removesuffix(".*"): rule for names, rule in rows.items() for name in re.findall(r"`([^`]+)`", names)}
     assert table == CHANGES
