@@ -174,7 +174,9 @@ def _letter(answer: Any, options: dict[str, Any]) -> Any:
             f"answer_idx {answer} may count from 0 or from 1: give the option's letter ({', '.join(options)}) or text"
         )
     answer = _as_text(answer)
-    same = [letter for letter, text in options.items() if text == answer and answer not in options]
+    if not isinstance(answer, str) or answer in options:
+        return answer
+    same = [letter for letter, text in options.items() if text == answer]
     if len(same) > 1:
         raise ValueError(f"answer_idx {answer!r} is the text of {' and '.join(same)}: give the letter")
     return same[0] if same else answer

@@ -285,6 +285,8 @@ def test_a_file_is_a_task_named_by_its_stem_and_cut_to_the_limit(file):
         ({"options": {"A": "a\udfff", "B": "b"}}, "options.A: half a character"),
         ({"options": {"A": "one"}, "answer_idx": "A"}, "options"),
         ({"options": ["one", "two"], "answer_idx": "three"}, "'three' is not among the options A, B"),
+        ({"options": [["one"], "two"], "answer_idx": ["one"]}, "options.A: Input should be a valid string"),
+        ({"options": ["one", "two"], "answer_idx": {"one": 1}}, "answer_idx: Input should be a valid string"),
         ({"options": ["one", "two"], "answer_idx": 1}, "answer_idx 1 may count from 0 or from 1"),
         ({"options": ["1", "2", "3"], "answer_idx": 3}, "answer_idx 3 may count from 0 or from 1"),
         ({"options": ["one", "one", "two"], "answer_idx": "one"}, "'one' is the text of A and B: give the letter"),
