@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,23 +67,10 @@ def _start(run: Run, job: str, mode: str) -> Any:
             # An unreachable server W&B retries for minutes. Any answer will do: no secret is sent, and W&B itself
             # checks the certificate.
             httpx.get(wandb_address(), timeout=10, verify=False)
-            return wandb.init(mode=mode, **arguments)
-        except Exception as error:  # W&B's, httpx's, and what else a network has
+        except Exception as error:  # httpx's, and what else a network has
             print(f"W&B online fails ({brief(error)}): tracking offline, `wandb sync` uploads it later")
-            _discard_session()
-    return wandb.init(mode="offline", **arguments)
-
-
-def _discard_session() -> None:
-    """Discard a W&B session whose run failed to start and which still holds the run's id.
-
-    In a thread: wandb 0.28 retries the upload of that run without end.
-    """
-    import wandb
-
-    thread = threading.Thread(target=wandb.teardown, daemon=True)
-    thread.start()
-    thread.join(timeout=5)
+            mode = "offline"
+    return wandb.init(mode=mode, **arguments)
 
 
 def run_id(run: Run, job: str) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -178,21 +179,22 @@ from helpers.tracking.wandb_run import tracked
 run, started = open_run("auto", sys.argv[1]), time.monotonic()
 with tracked(run, "training") as tracker:
     print("SECONDS", time.monotonic() - started)
-    tracker.log({"loss": 1.0})
+    if tracker:
+        tracker.log({"loss": 1.0})
 """
 
 
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("k" * 40, "Connection refused"),
-        ("wrong", "API key must have 40"),
-        ("revoked", "401"),
-        pytest.param("silent", "", marks=pytest.mark.slow),
+        ("k" * 40, r"W&B online fails \(.*Connection refused"),
+        ("wrong", r"W&B cannot start \(.*API key must have 40"),
+        ("revoked", r"W&B cannot start \(.*401"),
+        pytest.param("silent", r"W&B online fails \(", marks=pytest.mark.slow),
     ],
 )
-def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_path, key, says):
-    """By W&B itself. A server that never answers is given up soon; after a revoked key the run's id is free again."""
+def test_a_key_without_a_network_goes_offline_and_a_wrong_one_is_not_tracked_with_one_line(tmp_path, key, says):
+    """By W&B itself. A server that never answers is given up soon."""
     open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
     answers = Server([], status=401).url.removesuffix("/v1")
     address = answers if key in ("wrong", "revoked") else "http://127.0.0.1:9"
@@ -210,17 +212,16 @@ def test_a_key_without_a_network_or_a_wrong_one_goes_offline_with_one_line(tmp_p
             timeout=300,
         )
     assert done.returncode == 0, done.stderr
-    offline, seconds = done.stdout.splitlines()
-    assert offline.startswith("W&B online fails (")
-    assert says in offline
+    line, seconds = done.stdout.splitlines()
+    assert re.match(says, line)
     assert float(seconds.removeprefix("SECONDS ")) < 60
-    assert len(list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))) == 1
+    assert len(list(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))) == (key not in ("wrong", "revoked"))
 
 
 @pytest.fixture
 def wandb(monkeypatch):
     """A wandb whose `init` fails in the modes in `broken`; `inits` are its arguments, `ended` the jobs' statuses."""
-    fake = types.SimpleNamespace(broken={}, inits=[], ended=[], Settings=dict, teardown=lambda: None)
+    fake = types.SimpleNamespace(broken={}, inits=[], ended=[], Settings=dict)
 
     def init(**arguments):
         fake.inits.append(types.SimpleNamespace(**arguments))
@@ -255,14 +256,14 @@ def test_a_job_that_failed_is_recorded_so_and_goes_on_in_the_same_run_until_it_i
 
 
 @pytest.mark.parametrize("error", [OSError("Network is unreachable"), TimeoutError(), RuntimeError("ssl")])
-def test_whatever_wandb_says_of_the_network_the_job_goes_on(wandb, tmp_path, capsys, error):
-    wandb.broken = {"online": error}
+def test_whatever_wandb_says_of_the_network_the_job_goes_on(wandb, tmp_path, capsys, monkeypatch, error):
+    monkeypatch.setattr(wandb_run.httpx, "get", fails(error))
     run = open_run("smoke", tmp_path / "run", {"tracking.wandb": "auto"})
     with wandb_run.tracked(run, "training") as tracker:
         assert tracker
-    assert [init.mode for init in wandb.inits] == ["online", "offline"]
+    assert [init.mode for init in wandb.inits] == ["offline"]
     assert capsys.readouterr().out.startswith("W&B online fails (")
-    wandb.broken["offline"] = OSError(28, "No space left on device")
+    wandb.broken = {"offline": OSError(28, "No space left on device")}
     with wandb_run.tracked(run, "training") as tracker:
         assert tracker is None
     assert capsys.readouterr().out.splitlines()[-1].endswith("No space left on device): no tracking")
