@@ -34,7 +34,6 @@ from helpers.tracking.secrets import export_secrets
 STATUS = {"InputError": 2, "StoppedError": STOPPED}  # what the command line exits with, by the error in a notebook
 BACKUP_SECONDS = 300
 START_SECONDS = 300
-SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 # What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
 # And when memory ran out: Python's, NumPy's and PyTorch's words.
@@ -80,17 +79,12 @@ class PrivateKernelManager(AsyncKernelManager):
 
 
 def socket_folder() -> tempfile.TemporaryDirectory:
-    """A temporary folder with a path short enough for sockets; removes the folders of killed runs."""
-    for parent in (tempfile.gettempdir(), "/tmp"):
-        prefix = f"ai-doctor-{os.getpid()}-"
-        if len(os.fsencode(f"{parent}/{prefix}12345678/socket-9")) > SOCKET_PATH_BYTES:
-            continue
-        for left_over in Path(parent).glob("ai-doctor-*-*"):
-            maker = left_over.name.split("-")[2]
-            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
-                shutil.rmtree(left_over, ignore_errors=True)
-        return tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
-    raise InputError(f"TMPDIR = {tempfile.gettempdir()} is too long for a kernel's sockets: set a shorter path")
+    """A folder for a kernel's sockets, whose paths may have 103 bytes; removes the folders of killed runs."""
+    for left_over in Path("/tmp").glob("ai-doctor-*-*"):
+        maker = left_over.name.split("-")[2]
+        if maker.isdecimal() and not psutil.pid_exists(int(maker)):
+            shutil.rmtree(left_over, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"ai-doctor-{os.getpid()}-", dir="/tmp")  # TMPDIR may be too long
 
 
 def choose_stages(start: str | None = None, only: str | None = None) -> list[str]:
@@ -221,7 +215,11 @@ def execute(run: Run, stage: str) -> None:
             raise InputError(_no_room(run, stage)) from None
         finally:
             # Also after a failure, which the notebook helps to understand, unless a full disk cut it off.
-            if temporary.is_file() and _is_whole(temporary):
+            try:
+                nbformat.read(temporary, as_version=4)
+            except (FileNotFoundError, ValueError):
+                pass
+            else:
                 publish(temporary, target)
                 write_page(target)
             temporary.unlink(missing_ok=True)
@@ -229,14 +227,6 @@ def execute(run: Run, stage: str) -> None:
 
 def _no_room(run: Run, stage: str) -> str:
     return f"{stage}: the disk of {run.label}, or of the temporary folder, is full: free some room and run it again"
-
-
-def _is_whole(notebook: Path) -> bool:
-    try:
-        nbformat.read(notebook, as_version=4)
-    except (ValueError, nbformat.reader.NotJSONError):
-        return False
-    return True
 
 
 def write_page(notebook: Path) -> None:
