@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 
 from helpers import InputError
-from helpers.files import write_json
+from helpers.files import write_json, write_text
 from helpers.machine.hardware import GIB
 from helpers.models.loading import model_shape
-from helpers.report.model_card import KINDS, write_model_card
+from helpers.report.model_card import KINDS, model_card
 from helpers.run_dir.folder import Run
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
@@ -67,5 +67,5 @@ def write_report(run: Run, checks: Mapping[str, Any], use: Path, answer: dict[st
     }
     write_json(run / "export/report.json", report)
     for kind, form in KINDS.items():
-        write_model_card(run, run / form.folder / "README.md", kind)
+        write_text(run / form.folder / "README.md", model_card(run, kind))
     return report

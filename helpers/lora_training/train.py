@@ -12,7 +12,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PrinterCallback, Trainer
 
 from helpers import InputError
-from helpers.files import atomic_dir, read_jsonl, write_json
+from helpers.files import atomic_dir, read_jsonl, write_json, write_text
 from helpers.lora_training.backends import choose_backend, load_trainable, start_backend
 from helpers.lora_training.batches import (
     ByEpoch,
@@ -32,7 +32,7 @@ from helpers.losses import causal_model, completion_loss
 from helpers.machine.hardware import describe_machine, peak_memory_gib
 from helpers.machine.processes import is_main_process, weights_spread, world_size
 from helpers.models.loading import compute_dtype, load_tokenizer, save_tokenizer
-from helpers.report.model_card import write_model_card
+from helpers.report.model_card import model_card
 from helpers.run_dir.folder import Run, alone
 from helpers.sources.hub import nameless_base, public_name
 from helpers.tracking.wandb_run import tracked
@@ -235,7 +235,7 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
     with atomic_dir(run / "adapter") as folder:
         model.save_pretrained(folder, state_dict=weights, **ADAPTER_ONLY)
         save_tokenizer(tokenizer, run.config.model, folder)
-        write_model_card(run, folder / "README.md")
+        write_text(folder / "README.md", model_card(run, "adapter"))
 
 
 def _metrics(run: Run, journal: TrainingLogCallback, trainer: Any, done: int, rows: int) -> dict[str, Any]:

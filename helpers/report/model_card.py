@@ -2,13 +2,11 @@
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
-from helpers.files import write_text
 from helpers.models.loading import load_tokenizer
 from helpers.prompts.encoding import build_prompt
 from helpers.questions.benchmarks import BENCHMARKS
@@ -22,21 +20,41 @@ from helpers.sources.hub import HUB_CONFIG, hub_dataset, public_name
 TAGS = ["sft", "trl", "medical", "reasoning", "ai-doctor"]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A form of a run's model: its folder, and the hub's terms for its library, relation and tags."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+class Kind(NamedTuple):
+    """A form of a run's model: its folder, the hub's terms for it, and how it is published.
+
+    That is what its repository is called after the adapter's, the stage that makes it, the files that it needs (`{}` is
+    the type of GGUF that the card names), and the others that may leave the machine, as patterns.
+    """
 
     folder: str
     library: str
     relation: str
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...]
+    suffix: str
+    stage: str
+    required: tuple[str, ...]
+    patterns: tuple[str, ...]
 
 
 KINDS = {
-    "adapter": Kind("adapter", "peft", "adapter", ("lora",)),
-    "merged": Kind("export/merged", "transformers", "finetune"),
-    "gguf": Kind("export", "gguf", "quantized", ("gguf", "llama.cpp", "ollama")),
-}
+    "adapter": Kind(
+        "adapter", "peft", "adapter", ("lora",), "", "04_lora_training",
+        ("adapter_model.safetensors", "adapter_config.json"), TOKENIZER_FILES,
+    ),
+    "merged": Kind(
+        "export/merged", "transformers", "finetune", (), "-merged", "06_export", ("config.json",),
+        ("generation_config.json", "*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES),
+    ),
+    # -GGUF is how the hub's users look for such files.
+    "gguf": Kind(
+        "export", "gguf", "quantized", ("gguf", "llama.cpp", "ollama"), "-GGUF", "06_export",
+        ("Modelfile", "model-{}.gguf"), ("model-*.gguf",),
+    ),
+}  # fmt: skip
 
 # DeepSeek put its weights under MIT, but they derive from Llama-3.1-8B, whose licence goes with every derivative. The
 # stricter of the two is the one to show; unsloth's copy of the model does so too.
@@ -62,13 +80,11 @@ LANGUAGES = {"en": "English", "zh": "Chinese"}
 UNKNOWN = ("other", "its owner's terms, which this code does not know")
 
 
-def write_model_card(run: Run, path: Path, kind: str = "adapter") -> None:
-    """The model card beside an adapter, merged model or GGUF file; results appear once 05 has measured them."""
-    write_text(path, model_card(run, kind))
-
-
 def model_card(run: Run, kind: str, repo_id: str | None = None, merged_id: str | None = None) -> str:
-    """The card of one of KINDS, for a file or for `repo_id`; `merged_id` is the merged model's, for a GGUF's."""
+    """The card of one of KINDS, for a file or for `repo_id`; `merged_id` is the merged model's, for a GGUF's.
+
+    Results appear once 05 has measured them.
+    """
     shown, environment = facts(run), templates(autoescape=False)
     environment.filters |= {"quoted": quoted, "code": _code, "nats_apart": nats_apart}
     return environment.get_template("model_card.md.j2").render(

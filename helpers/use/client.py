@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -43,11 +42,8 @@ class Endpoint:
 
         self.base_url, self._model = base_url, model
         # A proxy for the internet cannot reach this machine, and few set NO_PROXY.
-        try:
-            client = DefaultHttpxClient(trust_env=not is_local(_host(base_url)))
-            self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
-        except httpx.InvalidURL as error:
-            raise InputError(f"{base_url!r} is not an address: {error}") from None
+        client = DefaultHttpxClient(trust_env=not is_local(_host(base_url)))
+        self._client = OpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0, http_client=client)
         # Else the client sends OPENAI_ORG_ID and OPENAI_PROJECT_ID to any server.
         self._client.organization = self._client.project = None
 
@@ -122,8 +118,8 @@ def is_local(host: str) -> bool:
 
 def _host(address: str) -> str:
     try:
-        return urlsplit(address).hostname or ""
-    except ValueError as error:
+        return httpx.URL(address).host
+    except httpx.InvalidURL as error:
         raise InputError(f"{address!r} is not an address: {error}") from None
 
 

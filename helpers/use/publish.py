@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
@@ -12,7 +11,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
 from helpers.config import nearest
-from helpers.export.files import WEIGHTS_INDEX
 from helpers.files import read_json
 from helpers.report.model_card import KINDS, LLAMA_LICENCE, from_llama, model_card
 from helpers.run_dir.folder import Run
@@ -21,31 +19,6 @@ from helpers.sources.hub import TOKENS, nameless_base, public_name
 Files = dict[str, Path | bytes]  # names in a repository to a file here, or to its content where that differs
 
 
-class Form(NamedTuple):
-    """How a kind of model is published: what its repository is called after the adapter's, and the files it needs.
-
-    `{}` is the type of GGUF that the card names. Only files that match `required` or `patterns` leave the machine: no
-    rows, no replies, nothing that another program left in a folder.
-    """
-
-    suffix: str
-    stage: str
-    required: tuple[str, ...]
-    patterns: tuple[str, ...]
-
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-FORMS = {
-    "adapter": Form("", "04_lora_training", ("adapter_model.safetensors", "adapter_config.json"), TOKENIZER_FILES),
-    "merged": Form(
-        "-merged",
-        "06_export",
-        ("config.json",),
-        ("generation_config.json", "*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES),
-    ),
-    # -GGUF is how the hub's users look for such files.
-    "gguf": Form("-GGUF", "06_export", ("Modelfile", "model-{}.gguf"), ("model-*.gguf",)),
-}
 # What Llama's licence asks of whoever passes on a model made from it, beside a copy of the licence.
 NOTICE = (
     "Llama 3.1 is licensed under the Llama 3.1 Community License, "
@@ -65,7 +38,7 @@ def push_to_hub(
     """
     if unknown := [kind for kind in what if kind not in KINDS]:
         raise InputError(f"cannot push {unknown[0]!r}{nearest(unknown[0], list(KINDS))}")
-    ids = {kind: _checked_id(repo_id + FORMS[kind].suffix) for kind in KINDS if kind in what}
+    ids = {kind: _checked_id(repo_id + KINDS[kind].suffix) for kind in KINDS if kind in what}
     repositories, notice = {}, {"NOTICE": NOTICE.encode("utf-8")} if from_llama(run) else {}
     for kind, name in ids.items():
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
@@ -91,10 +64,10 @@ def _checked_id(repo_id: str) -> str:
 
 
 def _files(run: Run, kind: str) -> Files:
-    folder, form = KINDS[kind].folder, FORMS[kind]
+    form = KINDS[kind]
     required = [name.format(run.config.export.kinds[-1]) for name in form.required]
-    paths = {name: run.require(f"{folder}/{name}", form.stage) for name in required}
-    paths |= {path.name: path for pattern in form.patterns for path in sorted((run / folder).glob(pattern))}
+    paths = {name: run.require(f"{form.folder}/{name}", form.stage) for name in required}
+    paths |= {path.name: path for pattern in form.patterns for path in sorted((run / form.folder).glob(pattern))}
     return {name: _content(path, public_name(run.config)) for name, path in paths.items()}
 
 

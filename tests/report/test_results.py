@@ -11,7 +11,7 @@ from evaluated_rows import BASE, TUNED
 from helpers.evaluation.metrics import summarise
 from helpers.files import write_json, write_jsonl, write_text
 from helpers.machine import hardware
-from helpers.report.model_card import write_model_card
+from helpers.report.model_card import model_card
 from helpers.report.results import headline, write_index
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
@@ -155,7 +155,7 @@ def card_rows(text):
 
 def test_a_model_card_holds_the_figures_of_the_metrics(run):
     metrics = fill(run)
-    write_model_card(run, run / "adapter/README.md")
+    write_text(run / "adapter/README.md", model_card(run, "adapter"))
     text = (run / "adapter/README.md").read_text(encoding="utf-8")
     results = card_rows(text.partition("## Results")[2])
     assert [row[1:] for row in results[2:]] == FIGURES
@@ -174,7 +174,7 @@ def test_a_model_card_holds_the_figures_of_the_metrics(run):
 
 
 def test_a_model_card_without_results_says_so(run):
-    write_model_card(run, run / "adapter/README.md")
+    write_text(run / "adapter/README.md", model_card(run, "adapter"))
     text = (run / "adapter/README.md").read_text(encoding="utf-8")
     assert "Not evaluated yet." in text
     assert "Not for clinical use" in text

@@ -26,7 +26,7 @@ from helpers.files import read_json, write_json, write_text
 from helpers.machine import hardware
 from helpers.models.packaged import tiny_folder
 from helpers.prompts.encoding import build_prompt
-from helpers.report.model_card import KINDS, UNKNOWN, model_card, prompt_parts, write_model_card
+from helpers.report.model_card import KINDS, UNKNOWN, model_card, prompt_parts
 from helpers.run_dir.folder import Run, note_in_record, open_run
 from helpers.sources.hub import hub_dataset, public_name
 from helpers.use.publish import NOTICE, push_to_hub
@@ -457,7 +457,7 @@ def test_a_card_names_the_base_and_its_licence(tmp_path, tokenizer, profile, set
 
 def test_each_form_has_a_card_in_its_folder(run):
     for kind, form in KINDS.items():
-        write_model_card(run, run / form.folder / "README.md", kind)
+        write_text(run / form.folder / "README.md", model_card(run, kind))
         text = (run / form.folder / "README.md").read_text(encoding="utf-8")
         assert (data_of(text).library_name, data_of(text).language) == (form.library, "en")
         assert "Not for clinical use" in text

@@ -55,7 +55,12 @@ def slot(slots: int) -> Iterator[None]:
     with changed:
         asked.append(reader)
     try:
-        while (before := _before(changed, asked, reader, slots)) >= 0:
+        while True:
+            with changed:
+                changed.wait_for(lambda: asked.index(reader) < slots, min(POLL_SECONDS, WAIT_SECONDS))
+                before = asked.index(reader) - slots
+            if before < 0:
+                break
             if time.monotonic() > deadline:
                 raise InputError(f"no free slot (at most {slots} concurrent): try again shortly")
             # Drawing also ends the wait of a reader who has left.
@@ -66,10 +71,3 @@ def slot(slots: int) -> Iterator[None]:
         with changed:
             asked.remove(reader)
             changed.notify_all()
-
-
-def _before(changed: threading.Condition, asked: list[object], reader: object, slots: int) -> int:
-    """How many wait before a reader, after a while; -1 as soon as it is the reader's turn."""
-    with changed:
-        changed.wait_for(lambda: asked.index(reader) < slots, min(POLL_SECONDS, WAIT_SECONDS))
-        return max(asked.index(reader) - slots, -1)
