@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ MadeRun = Annotated[
     str, typer.Option(help="The run folder; else AI_DOCTOR_RUN_DIR, else the one in runs/ that was exported last.")
 ]
 Sources = Annotated[bool, typer.Option("--sources", help="Look questions up first; answers have their sources.")]
+Engine = Literal["auto", "llama.cpp", "vllm"]
 IndexFile = Annotated[Path | None, typer.Option(help="The index to look them up in; else the one that 07 made.")]
 
 
@@ -95,8 +96,7 @@ def ask(
     settings: Setting = None,
     base: Annotated[bool, typer.Option(help="Ask the base model, without the adapter.")] = False,
     compare: Annotated[bool, typer.Option(help="Ask the base model and then the tuned one.")] = False,
-    endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server, http://127.0.0.1:8000/v1 say.")] = "",
-    api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_ENDPOINT_KEY", help="That server's key.")] = "",
+    endpoint: Annotated[str, typer.Option(help="Ask an OpenAI-compatible server (key: AI_DOCTOR_ENDPOINT_KEY).")] = "",
     model: Annotated[str, typer.Option(help="The model's name there; else the first it lists.")] = "",
     sources: Sources = False,
     index: IndexFile = None,
@@ -125,7 +125,7 @@ def ask(
     if opened:
         answerers = local_answerers(opened, ["base", "tuned"] if compare else ["base"] if base else ["tuned"])
     else:
-        server = Endpoint(endpoint, api_key or key_for(endpoint), model)
+        server = Endpoint(endpoint, key_for(endpoint), model)
         answerers = {server.model: partial(server.stream, settings=config.generation)}
     print("generated text for study, not medical advice", file=sys.stderr)
     for side, answerer in answerers.items():
@@ -203,12 +203,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[str, typer.Option(envvar="AI_DOCTOR_API_KEY", help="What clients have to send.")] = "",
     parallel: Annotated[
-        int | None, typer.Option(help="Replies made at once; more requests wait. llama.cpp: 4, vLLM: by its GPU.")
+        int | None, typer.Option(min=1, help="Replies at once; more requests wait. llama.cpp: 4, vLLM: by its GPU.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of question and reply together, at most; else by the run's settings.")
+        int | None, typer.Option(min=256, help="Tokens of question and reply, at most; else by the run's settings.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="llama.cpp, vllm, or auto: vLLM where it and a GPU are.")] = "auto",
+    engine: Annotated[Engine, typer.Option(help="auto: vLLM where it and a GPU are.")] = "auto",
     vllm: Annotated[
         str, typer.Option(envvar="AI_DOCTOR_VLLM", help="vLLM's own environment, or the `vllm` in it.")
     ] = "",

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,16 +65,8 @@ class PrivateKernelManager(AsyncKernelManager):
         environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         await super().start_kernel(stderr=self.stderr, env=environment | {"PYTHONUTF8": "1"}, **kwargs)
 
-    # By default the sockets are in the project folder and the file is in the temporary one, where a killed run would
-    # leave them.
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return socket_folder()
-
-    def _ip_default(self) -> str:
-        return f"{self._folder.name}/socket"
-
     def _connection_file_default(self) -> str:
+        self._folder = socket_folder()  # of the sockets, too; it goes with this object
         return f"{self._folder.name}/kernel.json"
 
 

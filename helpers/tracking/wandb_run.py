@@ -16,9 +16,6 @@ from helpers.run_dir.folder import Run
 from helpers.sources.tables import brief
 from helpers.tracking.secrets import export_secrets, wandb_address
 
-# Seconds to wait for a server, unless WANDB_INIT_TIMEOUT says otherwise; W&B itself would take 90.
-INIT_TIMEOUT = 15
-
 
 @contextmanager
 def tracked(run: Run, job: str) -> Iterator[Any]:
@@ -49,8 +46,6 @@ def _start(run: Run, job: str, mode: str) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its warnings
     import wandb
 
-    settings = {"silent": True, "console": "off"}
-    settings |= {} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": INIT_TIMEOUT}
     arguments = {
         "project": os.environ.get("WANDB_PROJECT") or run.config.tracking.project,
         "group": run.path.name,
@@ -60,7 +55,7 @@ def _start(run: Run, job: str, mode: str) -> Any:
         "id": run_id(run, job),
         "resume": "allow",
         "config": {**run.config.flat(), "run": {k: v for k, v in run.record.items() if k != "config"}},
-        "settings": wandb.Settings(**settings),
+        "settings": wandb.Settings(silent=True, console="off"),
     }
     if mode == "online":
         try:

@@ -119,9 +119,10 @@ def test_the_clients_of_openai_and_of_this_project_take_it(served):
     assert ended.sources == [Passage(**NERVE), Passage(**ELBOW)]
 
 
-def test_ask_lists_what_a_server_has_looked_up(served, cli):
+def test_ask_lists_what_a_server_has_looked_up(served, cli, monkeypatch):
     _, client = served()
-    there = ("--endpoint", f"{client.base_url}/v1", "--api-key", KEY)
+    there = ("--endpoint", f"{client.base_url}/v1")
+    monkeypatch.setenv("AI_DOCTOR_ENDPOINT_KEY", KEY)
     assert cli("ask", QUESTION, *there).out.split("\nSources:\n")[1].splitlines() == [
         "[1] Hand > Nerves (m1, CC BY, http://a.b/)",
         "[2] Elbow (m2, CC0)",
