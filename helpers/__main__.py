@@ -221,9 +221,7 @@ def serve(
     from helpers.use.server import ServerSettings, serve_until_stopped
 
     folder = _made(run_dir)
-    opened = find_run(folder)
-    if opened is None and not base:
-        raise InputError(f"{folder} is not a run folder; --base serves the embedded model")
+    opened = None if base and not folder.exists() else find_run(folder)  # None: the embedded model
     settings = ServerSettings(host, port, api_key, parallel, context)
     library = find_index(opened, index and typed_path(index)) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)

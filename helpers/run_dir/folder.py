@@ -176,9 +176,11 @@ def alone(work: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def find_run(path: Path) -> Run | None:
-    """The run in a folder, with its own settings; None, and no new folder, if there is none."""
-    return open_run(run_dir=path) if read_settings(path) else None
+def find_run(path: Path) -> Run:
+    """The run in a folder, with its own settings; InputError, and no new folder, if there is none."""
+    if not read_settings(path):
+        raise InputError(f"{path} is not a run folder: it has no run.yaml")
+    return open_run(run_dir=path)
 
 
 def run_folder(named: str | None) -> Path | None:

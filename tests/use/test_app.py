@@ -22,7 +22,6 @@ from helpers.config import Config
 from helpers.files import write_json
 from helpers.run_dir import folder
 from helpers.run_dir.folder import open_run
-from helpers.use import app
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
 from helpers.use.app.replies import Reply, Turn, answering
@@ -66,14 +65,14 @@ def finished(path, age, profile="laptop"):
 
 def test_the_newest_finished_run_is_shown_where_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "PROJECT_ROOT", tmp_path)
-    assert app.choose_run(None) is None
+    assert folder.run_folder(None) is None
     open_run("laptop", tmp_path / "runs/unfinished")
     finished(tmp_path / "runs/of a test", 3_000, "smoke")
     write_json(tmp_path / "runs/no run/export/report.json", {})
-    assert app.choose_run(None) is None
+    assert folder.run_folder(None) is None
     finished(tmp_path / "runs/newer", 2_000)
     finished(tmp_path / "runs/older", 1_000)
-    assert app.choose_run(None).path.name == "newer"
+    assert folder.run_folder(None).name == "newer"
 
 
 def test_a_run_is_named_by_the_argument_before_the_environment_and_is_not_made(tmp_path, monkeypatch):
@@ -81,10 +80,10 @@ def test_a_run_is_named_by_the_argument_before_the_environment_and_is_not_made(t
         open_run("smoke", tmp_path / name)
     monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(tmp_path / "there"))
     monkeypatch.chdir(tmp_path)
-    assert app.choose_run("here").path == tmp_path / "here"
-    assert app.choose_run(None).path == tmp_path / "there"
+    assert folder.run_folder("here") == tmp_path / "here"
+    assert folder.run_folder(None) == tmp_path / "there"
     with pytest.raises(InputError, match=r"mistyped is not a run folder"):
-        app.choose_run("mistyped")
+        folder.find_run(folder.run_folder("mistyped"))
     assert not (tmp_path / "mistyped").exists()
 
 

@@ -398,7 +398,7 @@ def wait_for(port, process=None, seconds=240):
 
 def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
     port = free_port()
-    command = [sys.executable, "-m", "helpers", "serve", "--base", "--run-dir", tmp_path, "--port", str(port)]
+    command = [sys.executable, "-m", "helpers", "serve", "--base", "--run-dir", tmp_path / "none", "--port", str(port)]
     environment = os.environ | {"AI_DOCTOR_API_KEY": KEY}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, text=True, **pipes)
@@ -423,7 +423,7 @@ def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli):
         for words, line in (
             (["--base", "--port", str(taken.getsockname()[1])], "is the port taken"),
             (["--base", "--host", "0.0.0.0"], "requires an API key"),
-            ([], "is not a run folder; --base serves the embedded model"),
+            ([], "is not a run folder: it has no run.yaml"),
             (["--base", "--sources"], "no run folder: no index there; run 07_retrieval"),
             (["--base", "--index", "none.sqlite"], "none.sqlite: no index there; run 07_retrieval"),
         ):

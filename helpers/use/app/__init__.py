@@ -7,14 +7,14 @@ from typing import Any
 import streamlit as st
 
 from helpers import InputError
-from helpers.run_dir.folder import Run, find_run, run_folder
+from helpers.run_dir.folder import find_run, run_folder
 from helpers.use.app.parts import escaped
 
 
 def show(run_dir: str | None = None, at_once: int = 4) -> None:
     st.set_page_config(page_title="ai-doctor", page_icon="🩺", layout="wide")
     try:
-        run = choose_run(run_dir)
+        run = find_run(path) if (path := run_folder(run_dir)) else None
         pages = [
             ("ask", "chat", run, at_once),
             ("evaluation", "monitoring", run),
@@ -26,15 +26,6 @@ def show(run_dir: str | None = None, at_once: int = 4) -> None:
         ).run()  # fmt: skip
     except InputError as error:
         st.error(escaped(str(error)))
-
-
-def choose_run(run_dir: str | None) -> Run | None:
-    """The run in `run_folder`, or None: the base model alone. InputError where that is not a run."""
-    path = run_folder(run_dir)
-    run = path and find_run(path)
-    if path and not run:
-        raise InputError(f"{path} is not a run folder: it has no run.yaml")
-    return run
 
 
 def _draw(name: str, *shown: Any) -> None:
