@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,9 @@ def merge(run: Run) -> Path:
     scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
     matrices = load_file(adapter / "adapter_model.safetensors")
     with atomic_dir(run / "export/merged") as folder:
-        sizes = _write_weights(_merged_weights([base / file for file in files], matrices, scaling), folder)
+        dtype = _write_merged([base / file for file in files], folder, matrices, scaling)
         if matrices:
             raise RuntimeError(f"the base model has no place for the adapter's {min(matrices)}")
-        [(dtype, _)] = sizes.most_common(1)
         config = read_json(base / "config.json") | {"dtype": str(dtype).removeprefix("torch.")}
         write_json(folder / "config.json", portable_config(config))
         if (base / "generation_config.json").is_file():
@@ -67,54 +65,39 @@ def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
     return base, files
 
 
-def _merged_weights(files: list[Path], matrices: dict[str, Any], scaling: float) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of the base's files, in 16 bit, with its adapter pair added, which is taken out of `matrices`."""
+def _write_merged(files: list[Path], folder: Path, matrices: dict[str, Any], scaling: float) -> Any:
+    """Write the base's weights, in 16 bit and with their adapter pairs added, to files named as in transformers.
+
+    Takes the pairs out of `matrices`, and returns the tensor type of most of the bytes.
+    """
     import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors import safe_open
+    from safetensors.torch import save_file
 
     device = "cuda" if describe_machine().gpu else "cpu"
+    sources, outline, sizes = {}, {}, Counter()
     for path in files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (it is not a dict)
-                tensor = file.get_tensor(key)
-                dtype = torch.float16 if tensor.is_floating_point() and tensor.dtype != torch.bfloat16 else tensor.dtype
-                # Files of a model that reads images too hold its text part under a name of its own.
-                pair = "base_model.model." + key.removesuffix(".weight").replace("model.language_model.", "model.")
-                if f"{pair}.lora_A.weight" in matrices:
-                    a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
-                    tensor = torch.addmm(tensor.to(device, torch.float32), b, a, alpha=scaling)
-                yield key, tensor.to("cpu", dtype)
+                tensor = file.get_tensor(key).to("meta")  # nothing is read of it yet
+                halved = tensor.is_floating_point() and tensor.dtype != torch.bfloat16
+                outline[key], sources[key] = tensor.to(torch.float16) if halved else tensor, path
+                sizes[outline[key].dtype] += outline[key].nbytes
 
+    def merged(key: str) -> Any:
+        with safe_open(sources[key], framework="pt") as file:
+            tensor = file.get_tensor(key)
+        # Files of a model that reads images too hold its text part under a name of its own.
+        pair = "base_model.model." + key.removesuffix(".weight").replace("model.language_model.", "model.")
+        if f"{pair}.lora_A.weight" in matrices:
+            a, b = (matrices.pop(f"{pair}.lora_{side}.weight").to(device, torch.float32) for side in "AB")
+            tensor = torch.addmm(tensor.to(device, torch.float32), b, a, alpha=scaling)
+        return tensor.to("cpu", outline[key].dtype)
 
-def _write_weights(weights: Iterable[tuple[str, Any]], folder: Path) -> Counter[Any]:
-    """Write weights to files named as in transformers; returns bytes by tensor type."""
-    from safetensors.torch import save_file
-
-    sizes, written = Counter(), []
-    for shard in _shards(weights):
-        save_file(shard, folder / f"{len(written)}.tmp", metadata={"format": "pt"})
-        written.append(list(shard))
-        # A loop over the tensors themselves would keep the last one in memory beside the next shard.
-        for dtype, size in ((tensor.dtype, tensor.nbytes) for tensor in shard.values()):
-            sizes[dtype] += size
-    many = len(written)
-    names = [f"model-{i:05}-of-{many:05}.safetensors" for i in range(1, many + 1)] if many > 1 else [WEIGHTS]
-    for i, name in enumerate(names):
-        (folder / f"{i}.tmp").rename(folder / name)
-    if many > 1:
-        weight_map = {key: name for name, keys in zip(names, written, strict=True) for key in keys}
-        write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": sizes.total()}, "weight_map": weight_map})
-    return sizes
-
-
-def _shards(weights: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The weights in dicts of at most SHARD bytes, or of one larger tensor; each dict is reused for the next."""
-    shard, size = {}, 0
-    for key, tensor in weights:
-        if shard and size + tensor.nbytes > SHARD:
-            yield shard
-            shard.clear()
-            size = 0
-        shard[key] = tensor
-        size += tensor.nbytes
-    yield shard
+    plan = split_torch_state_dict_into_shards(outline, max_shard_size=SHARD)
+    for name, keys in plan.filename_to_tensors.items():
+        save_file({key: merged(key) for key in keys}, folder / name, metadata={"format": "pt"})
+    if plan.is_sharded:
+        write_json(folder / WEIGHTS_INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+    return max(sizes, key=sizes.get)
