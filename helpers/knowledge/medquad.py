@@ -10,8 +10,7 @@ from typing import Any
 
 from helpers.knowledge.documents import Document, Rejection, UnknownKindError
 from helpers.knowledge.markup import clean, sections
-from helpers.sources.tables import brief
-from helpers.sources.text import MAX_ROW
+from helpers.sources.tables import MAX_ROW, brief
 
 LICENCE = "CC BY 4.0"
 SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows

@@ -1,21 +1,37 @@
 """Rows from a .json, .jsonl, .csv or .parquet file, one at a time, with a one-line error for a broken one."""
 
+import codecs
 import csv
+import json
+import re
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from helpers import InputError
-from helpers.sources.text import MAX_ROW, BadTableError, Numbered, json_rows, lines, shorten, twice
 
+Numbered = Iterator[tuple[int, dict[str, Any]]]
 ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+JSON_LINES = "pandas: to_json(path, orient='records', lines=True)"
+ONE_OBJECT = "is one object, not rows: write a list of objects, or one a line (pandas: to_json(path, orient='records'))"
+# Bounds that no honest file of rows comes near, and that keep a hostile one from taking minutes or the memory.
+MAX_ROW = 16 << 20  # bytes of a line, characters of a cell
+MAX_LIST = 128 << 20  # bytes of a file that is one list: the published one of 25,371 rows has 74 MB
+MAX_DEPTH = 100  # levels of lists and objects in a row: of deeper ones some can be read and not written
 MAX_ROWS = 1_000_000
 MAX_GROUP = 2 << 30  # bytes of one of a parquet file's row groups, unpacked
 MAX_BATCH = 512 << 20  # and of its rows in memory
 MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
+SPACE = re.compile(r"[ \t\n\r]*")
+CHUNK = 1 << 16  # bytes of a file's beginning that tell whether it is a list
+
+
+class BadTableError(Exception):
+    """What is wrong with a file; the words follow its name."""
 
 
 def read_table(path: Path) -> Numbered:
@@ -23,9 +39,9 @@ def read_table(path: Path) -> Numbered:
 
     A .json file is one list, or an object a line; a CSV file has commas, semicolons or tabs. One row is in memory at a
     time, and the text of a JSON list. InputError, which names the file and, where possible, the line or byte, for a
-    broken file, and for one above the bounds here and in `sources.text`.
+    broken file or one above the bounds here.
     """
-    readers = dict(zip(ENDINGS, (json_rows, json_rows, _csv_rows, _parquet_rows), strict=True))
+    readers = dict(zip(ENDINGS, (_json_rows, _json_rows, _csv_rows, _parquet_rows), strict=True))
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
             raise BadTableError("is not a file")
@@ -72,9 +88,125 @@ def brief(error: BaseException) -> str:
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
 
 
+def _lines(handle: IO[bytes]) -> Iterator[str]:
+    """The lines with their ends. Only "\\n" ends one: JSON strings may hold U+2028 and its like, a CSV cell "\\r".
+
+    UnicodeDecodeError, with the byte in the file, for what is not UTF-8; BadTableError for a line above MAX_ROW.
+    """
+    start = number = 0
+    while line := handle.readline(MAX_ROW + 1):
+        number += 1
+        if len(line) > MAX_ROW:
+            raise BadTableError(f"line {number}: longer than {MAX_ROW >> 20} MiB")
+        yield _decoded(line, start)
+        start += len(line)
+
+
+def _decoded(content: bytes, start: int = 0) -> str:
+    """The text of bytes that begin at the file's byte `start`, without a byte order mark."""
+    try:
+        text = content.decode()  # not "utf-8-sig", which counts an error's byte from after the mark
+    except UnicodeDecodeError as error:
+        error.start += start
+        raise
+    return text if start else text.removeprefix("\ufeff")
+
+
+def _json_rows(handle: IO[bytes]) -> Numbered:
+    """(line, row) for an object a line, (number, row) for the members of one list."""
+    is_list = handle.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    handle.seek(0)
+    rows = _list_members(handle) if is_list else _json_lines(handle)
+    opening = list(islice(rows, 2))
+    row = opening[0][1] if len(opening) == 1 else None
+    if row and isinstance(row, dict) and all(isinstance(value, list | dict) for value in row.values()):
+        raise BadTableError(ONE_OBJECT)  # columns, or a list of rows under a name
+    kind = "row" if is_list else "line"
+    for number, row in chain(opening, rows):
+        if not isinstance(row, dict):
+            raise BadTableError(f"{kind} {number}: {type(row).__name__} instead of an object")
+        _check_depth(f"{kind} {number}", row)
+        yield number, row
+
+
+def _json_lines(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(_lines(handle), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, DECODER.decode(line.removesuffix("\n"))
+        except (ValueError, RecursionError) as error:
+            if number == 1 and line.strip() == "{":
+                raise BadTableError(ONE_OBJECT) from None
+            raise _not_json(f"line {number}", error) from None
+
+
+def _list_members(handle: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    content = handle.read(MAX_LIST + 1)
+    if len(content) > MAX_LIST:
+        raise BadTableError(f"is one list of more than {MAX_LIST >> 20} MiB: write one object a line ({JSON_LINES})")
+    text, number = _decoded(content), 0
+    try:
+        for number, member in enumerate(_members(text), 1):
+            yield number, member
+    except json.JSONDecodeError as error:
+        raise BadTableError(f"line {error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise _not_json(f"row {number + 1}", error) from None
+
+
+def _members(text: str) -> Iterator[Any]:
+    """The members of a list, one by one: a hostile one of MAX_LIST bytes has 40 million."""
+    at = SPACE.match(text, text.index("[") + 1).end()
+    more = not text.startswith("]", at)
+    while more:
+        member, at = DECODER.raw_decode(text, at)
+        yield member
+        at = SPACE.match(text, at).end()
+        if more := not text.startswith("]", at):
+            if not text.startswith(",", at):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            at = SPACE.match(text, at + 1).end()
+    if (at := SPACE.match(text, at + 1).end()) < len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
+
+
+def _not_json(where: str, error: BaseException) -> BadTableError:
+    return BadTableError(f"{where}: not JSON ({getattr(error, 'msg', '') or brief(error)})")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {_shorten(_twice([key for key, _ in pairs]))!r} stands twice in one object")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _twice(names: list[str]) -> str:
+    """The first name that occurs more than once."""
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]} ..."
+
+
+def _check_depth(where: str, row: dict[str, Any]) -> None:
+    level: list[Any] = [row]
+    for _ in range(MAX_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise BadTableError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+
+
 def _csv_rows(handle: IO[bytes]) -> Numbered:
     csv.field_size_limit(MAX_ROW)  # the default refuses a cell of 128 kB
-    text, cells_read = lines(handle), csv.reader([])
+    text, cells_read = _lines(handle), csv.reader([])
     opening = list(islice(text, 100))
     try:
         # The header decides on the separator; csv.Sniffer would guess it from the text below.
@@ -85,7 +217,7 @@ def _csv_rows(handle: IO[bytes]) -> Numbered:
         cells_read = csv.reader(chain(opening, text), delimiter=separator, skipinitialspace=spaced, strict=True)
         header = [name.strip() for name in next(cells_read, [])]
         if len(columns := [name for name in header if name]) > len(set(columns)):
-            raise BadTableError(f"has two columns named {shorten(twice(columns))!r}: rename or remove one")
+            raise BadTableError(f"has two columns named {_shorten(_twice(columns))!r}: rename or remove one")
         for cells in cells_read:
             if len(cells) > len(header):
                 cells_and_names = f"{len(cells)} cells below {len(header)} column names{named}"
@@ -104,7 +236,7 @@ def _parquet_rows(handle: IO[bytes]) -> Numbered:
         table = ParquetFile(handle)
         about, names = table.metadata, table.schema_arrow.names
         if len(names) > len(set(names)):
-            raise BadTableError(f"has two columns named {shorten(twice(names))!r}: rename or remove one")
+            raise BadTableError(f"has two columns named {_shorten(_twice(names))!r}: rename or remove one")
         if about.num_rows > MAX_ROWS:
             raise BadTableError(f"has {about.num_rows:,} rows, more than {MAX_ROWS:,}: cut it into parts")
         # A value may stand for many rows, so that a group's size bounds one row, and its size times the rows a batch.

@@ -141,7 +141,7 @@ def test_every_format_gives_the_same_text_and_fingerprint(tmp_path, kind):
 def test_a_list_has_a_bound_that_lines_have_not(tmp_path, monkeypatch):
     path, rows = tmp_path / "a.json", [json.loads(GOOD)] * 3
     path.write_text(json.dumps(rows))
-    monkeypatch.setattr("helpers.sources.text.MAX_LIST", path.stat().st_size)
+    monkeypatch.setattr("helpers.sources.tables.MAX_LIST", path.stat().st_size)
     assert len(read_rows(data_settings(path), seed=1)[0]) == 3
     path.write_text(json.dumps(rows) + "\n")
     with pytest.raises(InputError, match=r"a\.json is one list of more than 0 MiB: write one object a line"):
@@ -185,17 +185,17 @@ WRONG_FILES = {
     "bad list": ("a.json", f"[{GOOD},\n{GOOD},\n,]".encode(), "a.json line 3: not JSON"),
     "more after a list": ("a.json", f"[{GOOD},\n{GOOD}]\n\n{GOOD}".encode(), "a.json line 4: not JSON \\(Extra data"),
     "not an object": ("a.jsonl", f"{GOOD}\n3\n".encode(), "line 2: int instead of an object"),
-    "endless nesting": ("a.json", b"[" * 200_000, "line 1: not JSON"),
+    "endless nesting": ("a.json", b"[" * 200_000, "row 1: not JSON"),
     "unknown ending": ("a.xlsx", b"PK", "a.xlsx has the unknown ending '.xlsx'; valid: .json, .jsonl, .csv, .parquet"),
     "repeated key": (
         "a.jsonl",
         f'{GOOD}\n{{"Question": "a", "Question": "b"}}'.encode(),
-        "line 2: the key 'Question' stands twice in one object",
+        "line 2: not JSON .the key 'Question' stands twice in one object",
     ),
     "repeated key in a list": (
         "a.json",
         b'[{"Question": "a", "options": {"A": "x", "A": "y"}}]',
-        "row 1: the key 'A' stands twice",
+        "row 1: not JSON .the key 'A' stands twice",
     ),
     "repeated column": (
         "a.csv",

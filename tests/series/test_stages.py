@@ -55,7 +55,7 @@ RUNS = {
     "sample_questions.jsonl": "02 03 05 06 07", "scoring/__init__.py": "", "scoring/answers.py": "05 07",
     "scoring/choice.py": "05 07", "scoring/statistics.py": "05 06 07", "series/__init__.py": "", "series/runner.py": "",
     "series/stages.py": "", "setup.py": "", "sources/__init__.py": "", "sources/hub.py": ALL, "sources/rows.py": "03",
-    "sources/tables.py": ALL, "sources/text.py": ALL, "tracking/__init__.py": "",
+    "sources/tables.py": ALL, "tracking/__init__.py": "",
     "tracking/progress.py": "", "tracking/secrets.py": "", "tracking/wandb_run.py": "", "use/__init__.py": "",
     "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "", "use/publish.py": "",
     "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "", "vllm_reasoning_parser.py": "",
