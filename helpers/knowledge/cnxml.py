@@ -62,7 +62,7 @@ def bundle_files(bundle: Path) -> list[Path]:
 def read_module(path: Path, content: bytes) -> Iterator[Document | Rejection]:
     """One module, as the first collection (by file name) that holds it names its book, chapter and licence."""
     root = parse(content)
-    name = _text_of(root, "content-id") or path.parent.name
+    name = _text_of(root, "content-id") or clean(path.parent.name)
     bundle = bundle_of(path)
     places = _books(bundle)[0] if bundle else {}
     place = places.get(name) or places.get(path.parent.name) or _Place(licence=licence_in(bundle) if bundle else "")

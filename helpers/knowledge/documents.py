@@ -12,7 +12,8 @@ MAX_WORDS = 200  # of a passage: BM25 over passages of this size is measured in 
 
 @dataclass(frozen=True)
 class Section:
-    """One heading's own paragraphs; `path` are the headings down to it, from the document's title."""
+    """One heading's own paragraphs; `path` are the headings down to it, from the document's title. Of clean text
+    (`markup.sections`): an index takes no halves of characters."""
 
     path: tuple[str, ...]
     paragraphs: list[str]

@@ -1,9 +1,8 @@
 """Documents into an index: the newest version of each stays, and a file that is already there is not read again."""
 
 import os
-import re
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +14,6 @@ from helpers.knowledge.documents import Deletion, Document, Rejection, passages
 
 TRANSACTION = 50_000  # items: NLM's files have at most 30,000 records, so that each is in or out as a whole
 KEPT_REJECTIONS = 300
-NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
 @dataclass
@@ -73,7 +71,7 @@ class Importer:
             self.item(item, file)
             if isinstance(item, Document):
                 found += 1
-                sources.update([clean(item.source)] if not item.version else [])
+                sources.update([item.source] if not item.version else [])
         left_out = self.added.rejections - rejections
         if not left_out:  # a file that can only be read in part proves nothing gone
             self.forget(file, sources)
@@ -116,11 +114,11 @@ class Importer:
             self.commit()
 
     def document(self, document: Document, space: int) -> None:
-        shown = repr((document.sections, document.licence, document.address))  # repr: also of lone surrogates
+        shown = repr((document.sections, document.licence, document.address))
         content = blake2b(shown.encode(), digest_size=16).digest()
         row = self.db.execute(
             "SELECT id, version, content, first, count FROM documents WHERE space = ? AND source = ?",
-            [space, clean(document.source)],
+            [space, document.source],
         ).fetchone()
         if row:
             number, version, before, first, count = row
@@ -134,14 +132,14 @@ class Importer:
         self.insert(document, space, content)
 
     def insert(self, document: Document, space: int, content: bytes) -> None:
-        first, texts = self.next_row, list(_texts(document))
-        values = [space, clean(document.source), clean(document.version), content, clean(document.licence)]
+        texts = [(passage.title, passage.text) for passage in passages(document)]
+        values = [space, document.source, document.version, content, document.licence, document.address]
         cursor = self.db.execute(
             "INSERT INTO documents (space, source, version, content, licence, address, first, count)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [*values, clean(document.address), first, len(texts)],
+            [*values, self.next_row, len(texts)],
         )
-        rows = [(first + k, *both, cursor.lastrowid) for k, both in enumerate(texts)]
+        rows = [(row, *both, cursor.lastrowid) for row, both in enumerate(texts, self.next_row)]
         self.db.executemany("INSERT INTO passages (rowid, title, text, document) VALUES (?, ?, ?, ?)", rows)
         self.next_row += len(rows)
         self.documents, self.rows = self.documents + 1, self.rows + len(rows)
@@ -156,10 +154,10 @@ class Importer:
         rows = self.db.execute(
             "SELECT id, space, version, first, count FROM documents"
             " WHERE source = ?1 AND (?2 = 0 OR space IN (0, ?2)) ORDER BY id",
-            [clean(deletion.source), file],
+            [deletion.source, file],
         ).fetchall()
         for number, _, version, first, count in rows:
-            as_of = clean(deletion.version) or version
+            as_of = deletion.version or version
             if as_of >= version:
                 self.added.deleted += first is not None
                 self.drop_passages(first, count)
@@ -170,7 +168,7 @@ class Importer:
         if deletion.version and not any(space == 0 for _, space, *_ in rows):
             self.db.execute(
                 "INSERT INTO documents (space, source, version, count) VALUES (0, ?, ?, 0)",
-                [clean(deletion.source), clean(deletion.version)],
+                [deletion.source, deletion.version],
             )
 
     def drop_passages(self, first: int | None, count: int) -> None:
@@ -221,20 +219,9 @@ class Importer:
         return self.added
 
 
-def clean(text: str) -> str:
-    """Without what is no text: control characters become spaces, and so do halves of surrogate pairs."""
-    return NO_TEXT.sub(" ", text)
-
-
 def _where(path: Path) -> str:
-    return clean(os.path.realpath(path))  # resolve() fails for links in a circle
-
-
-def _texts(document: Document) -> Iterator[tuple[str, str]]:
-    for passage in passages(document):
-        title, text = clean(passage.title).strip(), clean(passage.text).strip()
-        if text:
-            yield title, text
+    real = os.path.realpath(path)  # resolve() fails for links in a circle
+    return real.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
 
 
 def _content(path: Path) -> str:

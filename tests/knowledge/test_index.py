@@ -17,6 +17,7 @@ from helpers.knowledge import engines, importing
 from helpers.knowledge import index as index_module
 from helpers.knowledge.documents import Deletion, Document, Rejection, Section
 from helpers.knowledge.index import Index
+from helpers.knowledge.markup import sections
 
 SHARED = PROJECT_ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not beside the project")
@@ -90,11 +91,11 @@ def test_signs_around_a_word_mean_nothing(both_engines, signs, text):
 
 def test_hostile_text_is_stored_and_found_as_text(either):
     texts = {
-        "fts": 'alpha" OR NEAR(x y) col: -minus *', "nul": "before\x00beta after", "surrogate": "gamma\ud800 half",
+        "fts": 'alpha" OR NEAR(x y) col: -minus *', "nul": "before \x00beta after", "surrogate": "gamma\ud800 half",
         "long": "delta " + "w" * 1_000_000, "mark": "\u200fepsilon\u200e \u202e", "script": "<script>zeta()</script>",
         "accent": "e\u0301ta étoile",
     }  # fmt: skip
-    either.add([doc(name, text) for name, text in texts.items()])
+    either.add([Document(name, sections([(("Title",), [text])])) for name, text in texts.items()])  # as readers do
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "etoile"]
     found = {word: either.search(word, 3) for word in words}
     assert [[p.source for p in found[word]] for word in words] == [[name] for name in texts]
@@ -369,6 +370,7 @@ from pathlib import Path
 from helpers.knowledge import importing
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
+from helpers.knowledge.markup import sections
 importing.TRANSACTION = 20
 def read_file(path, root):
     for n in range(400):
