@@ -100,45 +100,39 @@ def found_for(
 
 def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tasks, side: str) -> list[Prediction]:
     """One side's predictions, with `condition`, `sources` (of the passages in the prompt) and `found` (is the right
-    document among them; None where no question names one)."""
+    document among them; None where no question names one). Closed book, 05's count where it asked the same text."""
     settings, style = run.config.retrieval, run.config.model.prompt_style
+    questions = [(task, question) for task, asked in tasks.items() for question in asked]
+    bare = [choice_row(task, question, question.as_prompt(context=False)) for task, question in questions]
+    stored = [row for row in read_jsonl(run / f"evaluation/predictions.{side}.jsonl") if "letters" in row]
     with adapter_switched(model, side):
-        closed = _closed_book(run, model, tokenizer, tasks, side)
-        thoughts = _thoughts(run, model, tokenizer, tasks, side) if "thought" in settings.conditions else {}
+        closed = _answered(run, model, tokenizer, bare, stored, side, CLOSED)
+        asked = [question.question for _, question in questions] if "thought" in settings.conditions else []
+        thoughts = _thoughts(run, model, tokenizer, asked, side)
         plans = []
-        everything = ((task, question) for task, asked in tasks.items() for question in asked)
-        for (task, question), condition in product(everything, settings.conditions):
-            bare, thought = question.as_prompt(context=False), thoughts.get((task, question.id), "")
+        for (task, question), condition in product(questions, settings.conditions):
+            text, thought = question.as_prompt(context=False), thoughts.get(question.question, "")
             passages = found_for(library, question, condition, settings.k, thought)
-            kept = fit_passages(tokenizer, bare, passages, run.config.model.max_length, style)
+            kept = fit_passages(tokenizer, text, passages, run.config.model.max_length, style)
             right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
             about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
             about |= {"thought": thought} if condition == "thought" else {}
-            plans.append((choice_row(task, question, with_passages(bare, kept)), about))
+            plans.append((choice_row(task, question, with_passages(text, kept)), about))
         known = _answered(run, model, tokenizer, [each for each, _ in plans], closed.values(), side, "open")
-    rows = [{**row, "condition": CLOSED, "sources": [], "found": None} for row in closed.values()]
-    return rows + [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
+    plans = [(each, {"condition": CLOSED, "sources": [], "found": None}) for each in bare] + plans
+    return [{**_reply_to(each, known[each["question"]]), **about} for each, about in plans]
 
 
-def _closed_book(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], Prediction]:
-    """The closed-book predictions by task and id: 05's where it asked the same text, the others asked now."""
-    stored = read_jsonl(run / f"evaluation/predictions.{side}.jsonl")
-    wanted = [choice_row(task, each, each.as_prompt(context=False)) for task, asked in tasks.items() for each in asked]
-    known = _answered(run, model, tokenizer, wanted, [row for row in stored if "letters" in row], side, CLOSED)
-    return {(each["task"], each["id"]): _reply_to(each, known[each["question"]]) for each in wanted}
-
-
-def _thoughts(run: Run, model: Any, tokenizer: Any, tasks: Tasks, side: str) -> dict[tuple[str, str], str]:
-    """What this side thinks of each question when it is asked without its options, by task and id.
+def _thoughts(run: Run, model: Any, tokenizer: Any, asked: list[str], side: str) -> dict[str, str]:
+    """What this side thinks of each question, by its text, when it is asked without its options.
 
     A thought on the options would carry their words into the query. Where it was never closed, all of it counts.
     """
-    wanted = [(task, each.id, each.question) for task, asked in tasks.items() for each in asked]
-    texts = list(dict.fromkeys(text for _, _, text in wanted))
+    texts = list(dict.fromkeys(asked))
     prompts = encode_questions(run, tokenizer, [{"question": text} for text in texts])
-    replies = replies_of(run, model, tokenizer, prompts, side, run / f"retrieval/.replies.{side}-thoughts.jsonl")
-    known = {text: split_reasoning(reply.text).thinking for text, reply in zip(texts, replies, strict=True)}
-    return {(task, name): known[text] for task, name, text in wanted}
+    kept = run / f"retrieval/.replies.{side}-thoughts.jsonl"
+    replies = replies_of(run, model, tokenizer, prompts, side, kept) if texts else []
+    return {text: split_reasoning(reply.text).thinking for text, reply in zip(texts, replies, strict=True)}
 
 
 def _reply_to(question: Question, row: Prediction) -> Prediction:
