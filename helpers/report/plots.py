@@ -45,6 +45,10 @@ def _grid_along_x(axes: Axes) -> None:
     axes.grid(axis="x", **GRID)
 
 
+def _chance_line(axes: Axes, y: int, chance: float) -> None:
+    axes.plot([chance] * 2, [y - 0.32, y + 0.32], color=GREY, linestyle=":", label=None if y else "chance")
+
+
 def token_lengths(report: Mapping[str, Any], max_length: int) -> Picture:
     """Rows by length in tokens (prompt, reasoning and answer together), stacked by split, up to the limit."""
     figure, axes = new_figure()
@@ -106,8 +110,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
             colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
             axes.plot(task[side]["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
             axes.plot(task[side]["accuracy"], height, marker, color=colour, label=side if y == 0 else None, **WHOLE)
-        axes.plot([task["chance"]] * 2, [y - 0.32, y + 0.32], color=GREY, linestyle=":",
-                  label="chance" if y == 0 else None)  # fmt: skip
+        _chance_line(axes, y, task["chance"])
     axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(tasks) - 0.4))
     if tasks:
@@ -194,7 +197,7 @@ def hits(finding: Mapping[str, Any]) -> Picture:
 
 
 def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
-    """Accuracy closed book and with passages, 95% intervals, base and tuned; from 07's `reading` of one task."""
+    """Accuracy closed book and with passages, 95% intervals, and what chance would score; 07's `reading` of a task."""
     conditions = list(dict.fromkeys(name for found in sides.values() for name in found))
     figure, axes = new_figure(7, 1.3 + 0.6 * len(conditions))
     _grid_along_x(axes)
@@ -204,9 +207,12 @@ def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
             if found := sides[side].get(condition, {}).get(measure):
                 axes.plot(found["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
                 axes.plot(found["accuracy"], y + shift, marker, color=colour, label=side if y == 0 else None, **WHOLE)
-    counts = {name: next(found[name]["n"] for found in sides.values() if name in found) for name in conditions}
-    axes.set_yticks(range(len(conditions)), [f"{name} (n={counts[name]})" for name in conditions])
+    either = {name: next(found[name] for found in sides.values() if name in found) for name in conditions}
+    for y, found in enumerate(either.values()):
+        if "chance" in found:  # which the figures of older runs lack
+            _chance_line(axes, y, found["chance"])
+    axes.set_yticks(range(len(conditions)), [f"{name} (n={found['n']})" for name, found in either.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))
     if conditions:
-        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     return figure

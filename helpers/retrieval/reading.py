@@ -27,7 +27,7 @@ from helpers.scoring.answers import (
     read_choice,
     replies_of,
 )
-from helpers.scoring.statistics import adjust_holm, compare_paired, points_apart, shown_sign, why_not_shown
+from helpers.scoring.statistics import adjust_holm, chance, compare_paired, points_apart, shown_sign, why_not_shown
 
 CLOSED = "closed"
 # What a condition's passages are, for sentences.
@@ -188,6 +188,7 @@ def _condition(closed: list[Prediction], rows: list[Prediction]) -> dict[str, An
     known = [row["found"] for row in rows if row["found"] is not None]
     return {
         "n": len(rows),
+        "chance": chance(len(row["options"]) for row in rows),
         "truncated": fmean(not row["finished"] for row in rows),
         "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
         "passages": fmean(len(row["sources"]) for row in rows),

@@ -66,6 +66,15 @@ def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
     assert len(legend(alone)) == 2
 
 
+def test_reading_shows_what_chance_would_score_where_the_figures_have_it():
+    """Those of runs before this release have not."""
+    side = {"replied": {"accuracy": 0.5, "ci95": [0.3, 0.7]}, "n": 9}
+    for more, lines in (({}, []), ({"chance": 0.25}, [[0.25, 0.25]])):
+        [axes] = drawn(plots.reading({"tuned": {"open": side | more}, "base": {}}))
+        assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == ":"] == lines
+        assert ("chance" in legend(axes)) == bool(lines)
+
+
 def test_markers_on_an_axis_are_whole():
     """Each figure with a value at the end of its axis."""
     nothing, all_of_it = ({"accuracy": share, "ci95": [share, share], "share": share} for share in (0, 1))

@@ -250,6 +250,7 @@ def answered(condition, number, right, forced=None, found=None, finished=True, s
         "condition": condition,
         "correct": right and finished,
         "answer_idx": "A",
+        "options": {"A": "one", "B": "two"},
     }
     row |= {"choice": "A" if right else "B", "finished": finished, "letters": letters, "found": found}
     return row | {"sources": [] if condition == "closed" else list(sources)}
@@ -284,9 +285,11 @@ def test_shares_of_cut_off_abstained_and_found():
     rows = [answered("closed", i, True) for i in range(4)]
     rows += [answered("open", 0, True, found=True, finished=False), answered("open", 1, True, found=False)]
     rows += [{**answered("open", 2, False, found=True), "choice": None}, answered("open", 3, True, sources=())]
+    rows[-1]["options"] = dict.fromkeys("ABCD", "one")
     found = compare_reading({"tuned": rows})["quiz"]["tuned"]["open"]
     assert (found["truncated"], found["abstained"], found["passages"]) == (0.25, 0.25, 0.75)
     assert found["found"] == pytest.approx(2 / 3)  # of those that name a document
+    assert found["chance"] == pytest.approx((3 / 2 + 1 / 4) / 4)
     assert (found["replied"]["accuracy"], found["replied"]["misled"]) == (0.5, 2)  # a reply that was cut off is wrong
 
 
