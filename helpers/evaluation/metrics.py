@@ -1,10 +1,14 @@
-"""evaluation/metrics.json from the two sides' predictions: what differs, and how sure that is."""
+"""evaluation/metrics.json from the two sides' predictions: what differs, and how sure that is.
 
-from collections.abc import Mapping, Sequence
+Shares, accuracies and probabilities are fractions; results are plain numbers, None where undefined.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from helpers.evaluation.calibration import accuracy_of, calibration
+import numpy as np
+
 from helpers.questions.multiple_choice import OPEN_TASK
 from helpers.scoring.answers import SIDES, Prediction, likeliest, made_to_answer
 from helpers.scoring.statistics import (
@@ -14,15 +18,16 @@ from helpers.scoring.statistics import (
     chance,
     compare_paired,
     favourite,
-    majority_baseline,
     paired_difference,
     paired_shares,
     repetition_rate,
+    share_interval,
     verdict,
 )
 
 PARTS = ("thinking", "answer", "text", "delimiter")
 PAIRED = ("delta", "delta_ci95", "base_only", "tuned_only", "mcnemar_p", "detectable")
+ROWS_A_BIN = 10  # at least: even ten rows have a 95% interval of up to two thirds of all accuracies
 
 
 def summarise(
@@ -140,6 +145,7 @@ def _compared(base: Sequence[bool], tuned: Sequence[bool]) -> dict[str, Any]:
 
 def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
     figures = _compared(*([row["correct"] for row in rows] for rows in (base, tuned)))
+    answers = favourite(row["answer_idx"] for row in base)
     for side, rows in zip(SIDES, (base, tuned), strict=True):
         figures[side] |= {
             "abstained": fmean(row["choice"] is None and row["finished"] for row in rows),
@@ -150,8 +156,8 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
         }
     return {
         "n": figures.pop("n"),
-        "majority_baseline": majority_baseline([row["answer_idx"] for row in base]),
-        "majority_letter": favourite(row["answer_idx"] for row in base)["letter"],
+        "majority_baseline": answers["times"] / answers["named"],
+        "majority_letter": answers["letter"],
         "chance": chance([len(row["options"]) for row in base]),
         **figures,
     }
@@ -203,3 +209,48 @@ def _without(base: list[Prediction], tuned: list[Prediction], flagged: Sequence[
     """The number of flagged questions, and the figures without them; None where none is left."""
     sides = [[row for row in rows if row["id"] not in flagged] for rows in (base, tuned)]
     return {"n": len(base) - len(sides[0]), "without": _accuracies(*sides) if sides[0] else None}
+
+
+def calibration(rows: Sequence[Prediction], bins: int = 10) -> dict[str, Any] | None:
+    """Calibration of the letters' probabilities; None where no row has any. Rows without are counted as `left_out`.
+
+    `ece` is the expected calibration error (Guo et al., On Calibration of Modern Neural Networks, ICML 2017), here over
+    quantile bins: the mean over rows of the distance between a bin's accuracy and its mean confidence, the largest
+    letter's probability. Noise adds to it, so that a perfectly calibrated model has one above 0; it has no interval,
+    since a bootstrap would add the noise once more. `overconfidence`, the mean confidence minus the accuracy, has one,
+    from `share_interval`, which is never too narrow for rows that are right with different probabilities (Hoeffding,
+    Annals of Mathematical Statistics 27, 1956).
+    """
+    known = [row for row in rows if row.get("letters")]
+    if not known:
+        return None
+    confidence = np.array([max(row["letters"].values()) for row in known])
+    hit = np.array([likeliest(row["letters"]) == row["answer_idx"] for row in known], dtype=float)
+    low, high = share_interval(int(hit.sum()), len(known))
+    groups = _bins(confidence, bins)
+    return {
+        "n": len(known),
+        "left_out": len(rows) - len(known),
+        "accuracy": float(hit.mean()),
+        "confidence": float(confidence.mean()),
+        "overconfidence": float(confidence.mean() - hit.mean()),
+        "overconfidence_ci95": [float(confidence.mean()) - high, float(confidence.mean()) - low],
+        "ece": float(sum(abs((confidence - hit)[here].sum()) for here in groups)) / len(known),
+        "bins": [{"confidence": float(confidence[here].mean()), **accuracy_of(hit[here])} for here in groups],
+    }
+
+
+def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Masks of the quantile bins of values (n,), lowest first; fewer where one would hold under ROWS_A_BIN.
+
+    Equal values share a bin. None is empty.
+    """
+    count = max(1, min(bins, values.size // ROWS_A_BIN))
+    number = np.searchsorted(np.quantile(values, np.arange(1, count) / count), values)
+    return [number == each for each in np.unique(number)]
+
+
+def accuracy_of(right: Collection[bool]) -> dict[str, Any]:
+    """`n`, and the share that is right with its interval, None of nothing."""
+    n, k = len(right), int(sum(right))
+    return {"n": n, "accuracy": k / n if n else None, "ci95": list(share_interval(k, n)) if n else None}

@@ -178,11 +178,6 @@ def always_the_same(found: Mapping[str, Any]) -> bool:
     return found["named"] >= LEAST and found["times"] >= NEARLY_ALL * found["named"]
 
 
-def majority_baseline(answers: Sequence[str]) -> float:
-    """The accuracy of always giving the most frequent right answer."""
-    return max(Counter(answers).values()) / len(answers)
-
-
 def chance(options_per_question: Iterable[int]) -> float:
     """The expected accuracy of a uniform guess, from each question's number of options."""
     return fmean(1 / count for count in options_per_question)

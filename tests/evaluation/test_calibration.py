@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluated_rows import believed
 
-from helpers.evaluation.calibration import calibration
+from helpers.evaluation.metrics import calibration
 from helpers.scoring.statistics import repetition_rate, share_interval
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluated_rows import believed
 
-from helpers.evaluation.calibration import calibration
+from helpers.evaluation.metrics import calibration
 from helpers.report import drawings, plots
 from helpers.scoring.statistics import paired_difference
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm, ttest_1samp
 
-from helpers.evaluation.calibration import calibration
+from helpers.evaluation.metrics import calibration
 from helpers.scoring.statistics import (
     adjust_holm,
     always_the_same,
@@ -20,7 +20,6 @@ from helpers.scoring.statistics import (
     compare_paired,
     detectable_difference,
     favourite,
-    majority_baseline,
     mean_interval,
     paired_difference,
     paired_shares,
@@ -273,8 +272,6 @@ def test_the_verdict_never_claims_when_the_interval_holds_zero(low, high, where,
 
 
 def test_baselines():
-    assert majority_baseline(["A", "B", "A", "C"]) == 0.5
-    assert majority_baseline(["A"]) == 1.0
     assert chance([4, 4]) == 0.25
     assert chance([2, 4]) == pytest.approx(0.375)
 

@@ -26,7 +26,7 @@ RUNS = {
     "chat_template.gotmpl": ALL, "chat_template.jinja": ALL, "config.py": ALL, "dataset_prep/__init__.py": "",
     "dataset_prep/open_book.py": "03", "dataset_prep/overlap.py": "03", "dataset_prep/prepare.py": "03",
     "dataset_prep/remarks.py": "", "dataset_prep/similarity.py": "03", "evaluation/__init__.py": "",
-    "evaluation/calibration.py": "05", "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05",
+    "evaluation/evaluate.py": "05", "evaluation/lm_eval_tasks.py": "05",
     "evaluation/metrics.py": "05", "evaluation/remarks.py": "", "export/__init__.py": "", "export/check.py": "06",
     "export/files.py": "06", "export/gguf.py": "06", "export/merge.py": "06", "export/quantise.py": "06",
     "export/remarks.py": "", "files.py": ALL, "generation/__init__.py": "", "generation/decoding.py": "02 05 06 07",
