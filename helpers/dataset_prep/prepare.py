@@ -25,7 +25,6 @@ from helpers.dataset_prep.open_book import add_passages, corpus_rows
 from helpers.dataset_prep.overlap import overlap, quantiles
 from helpers.dataset_prep.similarity import (
     Questions,
-    digest,
     groups,
     normalise,
     own_shingles,
@@ -101,8 +100,8 @@ def keep_out(
 
 def drop_exact(rows: list[Row]) -> tuple[list[Row], Dropped]:
     """Keep the first of the rows whose questions are the same after `normalise`, whatever their answers."""
-    first: dict[bytes, int] = {}  # question to the number of its first row
-    again = [first.setdefault(digest(normalise(row["Question"])), k) != k for k, row in enumerate(rows)]
+    first: dict[int, int] = {}  # hash of a question to the number of its first row
+    again = [first.setdefault(hash(normalise(row["Question"])), k) != k for k, row in enumerate(rows)]
     return _sieve(rows, ["same question as an earlier row" if repeated else None for repeated in again])
 
 

@@ -4,7 +4,6 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -67,11 +66,6 @@ class Questions(Sequence[str]):
         return len(self.rows)
 
 
-def digest(text: str) -> bytes:
-    """Stands for a text in 16 bytes; no two texts are known that share one."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def shared_shingles(questions: Sequence[str]) -> dict[str, int]:
     """The shingles that too many of the questions hold to tell two apart, and how many of them, most first.
 
@@ -80,8 +74,8 @@ def shared_shingles(questions: Sequence[str]) -> dict[str, int]:
     together (0.7% of 20,000); of fewer than 100 questions more than 10 or a third, but always more than 4. Repeats of a
     question count once.
     """
-    first: dict[bytes, int] = {}
-    once = [k for k, question in enumerate(questions) if first.setdefault(digest(normalise(question)), k) == k]
+    first: dict[int, int] = {}
+    once = [k for k, question in enumerate(questions) if first.setdefault(hash(normalise(question)), k) == k]
     bound = max(4, min(len(once) / 3, 10), len(once) ** 0.5)
     hashes = _hashes(questions[k] for k in once)
     values, counts = np.unique(hashes[0], return_counts=True)

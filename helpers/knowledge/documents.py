@@ -1,7 +1,7 @@
 """What a corpus is made of: documents with sections, and the passages that an index stores and finds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -80,42 +80,29 @@ def passages(document: Document, max_words: int = MAX_WORDS) -> Iterator[Passage
     A longer paragraph is cut between sentences, and a longer sentence between words. No word is lost.
     """
     for section in document.sections:
-        title = " > ".join(dict.fromkeys(filter(None, map(_one_line, section.path))))
-        for text in _merged(section.paragraphs, max_words):
+        title = " > ".join(dict.fromkeys(filter(None, section.path)))
+        paragraphs = (_packed(_sentences(paragraph, max_words), max_words, " ") for paragraph in section.paragraphs)
+        for text in _packed(chain.from_iterable(paragraphs), max_words, "\n"):
             yield Passage(text, title, document.source, document.licence, address=document.address)
 
 
-def _merged(paragraphs: list[str], max_words: int) -> Iterator[str]:
+def _packed(pieces: Iterable[str], most: int, separator: str) -> Iterator[str]:
+    """Neighbours joined as long as they stay within `most` words."""
     kept: list[str] = []
     words = 0
-    for piece in chain.from_iterable(_pieces(_one_line(paragraph), max_words) for paragraph in paragraphs):
+    for piece in pieces:
         size = len(piece.split())
-        if kept and words + size > max_words:
-            yield "\n".join(kept)
+        if kept and words + size > most:
+            yield separator.join(kept)
             kept, words = [], 0
         kept.append(piece)
         words += size
     if kept:
-        yield "\n".join(kept)
+        yield separator.join(kept)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _pieces(paragraph: str, max_words: int) -> Iterator[str]:
-    """The paragraph, or stretches of it of at most `max_words` words that end with a sentence where they can."""
-    words = 0
-    kept: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s+", paragraph) if paragraph else []:
-        parts = sentence.split()
-        if kept and words + len(parts) > max_words:
-            yield " ".join(kept)
-            kept, words = [], 0
-        whole = range(0, len(parts) - max_words, max_words)
-        yield from (" ".join(parts[start : start + max_words]) for start in whole)
-        parts = parts[len(whole) * max_words :]
-        kept += parts
-        words += len(parts)
-    if kept:
-        yield " ".join(kept)
+def _sentences(paragraph: str, most: int) -> Iterator[str]:
+    """The paragraph's sentences, those of more than `most` words in parts."""
+    for sentence in re.split(r"(?<=[.!?])\s+", paragraph):
+        words = sentence.split()
+        yield from (" ".join(words[start : start + most]) for start in range(0, len(words), most))

@@ -61,10 +61,8 @@ class Synonyms:
         sources = [Path(path) for path in paths]
         made_of = [FORMAT, *map(fingerprint, sources)]
         with suppress(InputError):
-            old = cls(table)
-            if old.made_of == made_of:
+            if (old := cls(table)).made_of == made_of:
                 return old
-            old.close()
         temporary = table.with_name(f".{table.name}.{os.getpid()}.tmp")
         try:
             table.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +75,6 @@ class Synonyms:
         finally:
             temporary.unlink(missing_ok=True)
         return cls(table)
-
-    def close(self) -> None:
-        self._table.close()
 
     def of(self, text: str) -> dict[str, list[str]]:
         """The names that stand in the text, as they stand there, each with the other names of what it means.

@@ -34,6 +34,7 @@ def benchmark_rows(name: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
     return [(number, {"id": f"{name}-{number}", **row}) for number, row in asked if row], commit
 
 
+DATA = PROJECT_ROOT / "helpers/data"
 LEAD = "The answer is ("  # what stands before the letter in the form that `as_prompt` asks for
 OPEN_TASK = "validation"  # the task of the unseen rows, which have no options
 
@@ -104,7 +105,7 @@ class ChoiceQuestion(BaseModel):
 
 def baseline_questions() -> list[str]:
     """The fixed open questions of 02, which 03 keeps out of the training rows."""
-    return [row["question"] for row in _packaged("baseline_questions.jsonl")]
+    return [row["question"] for row in read_jsonl(DATA / "baseline_questions.jsonl")]
 
 
 def choice_questions(sources: list[str], limit: int | None = None) -> dict[str, list[ChoiceQuestion]]:
@@ -129,7 +130,7 @@ def question_commits(sources: list[str]) -> dict[str, str]:
 
 def _rows(source: str) -> Numbered:
     if source == "sample":
-        return enumerate(_packaged("sample_questions.jsonl"), 1)
+        return enumerate(read_jsonl(DATA / "sample_questions.jsonl"), 1)
     if source in BENCHMARKS:
         return iter(benchmark_rows(source)[0])
     path = project_path(source)
@@ -180,7 +181,3 @@ def _letter(answer: Any, options: dict[str, Any]) -> Any:
     if len(same) > 1:
         raise ValueError(f"answer_idx {answer!r} is the text of {' and '.join(same)}: give the letter")
     return same[0] if same else answer
-
-
-def _packaged(name: str) -> list[dict[str, Any]]:
-    return read_jsonl(PROJECT_ROOT / "helpers/data" / name)

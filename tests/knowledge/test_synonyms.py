@@ -72,7 +72,7 @@ def test_broken_rows_are_counted_in_a_line_and_the_others_are_kept(tmp_path, cap
     path = written(tmp_path, "MRCONSO.RRF", b"\xef\xbb\xbf" + b"\r\n".join([rows[0], *bad, b"", *rows[1:]]))
     terms, bad = read(path)
     assert (len(terms), bad) == (5, 4)
-    Synonyms.from_sources([path], tmp_path / "t.sqlite").close()
+    Synonyms.from_sources([path], tmp_path / "t.sqlite")
     assert capsys.readouterr().out == "MRCONSO.RRF: 4 records cannot be read and are left out\n"
 
 
@@ -205,7 +205,7 @@ def test_a_second_import_changes_nothing_and_a_changed_source_does(tmp_path):
     first = Synonyms.from_sources([source], path)
     before, found = path.stat().st_mtime_ns, first.of("redfoot disease, chlorochiria")
     time.sleep(0.01)
-    Synonyms.from_sources([source], path).close()
+    Synonyms.from_sources([source], path)
     assert path.stat().st_mtime_ns == before
     assert Synonyms.from_sources([source, source], path).of("redfoot disease, chlorochiria") == found
     written(tmp_path, "MRCONSO.RRF", "\n".join([*ATOMS, atom("C9000002", "Viridimania")]))
@@ -213,7 +213,7 @@ def test_a_second_import_changes_nothing_and_a_changed_source_does(tmp_path):
 
 
 def test_a_failed_import_leaves_the_old_table(table, tmp_path):
-    table().close()
+    table()
     before = (tmp_path / "table.sqlite").read_bytes()
     with pytest.raises(InputError, match="holds no name"):
         table("nonsense")
