@@ -103,9 +103,8 @@ def ask(
 ) -> None:
     """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
-    from helpers.use.ask import local_answerers
+    from helpers.use.ask import check_question, local_answerers
     from helpers.use.client import Endpoint, key_for
-    from helpers.use.question import check_question
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")

@@ -1,6 +1,8 @@
 """The server of a run with sources: it looks each question up, sends it on to the engine, and adds what it found.
 
-It takes `GET /health`, `GET /v1/models` and `POST /v1/chat/completions`, and passes on what the engine refuses.
+It takes `GET /health`, `GET /v1/models` and `POST /v1/chat/completions`, and passes on what the engine refuses. A reply
+gets two more fields: `sources` (number, title, source, licence, address, text) and `unknown_citations`, the numbers
+that it cites and no source has.
 """
 
 import json
@@ -9,6 +11,7 @@ import selectors
 import socket
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -19,9 +22,12 @@ from typing import Any
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.sourced_chat import GONE, add_passages, annotated, annotated_stream, error, parsed
+from helpers.use.ask import MAX_QUESTION
+from helpers.use.citations import listed, look_up
+from helpers.use.client import joined, thought_and_answer
 
 MAX_BODY = 1 << 20  # bytes of a request
+GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
 
@@ -152,3 +158,78 @@ def _lines(answer: HTTPResponse) -> Iterator[bytes]:
     """The whole lines of a stream up to its end, or to where the engine breaks off."""
     with suppress(OSError, HTTPException):
         yield from (line for line in answer if line.endswith(b"\n"))
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """A request's body; ValueError where it is not a JSON object."""
+    try:
+        content = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("the request is not a JSON object")
+    return content
+
+
+def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
+    """Put up to k passages in front of the last user message's text in `body`, and return them.
+
+    What is no conversation is left for the engine to refuse. ValueError for a question over MAX_QUESTION characters.
+    """
+    turns = body["messages"] if isinstance(body.get("messages"), list) else []
+    last = next((turn for turn in turns[::-1] if isinstance(turn, dict) and turn.get("role") == "user"), {})
+    content = last.get("content")
+    parts = content if isinstance(content, list) else []
+    texts = [part["text"] for part in parts if _is_text(part)]
+    question = content if isinstance(content, str) else "\n".join(texts)  # as the engines join parts
+    if len(question) > MAX_QUESTION:
+        raise ValueError(f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}")
+    text, passages = look_up(index, question, k)
+    if passages:
+        others = [part for part in parts if not _is_text(part)]
+        last["content"] = text if isinstance(content, str) else [{"type": "text", "text": text}, *others]
+    return passages
+
+
+def annotated(reply: dict[str, Any], passages: list[Passage]) -> dict[str, Any]:
+    texts = (joined(*thought_and_answer(choice.get("message") or {})) for choice in reply.get("choices") or [])
+    return reply | listed(passages, *texts)
+
+
+def annotated_stream(lines: Iterable[bytes], passages: list[Passage]) -> Iterator[bytes]:
+    """The lines of a stream of events, and the two fields in a chunk of their own before `[DONE]`.
+
+    A stream that ends without `[DONE]` has broken off, which an event says, as OpenAI's servers do.
+    """
+    chunk: dict[str, Any] = {}
+    replies: dict[Any, tuple[str, str]] = defaultdict(lambda: ("", ""))
+    ended = False
+    for line in lines:
+        data = line.removeprefix(b"data:").strip()
+        if data.startswith(b"{"):
+            chunk = json.loads(data)
+            for choice in chunk.get("choices") or []:
+                before, more = replies[choice.get("index")], thought_and_answer(choice.get("delta") or {})
+                replies[choice.get("index")] = (before[0] + more[0], before[1] + more[1])
+        elif data == b"[DONE]":
+            ended = True
+            same = {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
+            choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
+            found = listed(passages, *(joined(*reply) for reply in replies.values()))
+            yield _event({**same, "object": "chat.completion.chunk", "choices": [choice], **found})
+        yield line
+    if not ended:
+        yield _event(error(503, GONE))
+
+
+def error(status: int, message: str) -> dict[str, Any]:
+    kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)

@@ -28,9 +28,9 @@ from helpers.models.packaged import embedded_gguf
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import END_THINK
 from helpers.run_dir.folder import Run
+from helpers.use.ask import MAX_QUESTION
 from helpers.use.client import Endpoint, is_local
 from helpers.use.proxy import Proxy
-from helpers.use.question import MAX_QUESTION
 
 REASONING_PARSER = PROJECT_ROOT / "helpers/data" / "vllm_reasoning_parser.py"
 GRACE_SECONDS = 5  # for the replies in progress when a server is stopped

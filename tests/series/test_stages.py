@@ -58,7 +58,7 @@ RUNS = {
     "sources/tables.py": ALL, "tracking/__init__.py": "",
     "tracking/progress.py": "", "tracking/secrets.py": "", "tracking/wandb_run.py": "", "use/__init__.py": "",
     "use/ask.py": "", "use/citations.py": "", "use/client.py": "", "use/proxy.py": "", "use/publish.py": "",
-    "use/question.py": "", "use/server.py": "", "use/sourced_chat.py": "", "vllm_reasoning_parser.py": "",
+    "use/server.py": "", "vllm_reasoning_parser.py": "",
 }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from fake_server import Server
 from helpers import InputError
 from helpers.config import Config
 from helpers.prompts.encoding import Reasoning, split_reasoning
+from helpers.use.ask import MAX_QUESTION, check_question
 from helpers.use.client import Endpoint, key_for
-from helpers.use.question import MAX_QUESTION, check_question
 
 SETTINGS = Config.resolve("smoke").generation
 

@@ -21,10 +21,9 @@ from helpers.knowledge.documents import Document, Passage, Section
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
+from helpers.use.ask import MAX_QUESTION
 from helpers.use.client import Ended, Endpoint
-from helpers.use.proxy import MAX_BODY, Proxy
-from helpers.use.question import MAX_QUESTION
-from helpers.use.sourced_chat import add_passages, annotated, annotated_stream
+from helpers.use.proxy import MAX_BODY, Proxy, add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
 KEY, ENGINE_KEY = "clients-key", "engines-key"
