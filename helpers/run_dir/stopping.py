@@ -1,6 +1,7 @@
 """Stopping on Ctrl+C or SIGTERM: in one line, and after a training has saved."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,19 +12,18 @@ from typing import Any
 import psutil
 
 from helpers import STOPPED, StageError
-from helpers.files import read_json, write_json
+from helpers.files import write_text
 from helpers.machine.processes import is_main_process
 
 STARTED = "AI_DOCTOR_STARTED"  # in the environment: time.monotonic() when the series began
 SAVING_SECONDS = 25  # clusters mostly send SIGKILL 30 seconds after SIGTERM
-TRAINING = ".training.json"  # in the run folder: the process that trains, and saves when it is sent SIGTERM
+TRAINING = ".training"  # in the run folder: the process that trains, and saves when it is sent SIGTERM
 
 
 @contextmanager
 def training_in(path: Path) -> Iterator[None]:
     """In the block, the run folder `path` names this process as the one that trains."""
-    me = psutil.Process()
-    write_json(path / TRAINING, {"pid": me.pid, "created": me.create_time()})
+    write_text(path / TRAINING, str(os.getpid()))
     try:
         yield
     finally:
@@ -31,12 +31,14 @@ def training_in(path: Path) -> Iterator[None]:
 
 
 def tell_training_to_stop(path: Path) -> bool:
-    """Send SIGTERM to the process that trains in the run folder `path`, which then saves; whether there is one."""
-    with suppress(OSError, ValueError, TypeError, KeyError, psutil.Error):
-        named = read_json(path / TRAINING)
-        process = psutil.Process(named["pid"])
-        if process.create_time() == named["created"]:
-            process.send_signal(signal.SIGTERM)
+    """Send SIGTERM to the process that trains in the run folder `path`, which then saves; whether there is one.
+
+    It is this one or its kernel: a killed one's number may be another's by now.
+    """
+    with suppress(OSError, ValueError, psutil.Error):
+        named, me = int((path / TRAINING).read_text(encoding="ascii")), psutil.Process()
+        if named in (each.pid for each in (me, *me.children(recursive=True))):
+            os.kill(named, signal.SIGTERM)
             return True
     return False
 

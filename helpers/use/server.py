@@ -56,7 +56,7 @@ class ServerSettings:
         longest = MAX_QUESTION // 4 + longest_reply  # 4 letters a token
         return replace(self, parallel=self.parallel or 4, context=self.context or max(4096, longest))
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """InputError where anybody on the network could use the server."""
         if not self.api_key and not is_local(self.host):
             raise InputError(f"listening on {self.host} requires an API key: pass --api-key, or set AI_DOCTOR_API_KEY")
@@ -149,7 +149,6 @@ def serve_until_stopped(
     index: Index | None = None,
 ) -> None:
     """Serve one side of a run (none: the embedded model), with an index also its passages, until Ctrl+C or SIGTERM."""
-    settings.check()
     program = vllm_program(engine, vllm)
     with _proxy(run, settings, index) if index is not None else nullcontext((settings, "")) as (own, address):
         if program:
