@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Fine-tune a reasoning model in seven notebooks, and see if it helped.",
 )
 console = Console(highlight=False, soft_wrap=True)
+UsageError: Any = typer.BadParameter.__base__  # to which Typer 0.27, Colab's, gives no public name
 
 Profile = Annotated[str, typer.Option(help="smoke, laptop, t4, full, or auto: what this machine can do.")]
 RunDir = Annotated[str, typer.Option(help="The run folder.")]
@@ -320,7 +321,10 @@ def main() -> None:
     """Run a command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with ends_in_one_line():
-        app(prog_name="python -m helpers")
+        try:
+            sys.exit(app(prog_name="python -m helpers", standalone_mode=False))
+        except UsageError as error:  # which Typer would draw as a box of five lines
+            raise InputError(f"{error.format_message().rstrip('.')}; --help lists what there is") from None
 
 
 if __name__ == "__main__":

@@ -295,6 +295,21 @@ def test_from_and_only_choose_stages(start, only, numbers):
     assert " ".join(name[:2] for name in choose_stages(start, only)) == numbers
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rum"], "No such command 'rum'"),
+        (["run", "--profil", "smoke"], "No such option: --profil"),
+        (["run", "--only"], "'--only' requires an argument"),
+        (["serve", "--port", "-4"], "'--port'"),
+        (["serve", "--parallel", "0"], "'--parallel'"),
+        (["serve", "--engine", "vlm"], "'vlm' is not one of 'auto', 'llama.cpp', 'vllm'"),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line(cli, words, told):
+    assert told in error_line(cli(*words))
+
+
 @pytest.mark.parametrize("word", ["08", "0", "export"])
 def test_an_unknown_stage_is_named_with_the_valid_ones(word):
     for choice in ({"start": word}, {"only": word}):
