@@ -50,8 +50,8 @@ def generate(
     never. `decoding.decode` is used where it supports the model's attention: then a sample depends on the seed and the
     prompt's place in the list alone. Elsewhere `model.generate` samples batch by batch.
 
-    Each reply is appended to the file `kept` as it ends, by `model.generate` as its batch ends. A call that was stopped
-    continues from that file if prompts, settings, seed and `identity`, which names the model, are the same.
+    Each reply is appended to the file `kept` as it ends. A call that was stopped continues from that file if prompts,
+    settings, seed and `identity`, which names the model, are the same.
 
     Several processes share the prompts out: each keeps its replies in a file of its own, and all return all replies.
     """
@@ -128,18 +128,30 @@ def generate_in_batches(
     look: Callable[[dict[int, int]], None] | None = None,
     **more: Any,
 ) -> None:
-    """As `decoding.decode`, by `model.generate`, with samples that depend on the batch, which ends as a whole.
+    """As `decoding.decode`, by `model.generate`, with samples that depend on the batch.
 
-    `more` is passed to `model.generate`.
+    `more` is passed to `model.generate`. A row whose reply has ended waits for the longest reply of its batch.
     """
     ends = end_tokens(model, tokenizer)
+    working: dict[int, list[int]] = {}
+
+    def step(tokens: list[int]) -> None:
+        for i, token in zip(batch, tokens, strict=True):
+            if i in working:
+                working[i].append(token)
+                if token in ends:
+                    done(i, working.pop(i))
+        if look:
+            look({i: len(row) for i, row in working.items()})
+
     order = sorted(order, key=lambda i: -len(prompts[i]))
     torch.manual_seed(seed)
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
-        rows = _generate(model, tokenizer, [prompts[i] for i in batch], settings, **more)
-        for i, row in zip(batch, rows.tolist(), strict=True):
-            done(i, row[: _end(row, ends)])
+        working.update((i, []) for i in batch)
+        _generate(model, tokenizer, [prompts[i] for i in batch], settings, step, **more)
+        for i in list(working):
+            done(i, working.pop(i))
         if look:
             look({})
 
@@ -176,7 +188,7 @@ def stream_together(
             how = {"cache_implementation": "static"} if on_cpu else {}
             torch.manual_seed(seed)
             with quick_layers(model) if on_cpu else nullcontext():
-                _generate(model, tokenizer, prompts, settings, streamer=_Steps(step), **how)
+                _generate(model, tokenizer, prompts, settings, step, **how)
         except BaseException as error:
             failures.append(error)
         arrived.put(None)
@@ -214,9 +226,14 @@ class _Steps(BaseStreamer):
 
 
 def _generate(
-    model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: GenerationSettings, **more: Any
-) -> Any:
-    """`model.generate` on the prompts as one batch, padded on the left: the new tokens, (rows, longest reply)."""
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    settings: GenerationSettings,
+    step: Callable[[list[int]], None],
+    **more: Any,
+) -> None:
+    """`model.generate` on the prompts as one batch, padded on the left; temperature 0 means greedy."""
     ids, mask = left_padded(prompts, tokenizer.pad_token_id)
     sampling = (
         # top_k: transformers would leave all but the 50 likeliest out, which neither `decode` nor a server does.
@@ -225,25 +242,21 @@ def _generate(
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
     with torch.inference_mode():
-        output = model.generate(
+        model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
+            streamer=_Steps(step),
             max_new_tokens=settings.max_new_tokens,
             eos_token_id=sorted(end_tokens(model, tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
             **sampling,
             **more,
         )
-    return output[:, ids.shape[1] :]
-
-
-def _end(row: Sequence[int], ends: frozenset[int]) -> int | None:
-    """The length of the reply in a row of tokens, which may go on after it; None where it has not ended."""
-    return next((n for n, token in enumerate(row, 1) if token in ends), None)
 
 
 def _reply(tokenizer: Any, ends: frozenset[int], row: list[int]) -> Reply:
-    end = _end(row, ends)
+    """The reply in a row of tokens, which may go on after its end."""
+    end = next((i for i, token in enumerate(row) if token in ends), None)
     # Special tokens stay visible, so that a reader sees a turn marker that the model wrote into its reply.
-    text = tokenizer.decode(row if end is None else row[: end - 1], skip_special_tokens=False)
-    return Reply(text, end or len(row), end is not None)
+    text = tokenizer.decode(row[:end], skip_special_tokens=False)
+    return Reply(text, len(row) if end is None else end + 1, end is not None)
