@@ -15,6 +15,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # of 5, the default, a busy machine drops some
 
     def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True, models=("the-model",)):
         self.models = models
