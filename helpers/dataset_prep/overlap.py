@@ -87,8 +87,7 @@ def _answered(row: Mapping[str, Any]) -> str:
 def _nearest(rows: Sequence[Mapping[str, Any]], questions: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The RANK + 1 highest cosines of each question with the rows, falling, and the number of its nearest row.
 
-    Shapes (questions, RANK + 1), fewer where there are fewer rows, and (questions,). The rows are counted once for the
-    weights and once for the cosines, BLOCK at a time.
+    Shapes (questions, RANK + 1), fewer where there are fewer rows, and (questions,).
     """
     # Hashing saves the table of a million word pairs; in 4 million places few of them meet.
     count = HashingVectorizer(n_features=2**22, analyzer=_words_and_pairs, norm=None, alternate_sign=False, dtype="f4")

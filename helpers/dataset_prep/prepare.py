@@ -46,10 +46,7 @@ Dropped = dict[str, list[int]]
 
 
 def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
-    """The rows without `<think>` and `</think>` around a reasoning, as data sets made with R1 have it, and how many.
-
-    The tags, and white space around them, are removed if they enclose all of it and occur nowhere else in it.
-    """
+    """The rows without `<think>` and `</think>` around a whole reasoning (R1 data sets have them); and how many."""
 
     def bare(row: Row) -> Row:
         text = row["Complex_CoT"].strip() if isinstance(row["Complex_CoT"], str) else ""
@@ -65,8 +62,7 @@ def unwrap(rows: list[Row]) -> tuple[list[Row], int]:
 def validate(rows: list[Row], forbidden: frozenset[str]) -> tuple[list[Row], Dropped]:
     """Leave out rows that cannot be trained, by the first fault of each.
 
-    `forbidden`: special-token strings, which would end a thought or a reply early. Questions may contain them: they are
-    encoded as plain text.
+    `forbidden`: special-token strings, which only a question may hold: there they are encoded as plain text.
     """
     special = re.compile("|".join(map(re.escape, sorted(forbidden))) or "(?!)")
 
@@ -187,8 +183,8 @@ def _total_tokens(row: Row) -> int:
 def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None = None) -> dict[str, Any]:
     """Prepare the data: write train, validation and test.jsonl and report.json to the run's data/; return the report.
 
-    `progress` is called with a line after each step. The folder is written atomically at the end, so an InputError (no
-    row left, too few to split, none that fits) leaves an older one unchanged.
+    `progress` is called with a line after each step. The folder is written atomically at the end: an InputError leaves
+    an older one unchanged.
     """
     config, data = run.config, run.config.data
     started = lap = time.monotonic()

@@ -1,7 +1,4 @@
-"""Corpora as they come: which files a source has, in reading order, and what each of them says.
-
-A source is a file or a folder: an OpenStax bundle or its modules, NLM's PubMed files, MedQuAD, own texts, or a mix.
-"""
+"""Corpora as they come: the files of a source (a file or a folder) in reading order, and what each of them says."""
 
 import gzip
 import os
@@ -20,9 +17,9 @@ PUBMED = {"PubmedArticleSet", "PubmedBookArticleSet"}
 
 
 def source_files(source: Path) -> list[Path]:
-    """The files that a source consists of, in reading order: a book's modules as the book has them, others by name.
+    """A source's files in reading order: a book's modules as the book has them, others by name; each link once.
 
-    Hidden files, checksums and licences are passed over. Links are followed once. InputError for a missing path.
+    InputError for a missing path.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist")

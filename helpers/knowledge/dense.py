@@ -35,14 +35,11 @@ class FusedIndex(Index):
         folder = project_path(embedder)
         if not folder.is_dir() and not is_hub_id(embedder):
             raise InputError(f"the embedder {embedder}: no such folder, and not a hub id like organisation/model")
-        self.embedder, self._embedder_folder = embedder, folder if folder.is_dir() else None
+        self.embedder, self._source = embedder, str(folder) if folder.is_dir() else embedder
         self._known: tuple[str, list[Passage], np.ndarray] | None = None
 
     def search(self, query: str, k: int = 10) -> list[Passage]:
-        """The k best passages by reciprocal rank fusion of BM25's ranking and the embedder's; equals as they came.
-
-        `score` is the sum of 1 / (RRF_K + rank), ranks from 1.
-        """
+        """The k best passages by reciprocal rank fusion: `score` is the sum of 1 / (RRF_K + rank), ranks from 1."""
         scores: dict[Passage, float] = {}
         for ranking in (super().search, self.nearest):
             for rank, found in enumerate(ranking(query, max(k, DEPTH)), 1):
@@ -87,9 +84,9 @@ class FusedIndex(Index):
         from torch import cuda, float32
         from transformers import AutoModel, AutoTokenizer
 
-        source = str(self._embedder_folder or self.embedder)
+        source = self._source
         try:
-            if not self._embedder_folder:
+            if not Path(source).is_dir():
                 ask_first(source)
             how: dict[str, Any] = {"trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(source, **how)

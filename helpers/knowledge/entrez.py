@@ -45,7 +45,7 @@ def fetch_topic(query: str, folder: Path, limit: int = 1000, address: str = ADDR
     with httpx.Client(base_url=address, timeout=60, follow_redirects=True) as client:
         if not search.is_file():
             how = {"db": "pubmed", "term": query, "retmode": "json", "retmax": limit, "sort": "relevance"}
-            pmids = _ask(client, about, "esearch.fcgi", how, _pmids)[:limit]
+            pmids = _ask(client, "esearch.fcgi", how | about, _pmids)[:limit]
             write_json(search, {"query": query, "limit": limit, "pmids": pmids})
         kept = read_json(search)
         if (kept["query"], kept["limit"]) != (query, limit):
@@ -56,23 +56,21 @@ def fetch_topic(query: str, folder: Path, limit: int = 1000, address: str = ADDR
             if not files[-1].is_file():
                 ids = kept["pmids"][start : start + BATCH]
                 how = {"db": "pubmed", "retmode": "xml", "id": ",".join(ids)}
-                write_text(files[-1], _ask(client, about, "efetch.fcgi", how, _citations))
+                write_text(files[-1], _ask(client, "efetch.fcgi", how | about, _citations))
                 print(f"{start + len(ids)} of {len(kept['pmids'])} citations")
     return files
 
 
-def _ask(
-    client: httpx.Client, about: dict[str, str], name: str, settings: dict[str, Any], read: Callable[[Response], Any]
-) -> Any:
+def _ask(client: httpx.Client, name: str, settings: dict[str, Any], read: Callable[[Response], Any]) -> Any:
     """The answer as `read` makes of it; up to TRIES times, waiting as the server says or 1, 2, 4 ... seconds."""
-    why, wait, secret = "", "", about.get("api_key", "***")
+    why, wait, secret = "", "", settings.get("api_key", "***")
     for attempt in range(TRIES):
         if attempt:
             time.sleep(min(MAX_WAIT, float(wait)) if wait.isdecimal() else 2.0 ** (attempt - 1))
-        time.sleep(1 / (10 if "api_key" in about else 3))  # no faster than NCBI allows
+        time.sleep(1 / (10 if "api_key" in settings else 3))  # no faster than NCBI allows
         wait = ""
         try:
-            answer = client.post(name, data=settings | about)  # POST: an id list is too long for an address
+            answer = client.post(name, data=settings)  # POST: an id list is too long for an address
             if answer.status_code == 200:
                 return read(answer)
         except httpx.ConnectError:

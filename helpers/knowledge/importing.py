@@ -79,10 +79,7 @@ class Importer:
         self.commit()
 
     def known(self, path: Path, content: str) -> bool:
-        """Whether a file gave documents that are in the index with this content, here or where it lay before.
-
-        They are counted, and so is what had to be left out of it.
-        """
+        """Whether a file's documents are in the index, from here or from where it lay before; counted if so."""
         where = _where(path)
         if self.db.execute("SELECT 1 FROM files WHERE path = ? AND content != ?", [where, content]).fetchone():
             return False
@@ -147,17 +144,14 @@ class Importer:
         self.changed = True
 
     def delete(self, deletion: Deletion, file: int) -> None:
-        """Withdraw what has that source and is no newer: all of it, or by a file's deletion not what other files named.
-
-        A deletion without a version is as of what there is now.
-        """
+        """Withdraw what has that source and is no newer: by a file, not what other files named."""
         rows = self.db.execute(
             "SELECT id, space, version, first, count FROM documents"
             " WHERE source = ?1 AND (?2 = 0 OR space IN (0, ?2)) ORDER BY id",
             [deletion.source, file],
         ).fetchall()
         for number, _, version, first, count in rows:
-            as_of = deletion.version or version
+            as_of = deletion.version or version  # without a version: as of what there is now
             if as_of >= version:
                 self.added.deleted += first is not None
                 self.drop_passages(first, count)

@@ -68,9 +68,9 @@ class Index:
             return added
 
     def search(self, query: str, k: int = 10) -> list[Passage]:
-        """The k best passages for the query's words, or all that have one of them; [] if there is none.
+        """At most k passages that have one of the query's words, best first, equals in the order of reading.
 
-        Equal scores come in the order of reading. Raises InputError for k below 1.
+        InputError for k below 1.
         """
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}: it has to be 1 or more")

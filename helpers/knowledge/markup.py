@@ -88,10 +88,7 @@ def stream(handle: io.BufferedIOBase, wanted: Callable[[Element, int], bool], fo
 
 
 def root_name(handle: io.BufferedIOBase) -> str:
-    """The root's tag, `{namespace}name`.
-
-    UnreadableError for broken XML, entity declarations before the root, and more than MAX_PROLOGUE bytes of it.
-    """
+    """The root's tag, `{namespace}name`; UnreadableError for broken XML, entities, and more than MAX_PROLOGUE bytes."""
     parser, found = expat.ParserCreate(namespace_separator="}"), []
 
     def refuse(*_: object) -> None:

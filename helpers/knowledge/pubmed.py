@@ -54,12 +54,11 @@ def _fits_md5(path: Path) -> bool:
 def _record(element: Element, version: str, path: Path) -> Iterator[Document | Deletion | Rejection]:
     if local(element) == "DeleteCitation":
         for pmid in element.iter("PMID"):
-            if name := _pmid(pmid):
+            if name := _digits(pmid.text):
                 yield Deletion(name, f"{version}.999" if version else "")
         return
     citation = element.find("MedlineCitation" if local(element) == "PubmedArticle" else "BookDocument")
-    pmid = citation.find("PMID") if citation is not None else None
-    if citation is None or not (name := _pmid(pmid)):
+    if citation is None or not (name := _digits(citation.findtext("PMID"))):
         yield Rejection(str(path), f"a {local(element)} has no PMID")
         return
     title = _title(citation)
@@ -67,14 +66,10 @@ def _record(element: Element, version: str, path: Path) -> Iterator[Document | D
     if not title and not paragraphs:
         yield Rejection(f"{path}: PMID {name}", "has neither a title nor an abstract")
         return
-    own = f"{version or _date(citation)}.{int(_digits(pmid.get('Version')) or 1):03}"
+    own = f"{version or _date(citation)}.{int(_digits(citation.find('PMID').get('Version')) or 1):03}"
     found = sections([((_marked(title, citation) or f"PMID {name}",), paragraphs or [title])])
     copyright_line = clean(_text(citation.find(".//CopyrightInformation")))
     yield Document(name, found, copyright_line or LICENCE, f"https://pubmed.ncbi.nlm.nih.gov/{name}/", own)
-
-
-def _pmid(element: Element | None) -> str:
-    return _digits(element.text if element is not None else "")
 
 
 def _digits(text: str | None) -> str:
@@ -84,8 +79,7 @@ def _digits(text: str | None) -> str:
 
 def _date(citation: Element) -> str:
     """DateRevised as 2026-01-31; "0000-00-00" where there is none."""
-    revised = citation.find("DateRevised")
-    parts = [_digits(revised.findtext(name)) if revised is not None else "" for name in ("Year", "Month", "Day")]
+    parts = [_digits(citation.findtext(f"DateRevised/{name}")) for name in ("Year", "Month", "Day")]
     return "-".join(part.zfill(width) for part, width in zip(parts, (4, 2, 2), strict=True))
 
 

@@ -23,11 +23,10 @@ MMLU_MEDICAL = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A split on the hub.
+    """A split on the hub; `licence` is what its page states: the hub's identifier, and the licence in words.
 
     `question` converts a row to a ChoiceQuestion's fields, with None for a hidden answer, or returns None to leave the
-    row out: one of another subject, say. The default `id` is the row's number. `licence` is what the data set's page
-    states: the hub's identifier, and the licence in words.
+    row out: one of another subject, say. The default `id` is the row's number.
     """
 
     dataset: str

@@ -14,15 +14,14 @@ from helpers.config import nearest
 from helpers.files import project_path, read_jsonl
 from helpers.questions.benchmarks import BENCHMARKS, GROUPS, one_by_one
 from helpers.sources.hub import hub_table
-from helpers.sources.tables import Numbered, read_table, row_id
+from helpers.sources.tables import Numbered, read_table
 
 
 @cache
 def benchmark_rows(name: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
     """(row on the hub, question as a dict) of a benchmark, and the commit that they were read at.
 
-    Read once a process: base and tuned get the same questions, whatever is pushed to the hub meanwhile. Raises
-    InputError where the benchmark is not available.
+    Read once a process: base and tuned get the same questions, whatever is pushed to the hub meanwhile.
     """
     source = BENCHMARKS[name]
     instead = "a .jsonl file of questions will do"
@@ -59,7 +58,7 @@ class ChoiceQuestion(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: Text
+    id: Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_clean)]
     question: Text = Field(min_length=1)
     options: dict[str, Text] = Field(min_length=2)
     answer_idx: str
@@ -146,14 +145,14 @@ def _questions(source: str) -> list[ChoiceQuestion]:
     met: Counter[str] = Counter()
     kind = "row" if source in BENCHMARKS else "line"
     for line, row in _rows(source):
+        own = row.get("id")
+        missing = own is None or own == "" or own != own  # NaN is a missing number
         try:
-            question = ChoiceQuestion.model_validate({**row, "id": row_id(row, line)})
+            question = ChoiceQuestion.model_validate({**row, "id": line if missing else own})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "row"
             raise InputError(f"{source} {kind} {line}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-        except ValueError as error:
-            raise InputError(f"{source} {kind} {line}: {error}") from None
         name = question.id
         while name in found:
             met[question.id] += 1

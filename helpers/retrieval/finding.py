@@ -37,10 +37,9 @@ def queries(library: Library, thoughts: Mapping[str, Mapping[str, str]]) -> dict
 def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> dict[str, Any]:
     """By query: hit@1, 5 and 10, MRR, and milliseconds a search, over the questions that name what is `relevant`.
 
-    hit@k: the share of questions with a passage of the right document among the first k passages. MRR: the mean of 1
-    over the place of the first such passage, 0 if none is among the first 10. Shares have exact intervals, means
-    Student's t; `paired` compares each query with the question alone. Where ranks by meaning are fused with those by
-    words, the question is also asked by words alone. {} where no question names a document.
+    MRR: the mean of 1 over the place of the first passage of the right document, 0 if none is among the first 10.
+    Shares have exact intervals, means Student's t; `paired` compares each query with the question alone. {} where no
+    question names a document.
     """
     known = [question for question in asked if question.answered_by]
     if not known:

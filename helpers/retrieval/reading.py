@@ -168,8 +168,8 @@ def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
     for side, rows in replies.items():
         closed = {(row["task"], row["id"]): row for row in rows if row["condition"] == CLOSED}
         for task, condition in dict.fromkeys((row["task"], row["condition"]) for row in rows):
-            here = {row["id"]: row for row in rows if (row["task"], row["condition"]) == (task, condition)}
-            if known := [row for row in here.values() if condition != "oracle" or row["sources"]]:
+            here = [row for row in rows if (row["task"], row["condition"]) == (task, condition)]
+            if known := [row for row in here if condition != "oracle" or row["sources"]]:
                 figures = _condition([closed[task, row["id"]] for row in known], known)
                 found.setdefault(task, {}).setdefault(side, {})[condition] = figures
                 for reading, each in tests.items():

@@ -159,10 +159,7 @@ def model_commit(model: ModelSettings) -> str | None:
 
 
 def explain(error: BaseException, name: str, revision: str | None = None, dataset: bool = False) -> str:
-    """Why a model or data set could not be loaded or stored, and what to do about it, in one line.
-
-    The cause can be anywhere in the chain: libraries wrap each other's errors, and those of network and disk.
-    """
+    """Why a model or data set could not be loaded or stored, and what to do about it, in one line."""
     chain = _chain(error)
     page = f"{SITE}/{'datasets/' if dataset else ''}{name}"
     if full := next(filter(None, map(_disk, chain)), None):

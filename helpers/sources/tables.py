@@ -74,16 +74,6 @@ def find_columns(name: str, there: list[str], aliases: Mapping[str, tuple[str, .
     return found
 
 
-def row_id(row: dict[str, Any], line: int) -> str:
-    """A question's `id` as text, or its line where it has none. ValueError where it is neither text nor a number."""
-    value = row.get("id")
-    if value is None or value == "" or value != value:  # NaN: a missing number
-        return str(line)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"id: {type(value).__name__} instead of text or a number")
-    return str(value)
-
-
 def brief(error: BaseException) -> str:
     return textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
 
