@@ -23,14 +23,7 @@ from helpers import InputError
 from helpers.config import Config
 from helpers.dataset_prep.open_book import add_passages, corpus_rows
 from helpers.dataset_prep.overlap import overlap, quantiles
-from helpers.dataset_prep.similarity import (
-    Questions,
-    groups,
-    normalise,
-    own_shingles,
-    shared_shingles,
-    similar_pairs,
-)
+from helpers.dataset_prep.similarity import groups, normalise, own_shingles, shared_shingles, similar_pairs
 from helpers.files import atomic_dir, write_json, write_jsonl
 from helpers.knowledge.library import open_library
 from helpers.machine.hardware import cpu_cores
@@ -107,10 +100,14 @@ def drop_near(rows: list[Row], threshold: float, shared: Collection[str] = ()) -
     So no two kept rows are that alike and every dropped one has a kept twin: of a chain a~b~c only b goes.
     """
     alive = np.ones(len(rows), dtype=bool)
-    for first, second in similar_pairs(Questions(rows), threshold, alive, shared):
+    for first, second in similar_pairs(_questions(rows), threshold, alive, shared):
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             alive[j] &= not alive[i]  # pairs come in the order of j, so the fate of i is settled
     return _sieve(rows, [None if kept else "near-duplicate of an earlier row" for kept in alive])
+
+
+def _questions(rows: list[Row]) -> list[str]:
+    return [row["Question"] for row in rows]
 
 
 def split(
@@ -128,7 +125,7 @@ def split(
     training needs would be empty. 0.3: of 187 real rows one pair, a case told twice, has more (0.35 with what they
     share left out) and no other has 0.13.
     """
-    group = groups(Questions(rows), group_similarity, shared)
+    group = groups(_questions(rows), group_similarity, shared)
     ordered = sorted(zip(rows, group.tolist(), strict=True), key=lambda pair: seeded_rank(pair[0], seed))
     sizes = Counter(label for _, label in ordered)  # counts in the order of first meeting
     room = {"validation": max(1, round(validation_fraction * len(rows))), "test": round(test_fraction * len(rows))}
@@ -208,7 +205,7 @@ def prepare(run: Run, tokenizer: Any, progress: Callable[[str], object] | None =
     not_drawn = provenance["rows"] - len(rows)
     note("read", provenance["rows"], {f"not in a random sample of {len(rows)}": not_drawn} if not_drawn else {}, {})
     rows, unwrapped = unwrap(rows)
-    shared = shared_shingles(Questions([row for row in rows if isinstance(row["Question"], str)]))
+    shared = shared_shingles([question for question in _questions(rows) if isinstance(question, str)])
     rules: dict[str, Callable[[list[Row]], tuple[list[Row], Dropped]]] = {
         "validate": lambda rows: validate(rows, special_strings(tokenizer)),
         # What is alike enough to stay together in the split is too alike to a question that training must not see.

@@ -3,8 +3,7 @@
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags
@@ -51,19 +50,6 @@ def shingles(question: str) -> set[str]:
     drug of choice for malaria?" and "... typhoid?" would have 0.71 in common.
     """
     return runs(f"  {normalise(question)}  ", 3)
-
-
-class Questions(Sequence[str]):
-    """The questions of rows, read when they are needed."""
-
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.rows = rows
-
-    def __getitem__(self, number: int) -> str:
-        return self.rows[number]["Question"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 def shared_shingles(questions: Sequence[str]) -> dict[str, int]:
