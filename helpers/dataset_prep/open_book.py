@@ -27,8 +27,7 @@ def add_passages(
 
     Which rows, and whose passages, depends on the seed and the rows' content. One row in four of them gets what was
     found for another row, none of it found for its own: a model that only ever sees the right page learns to believe
-    any page. Passages that would make a row longer than `max_length` tokens are left out. A changed row has
-    `passages`: `sources`, and `beside` (found for another row).
+    any page. Passages that would make a row longer than `max_length` tokens are left out. A changed row has `passages`.
     """
     train = sorted((row for row in rows if row["split"] == "train"), key=lambda row: seeded_rank(row, seed))
     chosen = train[: round(share * len(train))]
@@ -44,7 +43,7 @@ def add_passages(
         bare = encode_example(tokenizer, row, 10**9, style)
         room = max_length - (len(bare["labels"]) - bare["labels"].count(-100)) if bare else 0
         if kept := fit_passages(tokenizer, row["Question"], shown, room, style):
-            about = {"sources": [each.source for each in kept], "beside": beside}
+            about = {"sources": [each.source for each in kept], "beside": beside}  # found for another row
             changed[row["line"]] = {**row, "Question": with_passages(row["Question"], kept), "passages": about}
     return [changed.get(row["line"], row) if row["split"] == "train" else row for row in rows]
 

@@ -146,10 +146,9 @@ def split(
 
 
 def fit(rows: list[Row], tokenizer: Any, max_length: int, style: str = "native") -> tuple[list[Row], Dropped]:
-    """Leave out rows that `encode_example` cannot put into `max_length` tokens; none is cut.
+    """Leave out rows that `encode_example` cannot put into `max_length` tokens; InputError when none fits.
 
-    It follows the split, so that a row's side does not depend on the model. Kept rows are given their lengths in
-    tokens, `prompt_tokens` and `completion_tokens`. InputError when no row fits.
+    After the split, so that a row's side does not depend on the model. Kept rows get their lengths in tokens.
     """
 
     def measure(row: Row) -> tuple[int, int]:

@@ -92,10 +92,8 @@ def similar_pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, block by block, the pairs (i, j), i < j, of living texts that are at least `threshold` alike.
 
-    They have to be so twice: by all their shingles, and by their own, those that are not `shared`. An exact join: a
-    sparse product counts what each text of a block has in common with every other. Few texts hold a shingle that is not
-    shared, so the work grows a little faster than linearly. Pairs come in the order of j. The caller may clear `alive`
-    between blocks.
+    They have to be so twice: by all their shingles, and by their own, those that are not `shared`. Pairs come in the
+    order of j, and the caller may clear `alive` between blocks. An exact join, a little slower than linear.
     """
     if not texts:
         return

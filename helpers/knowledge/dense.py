@@ -25,9 +25,9 @@ DEPTH = 100  # places of each ranking, at least, that are fused
 
 
 class FusedIndex(Index):
-    """An index whose search also ranks by meaning, by `embedder`, a hub id or folder, loaded when first needed.
+    """An index whose search also ranks by meaning, by `embedder`: a hub id or folder, else InputError.
 
-    Vectors are in memory, computed anew when the index has changed. InputError for an embedder that cannot be used.
+    Vectors are in memory, computed anew when the index has changed.
     """
 
     def __init__(self, path: str | Path, embedder: str) -> None:

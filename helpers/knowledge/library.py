@@ -34,8 +34,7 @@ def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     """The run's library, made or brought up to date: files that have not changed are not read again.
 
     The contexts of `questions` (PubMedQA's abstracts) are documents of it too, under what the question names as
-    `answered_by`: rows of a file in a folder, so that those of questions that are asked no more leave the index by
-    themselves. An index of other sources than those set is made anew.
+    `answered_by`, as long as it is asked. An index of other sources than those set is made anew.
     """
     path, settings = run / "retrieval/index.sqlite", run.config.retrieval
     record, contexts = run / "retrieval/sources.json", run / "retrieval/contexts"

@@ -22,8 +22,7 @@ def read_rows(path: Path, name: str) -> Iterator[Document | Rejection]:
 
     MedQuAD's row has its `id` as source, a repeated one with its collection (`0000001-1@GARD`), as MedQuAD numbers each
     anew, and a count. Other rows need `text`, and may have `id`, `title`, `licence` and `address`; their source is
-    `name#id` or `name#line`, of a second row with that `name@2#id`. UnknownKindError, which names the keys, if the
-    first row is of another kind.
+    `name#id` or `name#line`, of a second row with that `name@2#id`. UnknownKindError if the first row has other keys.
     """
     seen: Counter[str] = Counter()
     first, line = True, 0

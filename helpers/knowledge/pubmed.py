@@ -26,8 +26,7 @@ def read_pubmed(path: Path) -> Iterator[Document | Deletion | Rejection]:
     """The records of one .xml or .xml.gz file, one at a time in memory.
 
     Versions sort by file, then by the PMID's own version; without a file number by DateRevised, which sorts before any
-    file: a record of NLM's files outranks a fetched one. Of a file that does not fit the .md5 beside it no record is
-    taken; of one that breaks off, the records before that are kept and the rest is one Rejection.
+    file: a record of NLM's files outranks a fetched one. A file that does not fit the .md5 beside it is one Rejection.
     """
     if not _fits_md5(path):
         yield Rejection(str(path), f"does not have the MD5 of {path.name}.md5: download it again")

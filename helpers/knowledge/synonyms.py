@@ -54,7 +54,7 @@ class Synonyms:
 
     @classmethod
     def from_sources(cls, paths: Iterable[Path], table: Path) -> "Synonyms":
-        """Build the table of all sources (see `terms`), atomically; one of the same contents stays untouched.
+        """Build the table of all sources (see `read_terms`), atomically; one of the same contents stays untouched.
 
         InputError for a source that cannot be read or holds no name.
         """

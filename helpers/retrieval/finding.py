@@ -20,8 +20,7 @@ Queries = Mapping[str, Callable[[ChoiceQuestion], str]]
 def queries(library: Library, thoughts: Mapping[str, Mapping[str, str]]) -> dict[str, Callable[[ChoiceQuestion], str]]:
     """Ways to make a query of a question, by name.
 
-    `thoughts` maps "base" and "tuned" to the thought of each question by its id, of replies to the question without its
-    options: what a reasoning model writes names findings and candidates that the question leaves out.
+    `thoughts` maps "base" and "tuned" to the thought of each question by its id, asked without its options.
     """
     made: dict[str, Callable[[ChoiceQuestion], str]] = {"question": lambda q: q.question}
     if isinstance(library.index, FusedIndex):
