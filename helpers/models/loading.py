@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,11 @@ def check_model(config: Config) -> str:
 
 
 def _check_weights(settings: ModelSettings) -> None:
-    """InputError for a folder without weights in safetensors; `ask_first` refuses such a model of the hub."""
+    """InputError for a model without weights in safetensors, in a folder or on the hub."""
     folder = Path(model_source(settings.name))
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+    if not folder.is_dir():  # opening the run folder has put the configuration into the cache
+        from_source(partial(ask_first, cached=("model.safetensors", "model.safetensors.index.json")), settings)
+    elif not list(folder.glob("*.safetensors")):
         raise InputError(f"{folder} has no weights in safetensors, and others (.bin, .pt) are not opened")
 
 

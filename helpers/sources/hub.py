@@ -3,7 +3,7 @@
 import errno
 import mimetypes
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +127,12 @@ def nameless_base(config: Config) -> str | None:
     return f"no public name is known of {config.model.name}: set export.base_model to its hub id (organisation/name)"
 
 
-def ask_first(name: str, revision: str | None = None) -> None:
-    """Ask the hub once for a model that is not in the cache; InputError for one whose weights are pickles alone.
+def ask_first(name: str, revision: str | None = None, cached: Sequence[str] = ("config.json",)) -> None:
+    """Ask the hub once for a model, unless one of the files `cached` is; InputError if its weights are pickles alone.
 
     Raises at once what transformers would retry for a minute: no network, a hub that is out of order.
     """
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+    if any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in cached):
         return
     try:
         files = HfApi().model_info(name, revision=revision, timeout=10).siblings or ()

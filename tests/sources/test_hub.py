@@ -33,6 +33,8 @@ from helpers import InputError
 from helpers.questions.multiple_choice import benchmark_rows
 from helpers.config import Config
 from helpers.sources.rows import read_rows
+from helpers.models.loading import check_model
+from helpers.run_dir.folder import open_run
 from helpers.sources.hub import ask_first, explain
 
 def model(name, revision=None):
@@ -50,6 +52,7 @@ CALLS = {
     "model": model,
     "rows": lambda changes: rows(**changes),
     "benchmark": benchmark_rows,
+    "check": lambda name, folder: check_model(open_run("smoke", folder, {"model.name": name}).config),
     "token": lambda token: os.environ.update(HF_TOKEN=token) or "",
 }
 for call, *words in json.loads(sys.argv[1]):
@@ -87,6 +90,8 @@ REPOSITORIES = {
     },
     f"datasets/{MEDQA}": {"test.jsonl": json.dumps(MEDQA_ROW).encode()},
     "models/me/model": {"config.json": b'{"model_type": "llama"}'},
+    "models/me/pickled": {"config.json": b'{"model_type": "llama"}', "pytorch_model.bin": b""},
+    "models/me/sound": {"config.json": b'{"model_type": "llama"}', "model.safetensors": b""},
 }
 
 
@@ -212,6 +217,12 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
         assert other_model.said.startswith(why)
         assert max(each.seconds for each in (other_commit, other_set, other_model)) < 15
     assert len(hub.asked) == asked
+
+
+def test_01_refuses_pickles_though_opening_the_run_folder_has_cached_the_configuration(hub, tmp_path):
+    pickled, sound = ask(hub, [["check", f"me/{name}", str(tmp_path / name)] for name in ("pickled", "sound")])
+    assert pickled.said == "me/pickled has no weights in safetensors, and others (.bin, .pt) are not opened"
+    assert sound.said == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize(
