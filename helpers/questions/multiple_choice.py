@@ -28,8 +28,9 @@ def benchmark_rows(name: str) -> tuple[list[tuple[int, dict[str, Any]]], str]:
     table, commit, _ = hub_table(source.dataset, source.config, source.split, None, instead)
     try:
         asked = [(number, source.question(row)) for number, row in enumerate(table, 1)]
-    except KeyError as error:
-        raise InputError(f"{source.dataset} at {commit} has no {error}: its columns have changed") from None
+    except (KeyError, TypeError) as error:
+        what = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+        raise InputError(f"{source.dataset} at {commit} {what}: its columns have changed") from None
     return [(number, {"id": f"{name}-{number}", **row}) for number, row in asked if row], commit
 
 

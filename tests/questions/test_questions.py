@@ -181,6 +181,10 @@ def test_columns_that_have_changed_are_named(hub):
     hub.rows["medmcqa"] = [{key: value for key, value in MEDMCQA.items() if key != "opd"}]
     with pytest.raises(InputError, match=f"openlifescienceai/medmcqa at {COMMIT} has no 'opd'"):
         choice_questions(["medmcqa"])
+    hub.rows["medmcqa"] = [MEDMCQA | {"cop": [1]}]
+    benchmark_rows.cache_clear()
+    with pytest.raises(InputError, match=r"cannot be read \(unhashable type: 'list'\): its columns have changed"):
+        choice_questions(["medmcqa"])
 
 
 def test_a_benchmark_without_a_network_is_one_line(monkeypatch, tmp_path):
