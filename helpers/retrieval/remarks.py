@@ -5,15 +5,9 @@ from typing import Any
 
 from helpers.report.markdown import quoted
 from helpers.scoring.answers import Prediction
-from helpers.scoring.statistics import LEAST, is_shown, least_shown, points_apart, shown_sign, why_not_shown
+from helpers.scoring.statistics import LEAST, is_shown, least_shown
 
 Figures = Mapping[str, Any]
-# What a condition's passages are.
-CONDITIONS = {
-    "open": "passages found by the question",
-    "thought": "passages found by the question and the model's own thought",
-    "oracle": "passages of the document that answers",
-}
 
 
 def on_finding(finding: Figures) -> str:
@@ -37,7 +31,7 @@ def on_finding(finding: Figures) -> str:
 
 
 def on_reading(sides: Figures) -> str:
-    """Whether reading helped the tuned model and, made to answer, the base model: a list for each kind of passages.
+    """The verdicts on the tuned model and, made to answer, on the base model: a list for each kind of passages.
 
     What so many questions could have shown is said once, below the lists.
     """
@@ -51,32 +45,14 @@ def on_reading(sides: Figures) -> str:
         if tuned["found"] is not None:
             said[0] += f" The right document was among the tuned model's passages for {tuned['found']:.0%}."
         said.append("")
-        replied, made = ("tuned", tuned["replied"], False), ("tuned", tuned["made_to_answer"], True)
-        for side, figures, forced in (replied, made, ("base", base, True)):
-            if figures:
-                said.append(f"- {quoted(reading_verdict(figures, side, CONDITIONS[condition], forced))}")
-                if _holds_zero(figures):
-                    detectable.setdefault(figures["n"], []).append(figures["detectable"])
+        for figures in filter(None, (tuned["replied"], tuned["made_to_answer"], base)):
+            verdict, least = figures["verdict"], least_shown(figures["n"], [figures["detectable"]])
+            if verdict.endswith(least):
+                verdict = verdict.removesuffix(least).rstrip()
+                detectable.setdefault(figures["n"], []).append(figures["detectable"])
+            said.append(f"- {quoted(verdict)}")
         parts.append("\n".join(said))
     return "\n\n".join([*parts, *(least_shown(n, points) for n, points in detectable.items())])
-
-
-def reading_verdict(figures: Figures, side: str, what: str, forced: bool = False) -> str:
-    """Whether this side is right more often with the passages than without, and how sure that is."""
-    counts = f"{figures['mended']} mended and {figures['misled']} misled of {figures['n']}"
-    model = f"the {side} model, made to answer," if forced else f"the {side} model"
-    if sign := shown_sign(figures):
-        word, said = ("more", "helped") if sign > 0 else ("less", "hurt")
-        return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
-    said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
-    if _holds_zero(figures):
-        return said
-    return f"{said} {why_not_shown(*(figures[key] for key in ('delta_ci95', 'mcnemar_p_holm', 'n', 'detectable')))}"
-
-
-def _holds_zero(figures: Figures) -> bool:
-    low, high = figures["delta_ci95"]
-    return low <= 0 <= high
 
 
 def reading_table(sides: Figures) -> list[dict[str, str]]:
