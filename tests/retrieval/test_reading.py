@@ -9,6 +9,7 @@ from libraries import document, library_of
 
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.prompts.passages import LEAD
+from helpers.report.results import open_book, reading_verdicts
 from helpers.retrieval import reading
 from helpers.retrieval.reading import CONDITIONS, compare_reading, found_for, read_and_answer, reading_verdict
 from helpers.retrieval.remarks import changed_pair, on_reading, reading_table
@@ -110,6 +111,12 @@ def test_a_stored_reply_without_forced_answers_is_asked_again(room):
     read_and_answer(there.run)
     bare = {question.as_prompt(context=False) for question in there.tasks["quiz"]}
     assert sorted(prompt for prompt in there.asked["tuned"] if LEAD not in prompt) == sorted(bare)
+
+
+def test_the_report_reads_what_07_stores(there):
+    """A conclusion for each kind of passages; the table has both sides, as written and made to answer."""
+    assert [line.partition(":")[0] for line in reading_verdicts(there.run)] == ["quiz"] * 3
+    assert len(open_book(there.run)) == 3 * 2 * 2
 
 
 def test_each_distinct_prompt_is_asked_once(there):
