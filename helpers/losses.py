@@ -85,7 +85,8 @@ def completion_loss(model: Any, inputs: dict[str, Any], count: Any = None) -> An
 
 def _completion_logits(causal: Any, labels: Any, **given: Any) -> tuple[Any, Any]:
     """Logits from the position before the first label of any row on, each with the label that it predicts."""
-    first = int((labels != -100).any(0).nonzero()[0])
+    labelled = (labels != -100).any(0).nonzero()
+    first = int(labelled[0]) if len(labelled) else labels.shape[1]  # none in a batch that fills an epoch's last step
     keep = labels.shape[1] - first + 1
     return causal(**given, use_cache=False, logits_to_keep=keep).logits[:, :-1], labels[:, first:]
 

@@ -115,3 +115,14 @@ def test_the_training_loss_is_the_models_own_with_its_gradients(opinionated, sam
     ours = completion_loss(opinionated, inputs, count)
     torch.testing.assert_close(ours, own)
     torch.testing.assert_close(gradients(ours), gradients(own))
+
+
+def test_a_batch_without_labels_costs_nothing(opinionated):
+    """As the last of an epoch on several cards may be."""
+    opinionated.zero_grad()
+    loss = completion_loss(
+        opinionated, {"input_ids": torch.tensor([[5, 5]]), "labels": torch.tensor([[-100, -100]])}, 7
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not weight.grad.any() for weight in opinionated.parameters() if weight.grad is not None)

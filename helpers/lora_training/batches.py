@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import RandomSampler, Sampler
 
 from helpers import InputError
 from helpers.config import Config
@@ -42,20 +42,22 @@ class ByEpoch(Sampler[int]):
     """The order of a sampler that shuffles, by the seed and the epoch alone: the same after a resume, on each process.
 
     transformers shuffles groups of like length by the global random state as an epoch begins, which a checkpoint in the
-    middle of a later epoch no longer has.
+    middle of a later epoch no longer has. `length` is of the dataset: what the sampler does not know comes last.
     """
 
-    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], float | None]) -> None:
-        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], float | None], length: int) -> None:
+        self.sampler, self.seed, self.epoch, self.length = sampler, seed, epoch, length
 
     def __iter__(self) -> Iterator[int]:
         epoch = int(self.epoch() or 0)
-        if epoch > 0:  # the first one, also after a resume in it, has transformers' own order
+        # Of groups, the first epoch, also after a resume in it, has transformers' own order.
+        if epoch > 0 or isinstance(self.sampler, RandomSampler):
             self.sampler.generator = torch.Generator().manual_seed(self.seed + epoch)
-        return iter(self.sampler)
+        yield from self.sampler
+        yield from range(len(self.sampler), self.length)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return self.length
 
 
 class CorpusFirst(Sampler[int]):
@@ -94,6 +96,21 @@ def as_dataset(config: Config, rows: Sequence[Encoded]) -> Any:
     from trl import pack_dataset
 
     return pack_dataset(dataset, config.model.max_length, strategy="bfd")
+
+
+def filled(dataset: Any, multiple: int, pad: int) -> Any:
+    """The dataset, and after it as many rows without a label as make its length a multiple.
+
+    accelerate would fill the last batch of an epoch with rows from its beginning, to give each process as many: on
+    several cards these would count twice, which they do not on one.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    if not (missing := -len(dataset) % multiple):
+        return dataset
+    row = {"input_ids": [pad, pad], "labels": [-100, -100], "seq_lengths": [2]}
+    rows = [{name: row[name] for name in dataset.column_names}] * missing
+    return concatenate_datasets([dataset, Dataset.from_list(rows, features=dataset.features)])
 
 
 def collator(config: Config, pad: int, unsloth: bool) -> Any:

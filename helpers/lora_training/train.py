@@ -20,6 +20,7 @@ from helpers.lora_training.batches import (
     Encoded,
     as_dataset,
     collator,
+    filled,
     load_corpus,
     load_split,
     planned_steps,
@@ -102,15 +103,17 @@ def trainer_class(unsloth: bool) -> type:
     class ReasoningTrainer(SFTTrainer):
         journal: TrainingLogCallback
         corpus = 0  # items of the dataset that are text, trained before the rows
+        rows = 0  # its other items, without those that fill the last batch
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             args = self.args
-            if not self.corpus:
-                sampler = super()._get_train_sampler(train_dataset)
-                if args.train_sampling_strategy == "random":
-                    return sampler
-                return ByEpoch(sampler, args.seed, lambda: self.state.epoch)
             step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
+            if not self.corpus:
+                sampler = super()._get_train_sampler(self.train_dataset.select(range(self.rows)))
+                if args.train_sampling_strategy == "random" and world_size() == 1:
+                    return sampler  # accelerate shuffles as ByEpoch does
+                sampler.batch_size = step_rows  # groups of one step, whatever the number of cards
+                return ByEpoch(sampler, args.seed, lambda: self.state.epoch, len(self.train_dataset))
             return CorpusFirst(self.corpus, len(self.train_dataset), args.max_steps * step_rows, args.seed)
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -197,7 +200,10 @@ def _train_once(
     if texts:
         first = as_dataset(run.config, texts)
         dataset, corpus = concatenate_datasets([first, dataset]), len(first)
-    steps = planned_steps(run.config, len(dataset) - corpus, world_size(), corpus)
+    items = len(dataset) - corpus
+    steps = planned_steps(run.config, items, world_size(), corpus)
+    if world_size() > 1:
+        dataset = filled(dataset, batch * world_size(), tokenizer.pad_token_id)
     if checkpoint:
         journal.resume(done)
     stop = StopCallback(run)
@@ -210,7 +216,7 @@ def _train_once(
         callbacks=[journal, stop],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.journal, trainer.corpus = journal, corpus
+    trainer.journal, trainer.corpus, trainer.rows = journal, corpus, items
     with stop.listening(), only_tensors(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_adapter(run, model, tokenizer)  # before the metrics: an error in them must not lose the adapter
