@@ -221,7 +221,8 @@ def serve(
     from helpers.use.server import ServerSettings, serve_until_stopped
 
     folder = _made(run_dir)
-    opened = None if base and not folder.exists() else find_run(folder)  # None: the embedded model
+    embedded = base and not run_dir and not folder.exists()  # a folder that was named must be there
+    opened = None if embedded else find_run(folder)
     settings = ServerSettings(host, port, api_key, parallel, context)
     library = find_index(opened, index and typed_path(index)) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
@@ -273,7 +274,7 @@ def _made(run_dir: str) -> Path:
     from helpers.run_dir.folder import run_folder
 
     found = run_folder(run_dir)
-    if found and not run_dir:
+    if found and not run_dir and found.exists():
         print(f"run folder {found}", file=sys.stderr)
     return found or typed_path(DEFAULT_RUN)
 

@@ -439,10 +439,12 @@ def test_a_setting_that_may_name_files_means_those_of_the_working_folder(tmp_pat
 @pytest.mark.parametrize("words", [
     "run --run-dir", "score --run-dir", "ask Why? --run-dir", "serve --run-dir", "push a/b --run-dir", "index --out i",
     "index x --out", "ask Why? --endpoint http://127.0.0.1:1/v1 --index", "run --run-dir r --set session.backup=",
-    "run --run-dir r --set data.source=", "run --run-dir r --set retrieval.sources=", "serve --base --run-dir r --vllm",
+    "run --run-dir r --set data.source=", "run --run-dir r --set retrieval.sources=", "serve --base --vllm",
+    "serve --base --run-dir",
 ])  # fmt: skip
 def test_a_path_that_no_file_can_have_is_one_line_wherever_it_is_typed(cli, tmp_path, monkeypatch, words, bad):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", "r")
     (tmp_path / "circle").symlink_to("circle")
     if bad == "gone":  # the working folder itself
         (tmp_path / "gone").mkdir()

@@ -172,11 +172,12 @@ def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tm
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setenv("AI_DOCTOR_VLLM", str(program))
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(tmp_path / "none"))
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where the server has ended before it is told to
     try:
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(ask)
-            words = ("--run-dir", tmp_path / "none", "--engine", "vllm", "--port", port, "--api-key", KEY)
+            words = ("--engine", "vllm", "--port", port, "--api-key", KEY)
             ended = cli("serve", "--base", *words, "--index", tmp_path / "index.sqlite")
             reply = asked.result()
     finally:
@@ -398,8 +399,8 @@ def wait_for(port, process=None, seconds=240):
 
 def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
     port = free_port()
-    command = [sys.executable, "-m", "helpers", "serve", "--base", "--run-dir", tmp_path / "none", "--port", str(port)]
-    environment = os.environ | {"AI_DOCTOR_API_KEY": KEY}
+    command = [sys.executable, "-m", "helpers", "serve", "--base", "--port", str(port)]
+    environment = os.environ | {"AI_DOCTOR_API_KEY": KEY, "AI_DOCTOR_RUN_DIR": str(tmp_path / "none")}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, text=True, **pipes)
     try:
