@@ -78,7 +78,8 @@ def loss_curve(log: Sequence[Mapping[str, Any]]) -> Picture:
         smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
         axes.plot(steps[width - 1 :], smooth, color=BASE, label=f"training, mean of {width} steps")
     if checked:
-        axes.plot(*np.array(checked).T, "o--", color=TUNED, label="validation", **WHOLE)
+        size = 6 if len(checked) <= 20 else 3  # else the markers become one thick line
+        axes.plot(*np.array(checked).T, "o--", color=TUNED, markersize=size, label="validation", **WHOLE)
     axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
     axes.set_xlim(left=0)
     if train or checked:
@@ -114,7 +115,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
     axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(tasks) - 0.4))
     if tasks:
-        axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -139,30 +140,31 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     means.set(xlabel="NLL, nats a token", ylim=(len(parts) - 0.4, -0.6))
     change.set(xlabel="tuned minus base, nats a token,\nwith 95% interval; left of 0 is better")
     if parts:
-        means.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        means.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
 def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> Picture:
-    """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None."""
-    figure, axes = new_figure(4.8, 4.8)
-    axes.grid(axis="x", **GRID)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
-    hollow = {"markerfacecolor": "none", "markeredgewidth": 1.5, "zorder": 3}  # the tuned side is seen through it
-    for side, found, how in (("base", base, hollow), ("tuned", tuned, {})):
+    """Accuracy with 95% interval by the mean confidence of a bin, from `calibration.calibration`, which may be None.
+
+    A panel for each side: in one, the intervals of bins of like confidence would lie over each other.
+    """
+    figure, panels = new_figure(7.6, 4.4, ncols=2, sharex=True, sharey=True)
+    for axes, (side, found) in zip(panels, {"base": base, "tuned": tuned}.items(), strict=True):
+        axes.grid(axis="x", **GRID)
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
         if found:
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
-            label = f"{side} (n={found['n']}): {gap:+.2f} ({low:+.2f} to {high:+.2f})"
+            told = f"{side} (n={found['n']}), confidence minus\naccuracy: {gap:+.2f} ({low:+.2f} to {high:+.2f})"
             x, y, intervals = ([each[key] for each in found["bins"]] for key in ("confidence", "accuracy", "ci95"))
-            spread = abs(np.array(intervals).T - y)
-            axes.errorbar(x, y, spread, **STYLES[side], capsize=3, elinewidth=1, label=label, **how)
-    if not base and not tuned:
-        axes.annotate("no letter could be had", (0.5, 0.8), ha="center", color=GREY)
-    axes.set(xlabel="mean confidence: probability of the likeliest letter", ylabel="accuracy, with 95% interval")
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    axes.legend(
-        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), title="mean confidence minus accuracy", alignment="left"
-    )
+            axes.errorbar(x, y, abs(np.array(intervals).T - y), **STYLES[side], capsize=3, elinewidth=1, label=side)
+        else:
+            told = f"{side}: no letter could be had"
+        axes.set_title(told, fontsize="medium")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    panels[0].set_ylabel("accuracy, with 95% interval")
+    panels[0].legend(frameon=False, loc="upper left", handles=panels[0].lines[:1])
+    figure.supxlabel("mean confidence: probability of the likeliest letter", fontsize="medium")
     return figure
 
 
@@ -192,7 +194,7 @@ def hits(finding: Mapping[str, Any]) -> Picture:
             axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
-    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -214,5 +216,5 @@ def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
     axes.set_yticks(range(len(conditions)), [f"{name} (n={found['n']})" for name, found in either.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))
     if conditions:
-        axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

@@ -23,16 +23,10 @@ def legend(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def told_apart_in_grey(axes):
-    """Base and tuned, by error bars, have their own markers and their own lines."""
-    base, tuned = (container.lines[0] for container in axes.containers)
-    return base.get_marker() != tuned.get_marker() and base.get_linestyle() != tuned.get_linestyle()
-
-
-def bars(axes, side):
-    """Low and high ends of one side's error bars."""
-    [collection] = axes.containers[side].lines[2]
-    return [tuple(segment[:, 1]) for segment in collection.get_segments()]
+def bars(axes):
+    """Low and high ends of a panel's error bars."""
+    [container] = axes.containers
+    return [tuple(segment[:, 1]) for segment in container.lines[2][0].get_segments()]
 
 
 def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
@@ -51,19 +45,22 @@ def test_the_nll_of_each_part_shows_both_sides_and_their_difference():
     assert [len(line.get_xdata()) for line in change.lines] == [1, 2]  # the difference, and the line at zero
 
 
-def test_a_reliability_diagram_shows_both_sides_and_the_diagonal():
+def test_a_reliability_diagram_has_a_panel_for_each_side_with_its_bars_and_the_diagonal():
     hits = [True, True, False] * 20
-    base, tuned = (calibration(believed(np.linspace(low, 1, 60), hits)) for low in (0.5, 0.8))
-    [axes] = drawn(plots.reliability(base, tuned))
-    assert any(list(line.get_xdata()) == list(line.get_ydata()) == [0, 1] for line in axes.lines)
-    for side, found in (("base", base), ("tuned", tuned)):
+    sides = [calibration(believed(np.linspace(low, 1, 60), hits)) for low in (0.5, 0.8)]
+    panels = drawn(plots.reliability(*sides))
+    for axes, side, found in zip(panels, ("base", "tuned"), sides, strict=True):
+        assert list(axes.lines[0].get_xdata()) == list(axes.lines[0].get_ydata()) == [0, 1]
         low, high = found["overconfidence_ci95"]
         told = f"{found['overconfidence']:+.2f} ({low:+.2f} to {high:+.2f})"
-        assert f"{side} (n=60): {told}" in legend(axes)
-    assert bars(axes, 1)[0] == pytest.approx(tuned["bins"][0]["ci95"])
-    assert told_apart_in_grey(axes)
-    [alone] = drawn(plots.reliability(None, tuned))
-    assert len(legend(alone)) == 2
+        assert axes.get_title().startswith(f"{side} (n=60)")
+        assert axes.get_title().endswith(told)
+        assert bars(axes)[0] == pytest.approx(found["bins"][0]["ci95"])
+    markers = {axes.containers[0].lines[0].get_marker() for axes in panels}
+    assert len(markers) == 2
+    nothing, alone = drawn(plots.reliability(None, sides[1]))
+    assert "no letter" in nothing.get_title()
+    assert len(alone.containers) == 1
 
 
 def test_reading_shows_what_chance_would_score_where_the_figures_have_it():
@@ -91,15 +88,10 @@ def test_markers_on_an_axis_are_whole():
         assert not any(line.get_clip_on() for line in marked), name
 
 
-def test_no_dot_of_the_paired_rows_is_covered_and_neither_side_hides_the_other():
+def test_no_dot_of_the_paired_rows_is_covered():
     [axes] = drawn(plots.paired_nll([3, 4, 5], [2, 3, 3.5]))
     assert list(axes.texts) == []
     assert "below the line" in axes.get_title()
-    found = calibration(believed(np.linspace(0.5, 1, 60), [True, True, False] * 20))
-    [axes] = drawn(plots.reliability(found, found))
-    base, tuned = (container.lines[0] for container in axes.containers)
-    assert base.get_markerfacecolor() == "none" != tuned.get_markerfacecolor()
-    assert base.get_zorder() > tuned.get_zorder()
 
 
 def test_figures_of_nothing_are_drawn_without_a_warning():
