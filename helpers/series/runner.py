@@ -39,10 +39,14 @@ NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|req
 # And when memory ran out: Python's, NumPy's and PyTorch's words.
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
 
+PROJECT = "https://github.com/ai-doctor-notebooks/ai-doctor/blob/main/"  # for links that a run's pages cannot follow
 # For nbconvert's pages, whose own style cuts long lines of code, breaks words anywhere and shrinks figures to a phone.
 PAGE_STYLE = """
 .jp-InputArea-editor .cm-editor { overflow-x: auto !important; }
 .jp-OutputArea-output pre { word-break: normal !important; overflow-wrap: anywhere !important; }
+.jp-RenderedHTMLCommon :is(pre, code) { overflow-wrap: anywhere; }
+.jp-RenderedMarkdown pre { font-family: var(--jp-code-font-family); }
+.jp-RenderedMarkdown details { margin-bottom: 1em; }
 @media (max-width: 40rem) {
   .jp-RenderedImage { display: block !important; overflow-x: auto; }
   .jp-RenderedImage img { max-width: none !important; }
@@ -232,6 +236,8 @@ def write_page(notebook: Path) -> None:
     for cell in content.cells:
         if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
             cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
+            cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb\b", r"](\1.html", cell.source)  # the page beside this one
+            cell.source = re.sub(r"\]\(\.\./", f"]({PROJECT}", cell.source)
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
