@@ -8,7 +8,8 @@ import nbformat
 import pytest
 
 from helpers import PROJECT_ROOT
-from tools.notebooks import ADDRESSED, SERIES, change_address, repository_address, with_outputs
+from helpers.series.runner import repository_address
+from tools.notebooks import ADDRESSED, SERIES, change_address, with_outputs
 
 NOTEBOOKS = [PROJECT_ROOT / f"notebooks/{name}.ipynb" for name in SERIES]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -86,7 +87,8 @@ def test_the_address_stands_nowhere_else_and_one_command_changes_it_everywhere(t
         copy = tmp_path / name
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes((PROJECT_ROOT / name).read_bytes())
-    monkeypatch.setattr("tools.notebooks.PROJECT_ROOT", tmp_path)
+    for module in ("tools.notebooks", "helpers.series.runner"):
+        monkeypatch.setattr(f"{module}.PROJECT_ROOT", tmp_path)
     assert change_address("https://github.com/someone/else") == list(ADDRESSED)
     assert not any(owner in (tmp_path / name).read_text(encoding="utf-8") for name in ADDRESSED)
     assert repository_address() == "https://github.com/someone/else"

@@ -20,8 +20,9 @@ import pytest
 
 import helpers
 from helpers import PROJECT_ROOT
+from helpers.series.runner import repository_address
 from helpers.setup import replaced_packages
-from tools.notebooks import SERIES, repository_address
+from tools.notebooks import SERIES
 
 CELLS = [
     next(

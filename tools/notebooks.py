@@ -6,7 +6,6 @@ python -m tools.notebooks address https://github.com/OWNER/NAME
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -15,7 +14,7 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.files import write_text
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
-from helpers.series.runner import execute
+from helpers.series.runner import execute, repository_address
 
 SERIES = ("00_run_all", *STAGES)
 # Every file that repeats the address; a test looks for others.
@@ -51,12 +50,6 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
             if output.output_type == "execute_result":
                 output.execution_count = number
     return source
-
-
-def repository_address() -> str:
-    """The address that stands in pyproject.toml."""
-    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["project"]["urls"]["Repository"]
 
 
 def change_address(url: str) -> list[str]:

@@ -35,6 +35,7 @@ def token_strip(pieces: Sequence[tuple[str, str]], width: int = 96, colours: Map
         x, line = (0, line + 1) if text.endswith("\n") else (x + len(shown), line)
     lines = max((line for _, line, _, _ in boxes), default=0) + 1
     figure, axes = new_figure(8.4, 0.62 + 0.24 * lines)
+    figure.alt = "".join(text for text, _ in pieces)
     for x, line, shown, kind in boxes:
         axes.add_patch(
             Rectangle((x, line), len(shown), 0.86, facecolor=colours[kind], edgecolor="white", linewidth=1.2)

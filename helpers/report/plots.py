@@ -21,12 +21,25 @@ STYLES: dict[str, dict[str, str]] = {
 
 
 class Picture(Figure):
-    """A figure that a notebook shows by itself, without pyplot and its global state."""
+    """A figure that a notebook shows by itself, without pyplot and its global state.
 
-    def _repr_png_(self) -> bytes:
+    `alt` is for who does not see it; without it the words in the figure are.
+    """
+
+    alt = ""
+
+    def png(self) -> bytes:
+        """The image file."""
         image = io.BytesIO()
         self.savefig(image, format="png")
         return image.getvalue()
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        words = [self.get_supxlabel()]
+        for axes in self.axes:
+            words += [axes.get_title(), axes.get_ylabel(), axes.get_xlabel()]
+            words += [*axes.get_legend_handles_labels()[1], *(text.get_text() for text in axes.texts)]
+        return self.png(), {"alt": " ".join((self.alt or "; ".join(filter(None, words))).split())[:500]}
 
 
 def new_figure(width: float = 7, height: float = 3.2, **panels: Any) -> tuple[Picture, Any]:
@@ -115,7 +128,7 @@ def accuracy(tasks: Mapping[str, Any]) -> Picture:
     axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(tasks) - 0.4))
     if tasks:
-        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure
 
 
@@ -140,7 +153,7 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
     means.set(xlabel="NLL, nats a token", ylim=(len(parts) - 0.4, -0.6))
     change.set(xlabel="tuned minus base, nats a token,\nwith 95% interval; left of 0 is better")
     if parts:
-        means.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+        figure.legend(frameon=False, ncols=2, loc="outside upper left")
     return figure
 
 
@@ -194,7 +207,7 @@ def hits(finding: Mapping[str, Any]) -> Picture:
             axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
-    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure
 
 
@@ -216,5 +229,5 @@ def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
     axes.set_yticks(range(len(conditions)), [f"{name} (n={found['n']})" for name, found in either.items()])
     axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))
     if conditions:
-        axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure

@@ -50,7 +50,7 @@ def write_index(run: Run) -> Path:
 
 def index_page(run: Run) -> str:
     """index.html: what ran, headline figures, pictures and links, in one self-contained page."""
-    drawn = [(caption, base64.b64encode(figure._repr_png_()).decode("ascii")) for caption, figure in figures(run)]
+    drawn = [(caption, base64.b64encode(figure.png()).decode("ascii")) for caption, figure in figures(run)]
     page = templates(autoescape=True).get_template("index.html.j2")
     return page.render(
         run=run,

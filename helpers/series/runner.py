@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -39,7 +40,6 @@ NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|req
 # And when memory ran out: Python's, NumPy's and PyTorch's words.
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
 
-PROJECT = "https://github.com/ai-doctor-notebooks/ai-doctor/blob/main/"  # for links that a run's pages cannot follow
 # For nbconvert's pages, whose own style cuts long lines of code, breaks words anywhere and shrinks figures to a phone.
 PAGE_STYLE = """
 .jp-InputArea-editor .cm-editor { overflow-x: auto !important; }
@@ -225,6 +225,12 @@ def _no_room(run: Run, stage: str) -> str:
     return f"{stage}: the disk of {run.label}, or of the temporary folder, is full: free some room and run it again"
 
 
+def repository_address() -> str:
+    """The address that stands in pyproject.toml."""
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["project"]["urls"]["Repository"]
+
+
 def write_page(notebook: Path) -> None:
     """Write the notebook as a self-contained HTML page that runs no script and loads nothing."""
     from nbconvert import HTMLExporter
@@ -232,12 +238,12 @@ def write_page(notebook: Path) -> None:
     quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
     quiet.setLevel(logging.ERROR)
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
-    content = nbformat.read(notebook, as_version=4)
+    content, elsewhere = nbformat.read(notebook, as_version=4), f"]({repository_address()}/blob/main/"
     for cell in content.cells:
         if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
             cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)
             cell.source = re.sub(r"\]\((\d\d_\w+)\.ipynb\b", r"](\1.html", cell.source)  # the page beside this one
-            cell.source = re.sub(r"\]\(\.\./", f"]({PROJECT}", cell.source)
+            cell.source = cell.source.replace("](../", elsewhere)
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL | re.IGNORECASE)  # MathJax, Mermaid, RequireJS
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'

@@ -117,6 +117,6 @@ def test_the_modelfile_of_r1_in_the_prose_is_that_of_the_project():
 def test_the_picture_has_a_panel_for_each_way_of_rounding():
     errors = {way: np.full((4, 8), size) for way, size in (("8 bits, blocks", 0.01), ("4 bits, blocks", 0.2))}
     figure = rounding_errors(errors, spread=0.5)
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure.png().startswith(b"\x89PNG")
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["8 bits, blocks: 2.0%", "4 bits, blocks: 40.0%"]

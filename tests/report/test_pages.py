@@ -16,7 +16,7 @@ from helpers.evaluation.remarks import example
 from helpers.files import read_json, write_json
 from helpers.report.markdown import quoted
 from helpers.report.results import CONTENT_POLICY
-from helpers.series.runner import PROJECT, write_page
+from helpers.series.runner import repository_address, write_page
 
 HOSTILE = [
     "<img src=http://evil.example/a.png onerror=alert(1)>",
@@ -175,5 +175,9 @@ def test_links_of_a_page_lead_to_other_pages_of_the_run_and_to_the_project(tmp_p
     text = "[one](01_setup.ipynb), [terms](../docs/GLOSSARY.md#loss) and [elsewhere](https://example.org/a.ipynb)"
     page_of([nbformat.v4.new_markdown_cell(text)], tmp_path)
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    for target in ("01_setup.html", f"{PROJECT}docs/GLOSSARY.md#loss", "https://example.org/a.ipynb"):
+    for target in (
+        "01_setup.html",
+        f"{repository_address()}/blob/main/docs/GLOSSARY.md#loss",
+        "https://example.org/a.ipynb",
+    ):
         assert f'href="{target}"' in html

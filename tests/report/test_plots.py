@@ -15,12 +15,13 @@ from helpers.scoring.statistics import paired_difference
 def drawn(figure):
     """The figure's panels, after a drawing that warned of nothing."""
     with warnings.catch_warnings(action="error"):
-        assert figure._repr_png_().startswith(b"\x89PNG")
+        assert figure.png().startswith(b"\x89PNG")
     return figure.axes
 
 
 def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    found = axes.get_legend() or axes.figure.legends[0]
+    return [text.get_text() for text in found.get_texts()]
 
 
 def bars(axes):
@@ -127,3 +128,14 @@ def test_a_label_strip_is_coloured_where_a_token_is_trained():
 def test_the_pipeline_joins_its_steps():
     [axes] = drawn(drawings.pipeline({"01": ("looks", "run.yaml"), "02": ("asks", "baseline/")}))
     assert {text.get_text() for text in axes.texts} >= {"01", "looks", "run.yaml", "02", "asks", "baseline/"}
+
+
+def test_a_notebook_gets_the_words_of_a_figure_for_who_does_not_see_it():
+    image, more = plots.loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "validation_nll": 1.0}])._repr_png_()
+    assert image.startswith(b"\x89PNG")
+    assert more == {
+        "alt": "loss (nats a token); optimizer step; training, each step; training, mean of 1 steps; validation"
+    }
+    strip = drawings.token_strip([("Why?", "prompt"), ("So.", "answer")])._repr_png_()[1]["alt"]
+    assert "Why?" in strip
+    assert "So." in strip

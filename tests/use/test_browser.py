@@ -369,7 +369,7 @@ def test_the_page_of_a_notebook_runs_nothing_and_fetches_nothing(browser, models
 
 
 def test_on_a_phone_code_and_figures_of_a_notebook_scroll_and_printed_words_stay_whole(browser, tmp_path):
-    image = new_figure()[0]._repr_png_()
+    image = new_figure()[0].png()
     cell = nbformat.v4.new_code_cell(f"x = '{'long ' * 40}'")
     png = {"image/png": base64.b64encode(image).decode(), "text/plain": "a figure"}
     cell.outputs = [nbformat.v4.new_output("display_data", png)]
