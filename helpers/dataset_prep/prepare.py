@@ -288,7 +288,7 @@ def _remarks(unwrapped: int, shared: dict[str, int], splits: dict[str, int], fra
     if shared:
         # A run at either end of a question holds blanks, which would puzzle a reader.
         inner = {shingle: count for shingle, count in shared.items() if shingle == shingle.strip()} or shared
-        examples = ", ".join(f"'{shingle.strip()}' ({count})" for shingle, count in islice(inner.items(), 5))
+        examples = ", ".join(f"'{shingle.strip()}' (in {count})" for shingle, count in islice(inner.items(), 5))
         remarks.append(
             f"{len(shared)} runs of three words stand in too many questions to make two of them alike: {examples}"
             f"{', ...' if len(shared) > min(5, len(inner)) else '.'}"

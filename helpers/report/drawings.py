@@ -114,13 +114,13 @@ def lora_shapes(d: int, k: int, r: int) -> Picture:
     height, width, thin = d * unit, k * unit, max(r * unit, 0.06)
     shapes = {
         f"W: {d} x {k}, frozen": (0.0, 0.0, width, height, "#D0D0D0"),
-        f"B: {d} x {r}": (width + 1.6, 0.0, thin, height, "#56B4E9"),
-        f"A: {r} x {k}": (width + 2.6 + thin, height / 2 - thin / 2, width, thin, "#E69F00"),
+        f"B: {d} x {r}": (width + 2.6, 0.0, thin, height, "#56B4E9"),
+        f"A: {r} x {k}": (width + 3.6 + thin, height / 2 - thin / 2, width, thin, "#E69F00"),
     }
     for name, (x, y, wide, high, colour) in shapes.items():
         axes.add_patch(Rectangle((x, y), wide, high, facecolor=colour, edgecolor="#404040", linewidth=0.8))
         axes.text(x + wide / 2, y + high + 0.15, name, ha="center", va="bottom", fontsize=9)
-    axes.text(width + 0.6, height / 2, "+", ha="center", va="center", fontsize=14)
-    axes.text(width + 2.1 + thin, height / 2, "x", ha="center", va="center", fontsize=12)
-    axes.set(xlim=(-0.8, 2 * width + 3.6 + thin), ylim=(-0.1, height + 0.6), aspect="equal")
+    axes.text(width + 1.3, height / 2, "+ alpha / r x", ha="center", va="center", fontsize=12)
+    axes.text(width + 3.1 + thin, height / 2, "x", ha="center", va="center", fontsize=12)
+    axes.set(xlim=(-0.8, 2 * width + 4.6 + thin), ylim=(-0.1, height + 0.6), aspect="equal")
     return figure

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+DEPTHS = ("#7CCFB1", ACCENT, "#00543D")  # of a list of hits, light to dark
 GRID = {"color": "#888888", "alpha": 0.28, "linewidth": 0.6}  # as faint on a dark ground as on white
 WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # for markers that may lie on an axis, which would halve them
 STYLES: dict[str, dict[str, str]] = {
@@ -56,6 +58,11 @@ def new_figure(width: float = 7, height: float = 3.2, **panels: Any) -> tuple[Pi
 def _grid_along_x(axes: Axes) -> None:
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", **GRID)
+
+
+def _percent_along_x(axes: Axes) -> None:
+    _grid_along_x(axes)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _chance_line(axes: Axes, y: int, chance: float) -> None:
@@ -118,7 +125,7 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
 def accuracy(tasks: Mapping[str, Any]) -> Picture:
     """Accuracy of base and tuned with 95% intervals, task by task, and what chance would score."""
     figure, axes = new_figure(7, 1.2 + 0.9 * len(tasks))
-    _grid_along_x(axes)
+    _percent_along_x(axes)
     for y, task in enumerate(tasks.values()):
         for side, height in (("base", y + 0.14), ("tuned", y - 0.14)):
             colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
@@ -200,9 +207,9 @@ class LiveCurve:
 def hits(finding: Mapping[str, Any]) -> Picture:
     """hit@1, 5 and 10 with 95% intervals by query, from 07's `finding` of one task."""
     figure, axes = new_figure(7, 1.3 + 0.5 * len(finding))
-    _grid_along_x(axes)
+    _percent_along_x(axes)
     for y, found in enumerate(finding.values()):
-        for (k, hit), colour, shift in zip(found["hits"].items(), (BASE, ACCENT, TUNED), (-0.2, 0, 0.2), strict=True):
+        for (k, hit), colour, shift in zip(found["hits"].items(), DEPTHS, (-0.2, 0, 0.2), strict=True):
             axes.plot(hit["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
             axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
@@ -215,7 +222,7 @@ def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
     """Accuracy closed book and with passages, 95% intervals, and what chance would score; 07's `reading` of a task."""
     conditions = list(dict.fromkeys(name for found in sides.values() for name in found))
     figure, axes = new_figure(7, 1.3 + 0.6 * len(conditions))
-    _grid_along_x(axes)
+    _percent_along_x(axes)
     for side, shift in (("base", -0.14), ("tuned", 0.14)):
         colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
         for y, condition in enumerate(conditions):

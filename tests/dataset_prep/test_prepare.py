@@ -863,7 +863,7 @@ def test_prepare_remarks_on_what_it_took_off_and_what_rows_share(tmp_path, words
     wrapped, shared = report["remarks"]
     assert wrapped == "The tags around the reasoning, <think> and </think>, were taken off 1 x."
     assert shared.startswith(
-        "19 runs of three words stand in too many questions to make two of them alike: 'a patient has' (60), "
+        "19 runs of three words stand in too many questions to make two of them alike: 'a patient has' (in 60), "
     )
     assert "So." in {r["Complex_CoT"] for name in report["splits"] for r in read_jsonl(run / f"data/{name}.jsonl")}
 
