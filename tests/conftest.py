@@ -3,6 +3,7 @@
 The only conftest.py: tests import names from it, and pytest imports two of that name in place of each other.
 """
 
+import gc
 import gzip
 import sys
 from contextlib import contextmanager
@@ -24,6 +25,19 @@ from helpers.tracking import secrets
 CORPORA = PROJECT_ROOT.parent / "shared" / "knowledge"
 MACHINE = Machine(system="Test machine", cpu_cores=2, memory_gib=8.0, disk_free_gib=50.0)
 REAL_ROWS = PROJECT_ROOT.parent / "shared" / "data" / "medical_o1_en_187.jsonl"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """No garbage collection looks through what is imported, torch and its like, now or later.
+
+    A training asks for some, and each would take half a second.
+    """
+    gc.disable()
+    found = yield
+    gc.enable()
+    gc.freeze()
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from types import SimpleNamespace
 
 import httpx
@@ -169,14 +170,16 @@ EXPECTED += [(["token", "hf_x"], ""), *refusals(REFUSED_WITH_A_TOKEN)]
 
 
 @pytest.fixture(scope="module")
-def answers(hub):
-    """The hub's answers to READ, and then to EXPECTED, all in one process."""
-    found = ask(hub, READ + [call for call, _ in EXPECTED])
-    return found[: len(READ)], found[len(READ) :]
+def answers(hub, tmp_path_factory):
+    """The hub's answers to READ, to checks of two models, and then to EXPECTED, all in one process."""
+    folder = tmp_path_factory.mktemp("checked")
+    checks = [["check", f"me/{name}", str(folder / name)] for name in ("pickled", "sound")]
+    found = iter(ask(hub, [*READ, *checks, *(call for call, _ in EXPECTED)]))
+    return [[*islice(found, len(calls))] for calls in (READ, checks, EXPECTED)]
 
 
 def test_each_refusal_is_told_apart_and_at_once_for_models_and_data_sets(answers):
-    for (call, says), answer in zip(EXPECTED, answers[1], strict=True):
+    for (call, says), answer in zip(EXPECTED, answers[2], strict=True):
         assert answer.said.startswith(says), call
         assert answer.said.endswith("; data.source may also be sample or a file") == (call[0] == "rows")
         assert "\n" not in answer.said
@@ -219,8 +222,8 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
     assert len(hub.asked) == asked
 
 
-def test_01_refuses_pickles_though_opening_the_run_folder_has_cached_the_configuration(hub, tmp_path):
-    pickled, sound = ask(hub, [["check", f"me/{name}", str(tmp_path / name)] for name in ("pickled", "sound")])
+def test_01_refuses_pickles_though_opening_the_run_folder_has_cached_the_configuration(answers):
+    pickled, sound = answers[1]
     assert pickled.said == "me/pickled has no weights in safetensors, and others (.bin, .pt) are not opened"
     assert sound.said == "LlamaForCausalLM"
 

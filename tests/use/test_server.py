@@ -397,9 +397,21 @@ def wait_for(port, process=None, seconds=240):
     raise AssertionError("the server did not start")
 
 
+# The command, less patient, with a core for llama.cpp, as in conftest.
+SERVE = """
+import sys, xllamacpp
+from helpers.__main__ import main
+from helpers.use import server
+class Params(xllamacpp.CommonParams):
+    def __init__(self): self.cpuparams.n_threads = self.cpuparams_batch.n_threads = 1
+xllamacpp.CommonParams, server.GRACE_SECONDS = Params, 1.0
+main()
+"""
+
+
 def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
     port = free_port()
-    command = [sys.executable, "-m", "helpers", "serve", "--base", "--port", str(port)]
+    command = [sys.executable, "-c", SERVE, "serve", "--base", "--port", str(port)]
     environment = os.environ | {"AI_DOCTOR_API_KEY": KEY, "AI_DOCTOR_RUN_DIR": str(tmp_path / "none")}
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, text=True, **pipes)
