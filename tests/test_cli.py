@@ -303,6 +303,7 @@ def test_from_and_only_choose_stages(start, only, numbers):
         (["run", "--only"], "'--only' requires an argument"),
         (["serve", "--port", "-4"], "'--port'"),
         (["serve", "--parallel", "0"], "'--parallel'"),
+        (["serve", "--context", "255"], "'--context'"),
         (["serve", "--engine", "vlm"], "'vlm' is not one of 'auto', 'llama.cpp', 'vllm'"),
     ],
 )
@@ -439,8 +440,8 @@ def test_a_setting_that_may_name_files_means_those_of_the_working_folder(tmp_pat
 @pytest.mark.parametrize("words", [
     "run --run-dir", "score --run-dir", "ask Why? --run-dir", "serve --run-dir", "push a/b --run-dir", "index --out i",
     "index x --out", "ask Why? --endpoint http://127.0.0.1:1/v1 --index", "run --run-dir r --set session.backup=",
-    "run --run-dir r --set data.source=", "run --run-dir r --set retrieval.sources=", "serve --base --vllm",
-    "serve --base --run-dir",
+    "run --run-dir r --set data.source=", "run --run-dir r --set evaluation.questions=",
+    "run --run-dir r --set retrieval.sources=", "serve --base --vllm", "serve --base --run-dir",
 ])  # fmt: skip
 def test_a_path_that_no_file_can_have_is_one_line_wherever_it_is_typed(cli, tmp_path, monkeypatch, words, bad):
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,6 @@ from libraries import read_documents
 from helpers import InputError
 from helpers.config import Config
 from helpers.knowledge.documents import Document, Rejection
-from helpers.knowledge.index import Index
 from helpers.run_dir.source_check import check_sources
 
 ENDINGS = (".txt", ".md", ".html", ".pdf", ".xml", ".xml.gz", ".cnxml", ".jsonl")
@@ -66,15 +65,6 @@ def test_a_packed_file_without_a_root_is_not_read_to_its_end(tmp_path, head):
     (tmp_path / "z.txt").write_text("Good text.")
     bad, good = read(tmp_path)
     assert (good.source, "has no root element" in bad.why) == ("z.txt", True)
-
-
-@pytest.mark.parametrize("ending", [".txt", ".cnxml", ".xml", ""])
-def test_an_index_passes_over_a_link_to_itself(tmp_path, ending):
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / f"a{ending}").symlink_to(f"a{ending}")
-    (tmp_path / "s/z.txt").write_text("Good text.")
-    added = Index(tmp_path / "i").add([tmp_path / "s"])
-    assert (added.documents, [each.why for each in added.rejected]) == (1, ["is a broken link"])
 
 
 @pytest.mark.parametrize("what", SPECIAL)

@@ -570,13 +570,3 @@ def test_a_folders_fingerprint_changes_with_any_file_in_it(tmp_path):
     (tmp_path / "f/deep/b").rename(tmp_path / "f/deep/c")
     prints.append(fingerprint(tmp_path / "f"))
     assert len(set(prints)) == 3
-
-
-@pytest.mark.parametrize("bad", ["~nobodyhere/x.jsonl", "a\0b.jsonl", "x" * 300 + ".jsonl", "circle.jsonl"])
-@pytest.mark.parametrize("key", ["data.source", "evaluation.questions"])
-def test_a_path_that_no_file_can_have_is_one_line(tmp_path, monkeypatch, key, bad):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "circle.jsonl").symlink_to("circle.jsonl")
-    path = str(tmp_path / bad) if bad[0] != "~" else bad
-    assert re.search(r"is not a path that can be used: .+", refused("smoke", tmp_path / "run", {key: path}))
-    assert not (tmp_path / "run/run.yaml").exists()

@@ -10,35 +10,10 @@ from fake_server import Server
 from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.models.loading import load_base
-from helpers.prompts.encoding import Reasoning, split_reasoning
 from helpers.run_dir.folder import Run
-from helpers.use import client
 from helpers.use.ask import local_answerers
-from helpers.use.client import Ended
 
 SETTINGS = Config.resolve("smoke").generation
-
-
-@pytest.mark.parametrize(
-    ("deltas", "reply", "thinking", "answer"),
-    [
-        (
-            [{"reasoning": "Hm"}, {"reasoning": "."}, {"content": "B"}, {"content": "!"}],
-            "Hm.</think>\n\nB!",
-            "Hm.",
-            "B!",
-        ),
-        ([{"content": "Hm.</thi"}, {"content": "nk>B!"}], "Hm.</think>B!", "Hm.", "B!"),
-        ([{"reasoning": "Hm"}], "Hm", "Hm", ""),
-    ],
-)
-def test_a_servers_reply_reads_like_a_models_own(deltas, reply, thinking, answer):
-    server = client.Endpoint(Server(deltas).url)
-    assert server.model == "the-model"
-    *pieces, end = server.stream("Why?", SETTINGS)
-    assert (isinstance(end, Ended), "".join(pieces)) == (True, reply)
-    assert (end.text, end.finished, end.tokens) == (reply, True, 7)
-    assert split_reasoning(end.text) == Reasoning(thinking, answer, bool(answer))
 
 
 def test_both_sides_are_one_model_with_and_without_its_adapter(tmp_path):
