@@ -6,8 +6,8 @@ Headers and status codes are those that huggingface.co sends; what a client asks
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import stand_in
 
 COMMIT = "c0ffee" + "0" * 34
 # What the hub answers for a name of this organisation: status, X-Error-Code, X-Error-Message, more headers.
@@ -25,34 +25,22 @@ REFUSALS = {
 }
 
 
-class FakeHub(ThreadingHTTPServer):
+class FakeHub(stand_in.StandIn):
     """`repositories` maps "models/ORG/NAME" or "datasets/ORG/NAME" to its files, the same at each of `commits`.
 
     The last commit is `main`; `asked` notes paths.
     """
 
-    daemon_threads = True
-
     def __init__(self, repositories):
         self.repositories, self.asked, self.commits = repositories, [], [COMMIT]
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def close(self):
-        self.shutdown()
-        self.server_close()
+        super().__init__(Handler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(stand_in.Handler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        length = int(self.headers.get("Content-Length", 0))
-        body, path = self.rfile.read(length), self.path.partition("?")[0]
+    def answer(self):
+        body, path = self.body(), self.path.partition("?")[0]
         self.server.asked.append(f"{self.command} {path}")
         kind = "datasets" if "datasets/" in path else "models"
         match = re.match(r"(?:/api)?/(?:models/|datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?P<rest>/.*)?$", path)
@@ -73,8 +61,6 @@ class Handler(BaseHTTPRequestHandler):
         if wanted not in self.server.commits:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {wanted}", {})
         return self.serve(name, files or {}, rest, body, wanted)
-
-    do_HEAD = do_POST = do_GET  # noqa: N815
 
     def serve(self, name, files, rest, body, commit):
         if match := re.match(r"/resolve/[^/]+/(.+)", rest):
@@ -100,15 +86,3 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status, code, message, more):
         headers = {**({"X-Error-Code": code} if code else {}), **({"X-Error-Message": message} if message else {})}
         return self.send(status, json.dumps({"error": message}).encode(), {**headers, **more})
-
-    def send(self, status, content, headers=None):
-        self.send_response(status)
-        for key, value in {
-            "Content-Type": "application/json",
-            "Content-Length": len(content),
-            **(headers or {}),
-        }.items():
-            self.send_header(key, str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)

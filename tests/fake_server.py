@@ -3,39 +3,34 @@
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import stand_in
 
 PORT = 0  # a free one
 
 
-class Server(ThreadingHTTPServer):
+class Server(stand_in.StandIn):
     """A stand-in: streams `deltas` to everybody, with what llama.cpp, vLLM or Ollama would send around them.
 
     Who asks for no stream gets them as one message. It lists `models`.
     """
 
-    daemon_threads = True
-    request_queue_size = 128  # of 5, the default, a busy machine drops some
-
     def __init__(self, deltas, finish="stop", status=200, pause=0.0, usage=True, models=("the-model",)):
         self.models = models
         self.deltas, self.finish, self.status, self.pause, self.usage = deltas, finish, status, pause, usage
         self.requests, self.gets, self.sent, self.broken = [], 0, 0, threading.Event()
-        super().__init__(("127.0.0.1", PORT), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        super().__init__(Handler, PORT)
+        self.url = f"{self.address}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.server.gets += 1
-        self.reply(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+class Handler(stand_in.Handler):
+    def answer(self):
+        if self.command == "GET":
+            self.server.gets += 1
+            models = [{"id": name, "object": "model"} for name in self.server.models]
+            self.reply(200, {"object": "list", "data": models})
+            return
+        body = json.loads(self.body())
         self.server.requests.append((self.headers["Authorization"], body))
         if self.server.status != 200:
             self.reply(self.server.status, {"error": {"message": "no room\nat all"}})
@@ -71,9 +66,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def reply(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.send(status, json.dumps(content).encode())

@@ -1,13 +1,12 @@
 """The fetch against a stand-in of E-utilities; bodies and headers as the real ones send them."""
 
 import json
-import threading
 import time
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 import pytest
+import stand_in
 from libraries import read_documents
 
 from helpers import InputError
@@ -28,21 +27,14 @@ CUT = 200, {}, HEAD + "<PubmedArticleSet>" + CITATION.format(1)
 NO_SEARCH = 200, {}, '{"header":{"type":"esearch"},"esearchresult":{"ERROR":"Search Backend failed: x"}}'
 
 
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+class Handler(stand_in.Handler):
+    def answer(self):
+        asked = parse_qs(self.body().decode())
         asked = {key: values[0] for key, values in asked.items()} | {"path": self.path.rpartition("/")[2]}
         self.server.asked.append(asked)
         answer = self.server.troubles.pop(0) if self.server.troubles else None
         status, headers, body = answer or (200, {}, self.search(asked) if "term" in asked else self.fetch(asked))
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body.encode())), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body.encode())
+        self.send(status, body.encode(), headers)
 
     def search(self, asked):
         found = {"count": "450", "retmax": asked["retmax"], "retstart": "0", "querykey": "1", "webenv": "MCID_67"}
@@ -59,15 +51,13 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def ncbi(monkeypatch):
     """The server; `waited` are the seconds that the client would have slept."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = stand_in.StandIn(Handler)
     server.asked, server.troubles, server.waited = [], [], []
-    server.address = f"http://127.0.0.1:{server.server_port}/entrez/eutils/"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    server.address += "/entrez/eutils/"
     monkeypatch.delenv(entrez.KEY, raising=False)
     monkeypatch.setattr(time, "sleep", server.waited.append)
     yield server
-    server.shutdown()
-    server.server_close()
+    server.close()
 
 
 def fetch(ncbi, folder, query="gout", limit=450, **more):

@@ -107,7 +107,7 @@ def hub(tmp_path_factory):
 def ask(hub, calls, **environment):
     """The calls' answers and seconds, in a process that has the stand-in for its hub, and no login of the caller's."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    told = {"HF_ENDPOINT": hub.url, "HF_HOME": str(hub.home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    told = {"HF_ENDPOINT": hub.address, "HF_HOME": str(hub.home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(calls)],
         env={**kept, **told, **environment},

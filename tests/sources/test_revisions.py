@@ -25,9 +25,9 @@ ME = {"model.name": "me/model"}
 def hub(tmp_path, monkeypatch):
     """The stand-in is this process's hub, with an empty cache."""
     hub = FakeHub({"models/me/model": {"config.json": b'{"model_type": "llama", "max_position_embeddings": 77}'}})
-    url = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    url = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     for name, value in {
-        "ENDPOINT": hub.url,
+        "ENDPOINT": hub.address,
         "HUGGINGFACE_CO_URL_TEMPLATE": url,
         "HF_HUB_OFFLINE": False,
         "HF_HUB_CACHE": str(tmp_path / "cache"),

@@ -4,12 +4,11 @@ import base64
 import json
 import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import stand_in
 import torch
 from conftest import MACHINE, refusal
 from huggingface_hub import ModelCard
@@ -37,42 +36,23 @@ R1 = "unsloth/DeepSeek-R1-Distill-Llama-8B"
 ADAPTER = "adapter/adapter_model.safetensors"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(stand_in.Handler):
     """The part of the hub's API that pushing goes through; every request is noted before it is answered."""
 
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        hub = self.server.hub
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0]
+    def answer(self):
+        hub, body, path = self.server, self.body(), self.path.partition("?")[0]
         hub.requests.append(SimpleNamespace(method=self.command, path=path, headers=self.headers, body=body))
         refused = next((answer for part, answer in hub.refusals.items() if part in path), None)
         status, answer = refused or hub.answer(self.command, path, body)
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_POST = do_PUT = do_GET  # noqa: N815
+        self.send(status, json.dumps(answer).encode())
 
 
-class Hub:
+class Hub(stand_in.StandIn):
     """Repositories and their commits; `refusals` maps a part of a path to the status and answer to give there."""
 
     def __init__(self):
         self.requests, self.refusals, self.private, self.commits, self.blobs = [], {}, {}, {}, {}
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.hub = self
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def answer(self, method, path, body):
         if path == "/api/repos/create":
