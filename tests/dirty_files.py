@@ -173,33 +173,6 @@ def tables(role: str) -> Iterator[Case]:
         yield f"csv: {name}", "a.csv", content.encode(), there
 
 
-def mutations(role: str, count: int, seed: int = 19) -> Iterator[Case]:
-    """Bytes changed, cut, doubled and put in at random."""
-    rng, good = random.Random(seed), GOOD[role]
-    rows = [good(k) for k in range(6)]
-    kinds = {"a.jsonl": lines(rows), "a.json": json.dumps(rows, indent=1).encode(), "a.csv": csv_text(rows).encode()}
-    kinds["a.parquet"] = table_bytes(pa.Table.from_pylist(rows))
-    for number in range(count):
-        name = rng.choice([*kinds])
-        content = bytearray(kinds[name])
-        for _ in range(rng.choice((1, 1, 3, 10))):
-            at = rng.randrange(len(content) + 1)
-            match rng.randrange(5):
-                case 0:
-                    content[at : at + 1] = bytes([rng.randrange(256)])
-                case 1:
-                    del content[at : at + rng.choice((1, 8, 100))]
-                case 2:
-                    content[at:at] = content[at : at + rng.choice((1, 20, 300))]
-                case 3:
-                    content[at:at] = rng.choice(
-                        (b'"', b"\n", b"{", b"}", b"[", b",", b"\\", b"\x00", b"\xe2", b"\r", b":")
-                    )
-                case 4 if at < len(content):
-                    content[at] ^= 1 << rng.randrange(8)
-        yield f"mutation {number}", name, bytes(content), 0
-
-
 def table_bytes(table: pa.Table, **how: object) -> bytes:
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink, **how)
@@ -310,38 +283,9 @@ def places(role: str) -> Iterator[Case]:
         lambda path: (path.symlink_to("b.jsonl"), path.with_name("b.jsonl").symlink_to(path)),
         0,
     )
-    for name in [
-        "[a]",
-        "a*b",
-        "a?b",
-        "a::b",
-        "$HOME",
-        "**",
-        " a ",
-        "-a",
-        "a'b",
-        'a"b',
-        "%41",
-        "é",
-        "e\u0301",
-        "a b",
-        "🩺",
-        "#a",
-    ]:
+    for name in ("[a]", "a::b", "$HOME", "**", " a ", "-a", "%41", "e\u0301"):
         yield f"name {name}", f"{name}.jsonl", content, 4
-    controls = (
-        "\x1b[31mred",
-        "\x1b]0;title\x07",
-        "a\nb",
-        "a\rb",
-        "a\tb",
-        "\u202egpj",
-        "a\u200bb",
-        "\udcff",
-        "\x7f",
-        "\x9b31m",
-    )
-    for name in controls:
+    for name in ("\x1b[31mred", "a\nb", "\u202egpj", "\udcff", "\x7f"):
         yield f"name {name!r}", f"{name}.jsonl", content, 4
         yield f"name {name!r} of what is broken", f"{name}.jsonl", b"{", 0
     for name in ("x" * 300 + ".jsonl", "/".join(["y" * 200] * 30) + ".jsonl", "a\0b.jsonl", "~nobodyhere/x.jsonl", "."):

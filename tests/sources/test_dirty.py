@@ -86,12 +86,6 @@ def test_each_file_is_refused_in_one_line_or_counted(tmp_path, role, kind):
     assert faults_of(getattr(dirty_files, kind)(role), role, tmp_path) == {}
 
 
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_file_changed_at_random_is_refused_in_one_line_or_counted(tmp_path, role, count):
-    assert faults_of(dirty_files.mutations(role, count), role, tmp_path) == {}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 def test_a_small_file_that_stands_for_much_is_refused_or_counted(tmp_path, role):

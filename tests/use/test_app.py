@@ -313,13 +313,17 @@ def test_a_reply_that_a_new_run_of_the_script_overtakes_is_shown_as_stopped(serv
     assert "Stopped." in [each.value.replace("\\", "") for each in page.caption]
 
 
-def test_a_question_that_is_looked_up_shows_its_sources_and_the_citations_that_are_in_none(
-    servers, tmp_path, monkeypatch
-):
+@pytest.fixture
+def looked_up(tmp_path, monkeypatch):
+    """The index of the run that is asked."""
     run = open_run("laptop", tmp_path / "run")
     (run / "retrieval").mkdir()
     library_of(run / "retrieval/index.sqlite")
     monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(run.path))
+    return run / "retrieval/index.sqlite"
+
+
+def test_a_question_that_is_looked_up_shows_its_sources_and_the_citations_that_are_in_none(servers, looked_up):
     started = servers(tuned=[{"content": "Hm.</think>It beats [1], [9]."}])
     page = opened()
     page.toggle(key="look_up").set_value(True).run()
@@ -334,13 +338,9 @@ def test_a_question_that_is_looked_up_shows_its_sources_and_the_citations_that_a
     assert warned == ["Tuned model: [9]: cited in the answer, but no passage has this number"]
 
 
-def test_an_index_is_opened_once_and_again_when_it_was_written(servers, tmp_path, monkeypatch):
+def test_an_index_is_opened_once_and_again_when_it_was_written(servers, looked_up, monkeypatch):
     from helpers.use.app import ask as page_of_questions
 
-    run = open_run("laptop", tmp_path / "run")
-    (run / "retrieval").mkdir()
-    library_of(run / "retrieval/index.sqlite")
-    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(run.path))
     opens, find_index = [], page_of_questions.find_index
     monkeypatch.setattr(page_of_questions, "find_index", lambda *how: opens.append(how) or find_index(*how))
     servers(tuned=REPLY)
@@ -349,7 +349,7 @@ def test_an_index_is_opened_once_and_again_when_it_was_written(servers, tmp_path
     ask(page, "The heart?")
     ask(page, "The kidney?")
     assert len(opens) == 1
-    os.utime(run / "retrieval/index.sqlite", (1, 1))
+    os.utime(looked_up, (1, 1))
     ask(page, "The heart?")
     assert len(opens) == 2
 
