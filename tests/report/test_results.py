@@ -2,11 +2,11 @@
 
 import html
 import re
-from html.parser import HTMLParser
 
 import pytest
 from conftest import MACHINE
 from evaluated_rows import BASE, TUNED
+from html_page import Page
 
 from helpers.evaluation.metrics import summarise
 from helpers.files import write_json, write_jsonl, write_text
@@ -51,31 +51,6 @@ REPLIED = {"n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95":
 READING = {"quiz": {"tuned": {"closed": {}, "oracle": {"replied": REPLIED, "made_to_answer": None}}}}
 
 
-class Page(HTMLParser):
-    """The texts of a page's cells and every address that it refers to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.addresses, self.tags, self._cell = [], [], [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("href", "src", "srcset", "action", "data")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._cell = True
-
-    def handle_endtag(self, tag):
-        self._cell = self._cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self._cell:
-            self.rows[-1][-1] += data
-
-
 FEW = "(too few rows for an interval)"
 HEADLINE = [
     ("Completion NLL, 2 unseen rows (nats a token, lower is better)", "2.500", "2.300", f"-0.200 {FEW}"),
@@ -102,7 +77,7 @@ def test_the_index_of_an_empty_run_says_what_is_to_come(run):
     text = write_index(run).read_text(encoding="utf-8")
     page = Page(text)
     assert "Did it help?" not in text
-    assert "img" not in page.tags
+    assert "img" not in page.names
     assert page.addresses == ["run.yaml"]
     assert [row[0].strip() for row in page.rows[1:]] == [f"{name[:2]} {stage.title}" for name, stage in STAGES.items()]
 
@@ -125,7 +100,7 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
         "2 unseen rows, 7 multiple-choice questions", "model-q8_0.gguf (138 MiB)", "1,200 documents in 3,400 passages",
     ]  # fmt: skip
     assert stages[1::2] == ["7", "8", "9", "10", "11", "12", "13"]
-    assert page.tags.count("img") == 5
+    assert [tag for tag, _ in page.tags].count("img") == 5
     # It needs nothing from elsewhere, and its links lead somewhere.
     pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
     links = [address for address in page.addresses if address not in pictures]
@@ -133,7 +108,7 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
     assert [link for link in links if not (run / link).is_file()] == []
     without = re.sub(r'"data:image/png;base64,[A-Za-z0-9+/=]*"', "", text)
     assert not re.search(r"//[\w-]+\.|@import|url\(", without)
-    assert not {"script", "iframe", "link", "object", "embed"} & set(page.tags)
+    assert not {"script", "iframe", "link", "object", "embed"} & page.names
 
 
 @pytest.mark.parametrize("stages", [("data",), ("data", "training", "evaluation")])
