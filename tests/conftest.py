@@ -217,36 +217,24 @@ def tiny_run(tmp_path_factory, sample_rows):
     return SimpleNamespace(run=run, read=read)
 
 
-def predicted(task, number, reply, **more):
-    """A row of evaluation/predictions.*.jsonl."""
-    closed = "</think>" in reply
-    row = {"task": task, "id": f"{task}-{number}", "question": f"Question {number} of {task}?", "reply": reply}
-    return row | {"closed": closed, "finished": True, "tokens": 9, "thinking_tokens": 5} | more
-
-
-def unseen_row(number, reply, nll):
-    return predicted("validation", number, reply, nll=nll, nll_thinking=nll, nll_answer=nll, reference="The reference.")
-
-
-def choice_row(number, letter):
-    options, reply = {"A": "one", "B": "two"}, f"Thought {number}.</think>The answer is {letter}."
-    return predicted("quiz", number, reply, options=options, answer_idx="B", choice=letter, correct=letter == "B")
-
-
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
+    from evaluated_rows import choice, unseen
+
     from helpers.evaluation.metrics import summarise
     from helpers.files import write_json
     from helpers.run_dir.folder import open_run
 
     run = open_run("smoke", tmp_path_factory.mktemp("runs") / "finished")
-    base = [unseen_row(i, "It goes on and on", 3.0 + i / 10) for i in range(3)] + [
-        choice_row(i, letter) for i, letter in enumerate("BABB")
-    ]
-    tuned = [unseen_row(i, "Thought.</think>Answer.", 2.5 + i / 10) for i in range(3)] + [
-        choice_row(i, letter) for i, letter in enumerate("ABBB")
-    ]
+
+    def quiz(letters):
+        replies = [f"Thought {i}.</think>The answer is {letter}." for i, letter in enumerate(letters)]
+        two = {"A": "one", "B": "two"}
+        return [choice("quiz", i, "B", letters[i], options=two, reply=reply) for i, reply in enumerate(replies)]
+
+    base = [unseen(i, 3.0 + i / 10, False, True, 5, "It goes on and on") for i in range(3)] + quiz("BABB")
+    tuned = [unseen(i, 2.5 + i / 10, True, True, 5, "Thought.</think>Answer.") for i in range(3)] + quiz("ABBB")
     for side, rows in (("base", base), ("tuned", tuned)):
         write_jsonl(run / f"evaluation/predictions.{side}.jsonl", rows)
     write_json(run / "evaluation/metrics.json", summarise(base, tuned))

@@ -409,27 +409,27 @@ def test_the_evaluation_page_is_the_page_of_the_run_without_its_links(finished_r
 
 def test_predictions_begin_with_the_worse_and_are_filtered(finished_run):
     page = shown("predictions", finished_run.path)
-    assert texts(page)[:2] == ["Question 0 of quiz?", "B"]
+    assert texts(page)[:2] == ["Which 0?", "B"]
     assert texts(page)[2:] == ["Thought 0.", "The answer is B.", "Thought 0.", "The answer is A."]
     assert page.number_input[0].label == "Pair, of 7"
     page.number_input[0].set_value(2).run()
-    assert texts(page)[0] == "Question 0 of validation?"
+    assert texts(page)[0] == "Question 0?"
     outcome, task = page.get("button_group")
     task.set_value(["quiz"]).run()
     assert page.number_input[0].label == "Pair, of 4"
-    assert texts(page)[0] == "Question 0 of quiz?"
+    assert texts(page)[0] == "Which 0?"
     outcome, _ = page.get("button_group")
     outcome.set_value(["better"]).run()
-    assert (page.number_input[0].label, texts(page)[0]) == ("Pair, of 1", "Question 1 of quiz?")
+    assert (page.number_input[0].label, texts(page)[0]) == ("Pair, of 1", "Which 1?")
 
 
 def test_the_pages_show_what_was_written_since_they_were_drawn(finished_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished_run.path, folder)
-    assert texts(shown("predictions", folder))[0] == "Question 0 of quiz?"  # which got worse
+    assert texts(shown("predictions", folder))[0] == "Which 0?"  # which got worse
     assert "validation loss 3.100 to" in shown("evaluation", folder).get("iframe")[0].proto.srcdoc
     tuned, training = folder / "evaluation/predictions.tuned.jsonl", folder / "training/metrics.json"
     tuned.write_bytes((folder / "evaluation/predictions.base.jsonl").read_bytes())
     training.write_text(training.read_text(encoding="utf-8").replace("3.1", "7.1"), encoding="utf-8")
-    assert texts(shown("predictions", folder))[0] == "Question 0 of validation?"  # none did
+    assert texts(shown("predictions", folder))[0] == "Question 0?"  # none did
     assert "validation loss 7.100 to" in shown("evaluation", folder).get("iframe")[0].proto.srcdoc
