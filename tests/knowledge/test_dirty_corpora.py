@@ -10,9 +10,7 @@ import pytest
 from libraries import read_documents
 
 from helpers import InputError
-from helpers.config import Config
 from helpers.knowledge.documents import Document, Rejection
-from helpers.run_dir.source_check import check_sources
 
 ENDINGS = (".txt", ".md", ".html", ".pdf", ".xml", ".xml.gz", ".cnxml", ".jsonl")
 SECONDS = 2  # of the processor
@@ -87,10 +85,3 @@ def test_a_name_that_a_terminal_would_obey_is_escaped(tmp_path, name):
     (tmp_path / f"{name}.pdf").write_bytes(b"%PDF")
     (tmp_path / f"{name}.txt").write_text("Good text.")
     assert sorted(type(each).__name__ for each in read(tmp_path)) == ["Document", "Rejection"]
-
-
-@pytest.mark.parametrize("key", ["data.corpus", "retrieval.sources"])
-def test_a_source_that_is_not_there_is_refused_at_opening(tmp_path, key):
-    for name in ("absent", "~nobodyhere/x", "a\0b", "x" * 300):
-        with pytest.raises(InputError, match=r"does not exist|is not a path"):
-            check_sources(Config.resolve("smoke", {key: [str(tmp_path / name) if "~" not in name else name]}), {key})

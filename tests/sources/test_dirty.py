@@ -96,14 +96,6 @@ def test_each_question_is_refused_in_one_line_or_kept(tmp_path):
     assert faults_of(dirty_files.question_values(), "questions", tmp_path) == {}
 
 
-@pytest.mark.parametrize("key", ["data.source", "evaluation.questions"])
-def test_a_refused_file_leaves_no_folder(tmp_path, key):
-    path = put(("", "\x1b[31m.jsonl", b"{oops", 0), tmp_path / "files")
-    with pytest.raises(InputError, match=r"^\\x1b\[31m\.jsonl line 1: not JSON"):
-        open_run("smoke", tmp_path / "run", {key: str(path)})
-    assert not (tmp_path / "run").exists()
-
-
 TWICE = {"parquet: a column twice", "csv: a column twice", "csv: a column twice but for a space"}
 
 
