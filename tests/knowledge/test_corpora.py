@@ -59,7 +59,9 @@ def test_links_in_a_circle_end_and_broken_ones_are_rejections(write, tmp_path):
     (folder / "round.txt").symlink_to(folder / "round.txt")
     os.mkfifo(folder / "pipe.txt")
     added = Index(tmp_path / "i").add(folder)
-    assert [os.path.basename(e.where) for e in added.rejected] == ["gone.txt", "long.txt", "pipe.txt", "round.txt"]
+    whys = {os.path.basename(each.where): each.why for each in added.rejected}
+    broken = dict.fromkeys(("gone.txt", "round.txt"), "is a broken link")
+    assert whys == {**broken, "long.txt": "cannot be read: File name too long", "pipe.txt": "is not a file"}
     assert added.documents == 1
 
 
