@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 
 import pytest
+from datasets import Dataset
 from html_page import Page
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -345,12 +346,50 @@ def trained_texts(trainer):
     return texts
 
 
-def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
-    """Through the very trainer and settings that stage 04 uses.
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_obvious_way_loses_the_chain_of_thought(r1_tokenizer, sample_rows, tmp_path, apart):
+    """Why prompts.py encodes rows by itself. Do not "simplify" it to messages, in prompt and completion or in one list.
 
-    Why encoding.py encodes rows by itself: R1's template renders an assistant turn as
-    `content.split('</think>')[-1]`, so that TRL, given messages, trains the bare answer and drops the reasoning.
+    R1's template renders an assistant turn as `content.split('</think>')[-1]`. Given the obvious data set, TRL trains
+    the bare answer and drops the reasoning, which is all that this project teaches, with a warning that is easily
+    missed. Should this test fail after an upgrade, TRL has learnt better, and encode_example may be reconsidered.
     """
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from helpers.models.packaged import tiny_folder
+
+    rows = sample_rows[:4]
+    turns = [
+        (
+            {"role": "user", "content": row["Question"]},
+            {"role": "assistant", "content": f"<think>\n{row['Complex_CoT']}</think>{row['Response']}"},
+        )
+        for row in rows
+    ]
+    obvious = [{"prompt": [ask], "completion": [say]} if apart else {"messages": [ask, say]} for ask, say in turns]
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, max_length=None, report_to=[], dataloader_pin_memory=False
+    )
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_folder()),
+        args=arguments,
+        train_dataset=Dataset.from_list(obvious),
+        processing_class=copy.deepcopy(r1_tokenizer),
+    )
+    trained = trained_texts(trainer)
+    assert len(trained) == len(rows)
+    for row in rows:
+        [text] = [text for text in trained if row["Response"] in text]
+        assert row["Complex_CoT"] not in text
+        assert END_THINK not in text
+        asked = row["Question"] if not apart else ""
+        assert asked in text
+        assert len(text) < len(asked + row["Response"]) + 100
+
+
+def test_our_rows_keep_it_to_the_last_token_in_the_trainers_batches(r1_tokenizer, sample_rows, tmp_path):
+    """The counterpart of the test above, through the very trainer and settings that stage 04 uses."""
     from helpers.lora_training.batches import as_dataset, collator
     from helpers.lora_training.train import sft_config, trainer_class
     from helpers.models.loading import load_base
