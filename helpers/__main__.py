@@ -55,6 +55,8 @@ def run(
         f"stopped: the same command goes on with {run_dir}; finished stages are skipped, 04 continues from its last "
         "checkpoint, 05 and 07 keep their replies"
     )
+    if not run_dir:  # an unset variable: else the working folder
+        raise InputError("--run-dir names no folder")
     path = typed_path(run_dir)
     with stops_in_one_line(line, path):
         from helpers.report.results import headline, open_book
@@ -79,9 +81,9 @@ def score(run_dir: MadeRun = "") -> None:
     """Score the replies that a run folder holds once more, without a model: its metrics and index.html anew."""
     from helpers.evaluation.evaluate import rescore
     from helpers.report.results import headline, write_index
-    from helpers.run_dir.folder import alone_in
+    from helpers.run_dir.folder import alone_in, find_run
 
-    opened = _open("auto", _made(run_dir), None)
+    opened = find_run(_made(run_dir))
     with alone_in(opened):
         rescore(opened)
         write_index(opened)
@@ -237,9 +239,10 @@ def push(
     run_dir: MadeRun = "",
 ) -> None:
     """Publish a run's model on the Hugging Face hub, with a model card; takes HF_TOKEN or the stored login."""
+    from helpers.run_dir.folder import find_run
     from helpers.use.publish import push_to_hub
 
-    push_to_hub(_open("auto", _made(run_dir), None), repo_id, what or ["adapter"], not public, dry_run)
+    push_to_hub(find_run(_made(run_dir)), repo_id, what or ["adapter"], not public, dry_run)
 
 
 @app.command()

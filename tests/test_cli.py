@@ -455,6 +455,16 @@ def test_a_path_that_no_file_can_have_is_one_line_wherever_it_is_typed(cli, tmp_
     assert "\n" not in error_line(cli(*words, *([last + bad] if last.endswith("=") else [last, bad])))
 
 
+@pytest.mark.parametrize("run_dir", ["", ".", "/", PROJECT_ROOT])
+def test_a_folder_that_holds_the_project_is_no_run_folder(cli, monkeypatch, run_dir):
+    """The notebooks of a run lie where those of the project do, and would take their place."""
+    monkeypatch.chdir(PROJECT_ROOT)
+    result = cli("run", "--profile", "smoke", "--only", "01", "--run-dir", run_dir)
+    assert result.status == 2
+    assert ("holds this project" if run_dir else "names no folder") in error_line(result)
+    assert not (PROJECT_ROOT / "run.yaml").exists()
+
+
 def test_a_setting_that_holds_itself_is_one_line(cli, tmp_path):
     assert "data.corpus" in error_line(cli("run", "--run-dir", tmp_path / "r", "--set", "data.corpus=&a [*a]"))
 

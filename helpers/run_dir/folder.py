@@ -69,6 +69,8 @@ def open_run(
     applied, and what was made with the old settings is set aside, which is printed. A folder without results takes any.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
+    if PROJECT_ROOT.is_relative_to(path):  # also of "", an unset variable: a stage would overwrite its own notebook
+        raise InputError(f"{path} holds this project, not a run: choose a run folder of its own, runs/mine say")
     if restore(path, overrides.get("session.backup")):
         print(f"{path.name}: goes on from {overrides['session.backup']}, which holds a later state")
     stored = read_settings(path)

@@ -231,6 +231,9 @@ def repository_address() -> str:
     return project["project"]["urls"]["Repository"]
 
 
+ADDRESS = repository_address()
+
+
 def write_page(notebook: Path) -> None:
     """Write the notebook as a self-contained HTML page that runs no script and loads nothing."""
     from nbconvert import HTMLExporter
@@ -238,7 +241,7 @@ def write_page(notebook: Path) -> None:
     quiet = logging.getLogger("nbconvert")  # else each figure without alternative text is a warning on the terminal
     quiet.setLevel(logging.ERROR)
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, log=quiet)
-    content, elsewhere = nbformat.read(notebook, as_version=4), f"]({repository_address()}/blob/main/"
+    content, elsewhere = nbformat.read(notebook, as_version=4), f"]({ADDRESS}/blob/main/"
     for cell in content.cells:
         if cell.cell_type == "markdown":  # a picture from elsewhere, Colab's badge, becomes its text
             cell.source = re.sub(r"!\[([^]]*)\]\(https?:[^)]*\)", r"\1", cell.source)

@@ -423,7 +423,16 @@ def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
     assert not any(tmp_path.iterdir())  # a server of the base model needs no run folder, and makes none
 
 
-def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli):
+def test_a_mistyped_run_folder_is_refused_also_for_the_base_model_and_is_not_made(tmp_path, cli):
+    for words in (["serve"], ["serve", "--base"], ["score"], ["push", "a/b", "--dry-run"]):
+        result = cli(*words, "--run-dir", tmp_path / "typo")
+        assert result.status == 2
+        assert result.err == f"error: {tmp_path / 'typo'} is not a run folder: it has no run.yaml\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("AI_DOCTOR_RUN_DIR", str(tmp_path / "none"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -434,7 +443,8 @@ def test_a_wrong_option_is_one_line_and_status_2(tmp_path, cli):
             (["--base", "--sources"], "no run folder: no index there; run 07_retrieval"),
             (["--base", "--index", "none.sqlite"], "none.sqlite: no index there; run 07_retrieval"),
         ):
-            result = cli("serve", "--run-dir", tmp_path / "none", *words)
+            result = cli("serve", *words)
             assert result.status == 2
             assert line in result.err
-            assert result.err.count("\n") == 1, result.err
+            said = result.err.removeprefix(f"run folder {tmp_path / 'none'}\n")
+            assert said.count("\n") == 1, result.err
