@@ -12,11 +12,9 @@ import yaml
 from helpers import InputError
 from helpers.config import Config
 from helpers.files import check_writable, project_path, publish, read_json, write_json
-from helpers.run_dir.layout import MARKER, RESULT_FOLDERS
+from helpers.run_dir.layout import MARKER, PARTS, check_unused
 from helpers.run_dir.owner import owned
 
-# What comes from earlier parts last: a copy that was cut off then says too little, never too much.
-PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")
 COUNTER = "backup.json"  # how often this state was copied: a clock that no machine's own clock can turn back
 DRIVE = Path("/content/drive")
 
@@ -51,7 +49,7 @@ def backup_owned(config: Config) -> Iterator[None]:
 def restore(path: Path, backup: str | None) -> bool:
     """Fill the run folder `path` from `backup` if that holds a later state of it; whether it did.
 
-    InputError for a backup that cannot be written to, or that belongs to another run.
+    InputError for a backup that cannot be written to, or that belongs to another run or to none.
     """
     if not backup:
         return False
@@ -66,6 +64,7 @@ def restore(path: Path, backup: str | None) -> bool:
             for part in (*PARTS, COUNTER):
                 _mirror(folder / part, path / part)
         return later
+    check_unused(folder, f"session.backup = {backup}", PARTS)
     check_writable(folder, f"session.backup = {backup}")
     return False
 

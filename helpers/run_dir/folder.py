@@ -21,7 +21,7 @@ from helpers.files import check_writable, clear_leftovers, make_folder, move, pr
 from helpers.machine import hardware
 from helpers.machine.processes import is_main_process
 from helpers.run_dir.backup import backup_owned, restore
-from helpers.run_dir.layout import RESULT_FOLDERS
+from helpers.run_dir.layout import RESULT_FOLDERS, check_unused
 from helpers.run_dir.owner import owned
 from helpers.setup import installed
 
@@ -62,7 +62,7 @@ def open_run(
     force: bool = False,
     record: bool = True,
 ) -> Run:
-    """Open `run_dir`, making it and its run.yaml on first use.
+    """Open `run_dir`, making it and its run.yaml on first use; InputError where it holds other things than a run's.
 
     A folder with results keeps its settings when `profile` is "auto" or its own. Overrides that `config.CHANGES` allows
     are applied and, with `record`, recorded. Others, and another profile, raise InputError; with `force` they are
@@ -73,6 +73,7 @@ def open_run(
         raise InputError(f"{path} holds this project, not a run: choose a run folder of its own, runs/mine say")
     if restore(path, overrides.get("session.backup")):
         print(f"{path.name}: goes on from {overrides['session.backup']}, which holds a later state")
+    check_unused(path, str(path), (*RESULT_FOLDERS, "index.html"))
     stored = read_settings(path)
     bound = stored is not None and any((path / name).exists() for name in RESULT_FOLDERS)
     other = stored is not None and profile not in ("auto", stored.get("profile"))

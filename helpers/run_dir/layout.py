@@ -1,10 +1,15 @@
 """The stages, and what a run folder holds: what each stage reads and leaves."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import InputError
 
 ADAPTER = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 # In the order of the stages: each is made from those before it.
 RESULT_FOLDERS = ("baseline", "data", "checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
+# All that a copy of a run has. What comes from earlier parts last: one that was cut off then says too little.
+PARTS = ("run.yaml", *RESULT_FOLDERS, "notebooks", "index.html", "stages.json")
 MARKER = "complete"  # written last into a checkpoint; one without it is incomplete
 
 
@@ -61,6 +66,13 @@ STAGES = {
         ),
     ),
 }
+
+
+def check_unused(path: Path, what: str, parts: tuple[str, ...]) -> None:
+    """InputError for a folder that no run made and that has something a run would put its own in the place of."""
+    other = next((part for part in parts if (path / part).exists()), None)
+    if other and not (path / "run.yaml").exists():
+        raise InputError(f"{what} holds {other}, and no run made it: choose a folder of its own for the run")
 
 
 def made_from(folder: str) -> tuple[str, ...]:

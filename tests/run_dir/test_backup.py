@@ -104,3 +104,15 @@ def test_a_copy_that_fails_stops_nothing(run, tmp_path, capsys):
     back_up(run.path, str(tmp_path / "file/x"))
     assert capsys.readouterr().out.count("the work goes on") == 1
     assert not (run / "backup.json").exists()
+
+
+@pytest.mark.parametrize("part", ["data", "checkpoints", "notebooks", "index.html"])
+def test_a_folder_with_things_of_the_users_own_is_no_backup_and_stays_as_it_is(tmp_path, part):
+    """Google Drive itself, say: a copy puts the run's `data` in the place of what is there."""
+    mine = tmp_path / "drive" / part
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=f"session.backup = .*drive holds {part}, and no run made it"):
+        open_run("smoke", tmp_path / "run", {"session.backup": str(tmp_path / "drive")})
+    assert [*(tmp_path / "drive").rglob("*")] == [mine, mine / "thesis.txt"]
+    assert not (tmp_path / "run").exists()

@@ -570,3 +570,15 @@ def test_a_folders_fingerprint_changes_with_any_file_in_it(tmp_path):
     (tmp_path / "f/deep/b").rename(tmp_path / "f/deep/c")
     prints.append(fingerprint(tmp_path / "f"))
     assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize("part", ["data", "adapter", "index.html"])
+def test_a_folder_with_things_of_the_users_own_is_no_run_folder_and_stays_as_it_is(tmp_path, part):
+    """The working folder as RUN_DIR: 03 would put its `data` in the place of what is there."""
+    mine = tmp_path / "work" / part
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(InputError, match=f"work holds {part}, and no run made it"):
+            open_run("smoke", tmp_path / "work", force=force)
+    assert [*(tmp_path / "work").rglob("*")] == [mine, mine / "thesis.txt"]
