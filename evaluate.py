@@ -5,20 +5,24 @@
 
 import typer
 
-from helpers import ends_in_one_line
+from helpers.__main__ import DEFAULT_RUN, RunDir, run_commands
+
+app = typer.Typer(add_completion=False)
 
 
-def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
+@app.command()
+def main(run_dir: RunDir = DEFAULT_RUN) -> None:
     """Ask the base and the tuned model of the run folder, each process its share of the questions."""
+    from helpers.files import project_path
     from helpers.machine.processes import is_main_process, join
-    from helpers.run_dir.folder import open_run
+    from helpers.run_dir.folder import find_run
     from helpers.run_dir.stopping import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir}, of which the replies are kept"
-    with ends_in_one_line(), stops_in_one_line(line):
+    with stops_in_one_line(line):
         from helpers.evaluation.evaluate import evaluate  # imports transformers, which takes seconds
 
-        run = open_run(profile, run_dir)
+        run = find_run(project_path(run_dir))
         join()
         metrics = evaluate(run)
     if is_main_process():
@@ -27,4 +31,4 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_commands(app, "evaluate.py")

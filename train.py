@@ -4,22 +4,26 @@ import os
 
 import typer
 
-from helpers import ends_in_one_line
+from helpers.__main__ import DEFAULT_RUN, RunDir, run_commands
+
+app = typer.Typer(add_completion=False)
 
 
-def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
+@app.command()
+def main(run_dir: RunDir = DEFAULT_RUN) -> None:
     """Train on the rows that 03 put into the run folder: `python -m helpers run --only 03` makes them."""
+    from helpers.files import project_path
     from helpers.lora_training.backends import start_backend
     from helpers.machine.hardware import describe_machine
     from helpers.machine.processes import is_main_process
-    from helpers.run_dir.folder import open_run
+    from helpers.run_dir.folder import find_run
     from helpers.run_dir.stopping import stops_in_one_line
 
     line = f"stopped: the same command goes on with {run_dir} from its last checkpoint"
-    with ends_in_one_line(), stops_in_one_line(line):
+    with stops_in_one_line(line):
         if describe_machine().gpu is None:  # else it is "cpu:0", for which transformers cannot load a checkpoint
             os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-        run = open_run(profile, run_dir)
+        run = find_run(project_path(run_dir))
         start_backend(run)  # before the import below, which imports transformers
         from helpers.lora_training.train import train
 
@@ -30,4 +34,4 @@ def main(run_dir: str = "runs/default", profile: str = "auto") -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_commands(app, "train.py")

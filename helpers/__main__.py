@@ -223,8 +223,7 @@ def serve(
     from helpers.use.server import ServerSettings, serve_until_stopped
 
     folder = _made(run_dir)
-    embedded = base and not run_dir and not folder.exists()  # a folder that was named must be there
-    opened = None if embedded else find_run(folder)
+    opened = None if base and not folder.exists() else find_run(folder)  # None: the embedded model
     settings = ServerSettings(host, port, api_key, parallel, context)
     library = find_index(opened, index and typed_path(index)) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
@@ -273,11 +272,13 @@ def check(profile: Profile = "auto", settings: Setting = None) -> None:
 
 
 def _made(run_dir: str) -> Path:
-    """The requested run folder, else the newest, whose name is then printed."""
-    from helpers.run_dir.folder import run_folder
+    """The requested run folder, which must be one, else the newest, whose name is then printed."""
+    from helpers.run_dir.folder import check_run, run_folder
 
     found = run_folder(run_dir)
-    if found and not run_dir and found.exists():
+    if run_dir:
+        check_run(found)
+    elif found and found.exists():
         print(f"run folder {found}", file=sys.stderr)
     return found or typed_path(DEFAULT_RUN)
 
@@ -321,14 +322,19 @@ def _print_table(sides: tuple[str, str], rows: list[tuple[str, str, str, str]]) 
     console.print(table)
 
 
+def run_commands(commands: typer.Typer, program: str) -> None:
+    """Do what the command line asks for; any error is one line."""
+    with ends_in_one_line():
+        try:
+            sys.exit(commands(prog_name=program, standalone_mode=False))
+        except UsageError as error:  # which Typer would draw as a box of five lines
+            raise InputError(f"{error.format_message().rstrip('.')}; --help lists what there is") from None
+
+
 def main() -> None:
     """Run a command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with ends_in_one_line():
-        try:
-            sys.exit(app(prog_name="python -m helpers", standalone_mode=False))
-        except UsageError as error:  # which Typer would draw as a box of five lines
-            raise InputError(f"{error.format_message().rstrip('.')}; --help lists what there is") from None
+    run_commands(app, "python -m helpers")
 
 
 if __name__ == "__main__":

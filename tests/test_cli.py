@@ -621,12 +621,13 @@ def test_the_module_from_another_folder_ends_with_status_2(tmp_path):
 )
 def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd, script, module):
     """At a stop, where work is saved and ends before its time, and for a wrong input; one of the processes says it."""
-    main = runpy.run_path(str(PROJECT_ROOT / script))["main"]
+    run = open_run("smoke", tmp_path / "run")
 
-    def ended(does, profile="smoke"):
+    def ended(does, *words):
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(train=does, evaluate=does))
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words or ("--run-dir", run.path))])
         with pytest.raises(SystemExit) as end:
-            main(str(tmp_path / "run"), profile)
+            runpy.run_path(str(PROJECT_ROOT / script), run_name="__main__")
         return end.value.code, capfd.readouterr().err
 
     def stopped(run):
@@ -636,9 +637,13 @@ def test_a_script_for_several_gpus_ends_in_one_line(tmp_path, monkeypatch, capfd
     monkeypatch.setattr("logging.disable", lambda: None)
     status, said = ended(stopped)
     assert (status, said.count("\n")) == (143, 1)
-    assert said.startswith(f"stopped: the same command goes on with {tmp_path / 'run'}")
+    assert said.startswith(f"stopped: the same command goes on with {run.path}")
     assert ended(fails(StoppedError("saved after step 3"))) == (75, "saved after step 3\n")
-    assert ended(stopped, "smok") == (2, "error: unknown profile 'smok'; did you mean 'smoke'?\n")
+    line = f"error: {tmp_path / 'typo'} is not a run folder: it has no run.yaml\n"
+    assert ended(stopped, "--run-dir", tmp_path / "typo") == (2, line)
+    assert not (tmp_path / "typo").exists()
+    status, said = ended(stopped, "--rundir", run.path)
+    assert (status, said.count("\n")) == (2, 1)
     monkeypatch.setenv("RANK", "1")
     assert ended(stopped) == (143, "")
 

@@ -103,13 +103,14 @@ def trainer_class(unsloth: bool) -> type:
     class ReasoningTrainer(SFTTrainer):
         journal: TrainingLogCallback
         corpus = 0  # items of the dataset that are text, trained before the rows
-        rows = 0  # its other items, without those that fill the last batch
+        rows: int | None = None  # its other items, without those that fill the last batch; None: all
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             args = self.args
             step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
             if not self.corpus:
-                sampler = super()._get_train_sampler(self.train_dataset.select(range(self.rows)))
+                rows = self.train_dataset.select(range(self.rows or len(self.train_dataset)))
+                sampler = super()._get_train_sampler(rows)
                 if args.train_sampling_strategy == "random" and world_size() == 1:
                     return sampler  # accelerate shuffles as ByEpoch does
                 sampler.batch_size = step_rows  # groups of one step, whatever the number of cards
@@ -235,7 +236,10 @@ def save_adapter(run: Run, model: Any, tokenizer: Any) -> None:
     }
     if not is_main_process():
         return
-    model.peft_config["default"].base_model_name_or_path = public_name(run.config)
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = public_name(run.config)
+    if isinstance(config.target_modules, set):  # whose order, and so the file, differs from process to process
+        config.target_modules = sorted(config.target_modules)
     if warning := nameless_base(run.config):
         print(warning)
     with atomic_dir(run / "adapter") as folder:

@@ -179,10 +179,15 @@ def alone(work: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def find_run(path: Path) -> Run:
-    """The run in a folder, with its own settings; InputError, and no new folder, if there is none."""
+def check_run(path: Path) -> None:
+    """InputError, and no new folder, if there is no run in it."""
     if not read_settings(path):
         raise InputError(f"{path} is not a run folder: it has no run.yaml")
+
+
+def find_run(path: Path) -> Run:
+    """The run in a folder, with its own settings; errors as `check_run` has them."""
+    check_run(path)
     return open_run(run_dir=path)
 
 
