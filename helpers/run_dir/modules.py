@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent
 LEFT_OUT = {
     # Sentences, pictures and pages for a reader; a model's card, which `push` writes anew.
     *("dataset_prep/remarks.py", "evaluation/remarks.py", "export/remarks.py", "lora_training/remarks.py"),
+    "retrieval/remarks.py",
     *("report/drawings.py", "report/markdown.py", "report/model_card.py", "report/plots.py", "report/results.py"),
     "index.html.j2",
     # Who works in a folder, how long, and how far; copies elsewhere.

@@ -49,7 +49,7 @@ RUNS = {
     "questions/benchmarks.py": "", "questions/multiple_choice.py": "02 03 05 06 07", "r1_style_template.jinja": ALL,
     "report/__init__.py": "", "report/drawings.py": "", "report/markdown.py": "", "report/model_card.py": "",
     "report/plots.py": "", "report/results.py": "", "retrieval/__init__.py": "", "retrieval/finding.py": "07",
-    "retrieval/reading.py": "07", "retrieval/remarks.py": "07", "run_dir/__init__.py": "", "run_dir/backup.py": "",
+    "retrieval/reading.py": "07", "retrieval/remarks.py": "", "run_dir/__init__.py": "", "run_dir/backup.py": "",
     "run_dir/folder.py": ALL, "run_dir/layout.py": "", "run_dir/modules.py": "", "run_dir/owner.py": "",
     "run_dir/source_check.py": "", "run_dir/stopping.py": "", "sample.jsonl": "03",
     "sample_questions.jsonl": "02 03 05 06 07", "scoring/__init__.py": "", "scoring/answers.py": "05 07",
