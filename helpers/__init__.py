@@ -71,7 +71,8 @@ def ends_in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"error: {error.strerror}: {error.filename or 'a file'}; what was finished stays", file=sys.stderr)
+        where = error.filename or "the run folder, or the temporary one"
+        print(f"error: {error.strerror}: {where}; what was finished stays", file=sys.stderr)
         sys.exit(2)
     except MemoryError:
         print("error: memory ran out; what was finished stays", file=sys.stderr)

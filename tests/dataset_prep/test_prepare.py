@@ -1,6 +1,7 @@
 """Reading, filtering, splitting and reporting: every wrong input, every rule's book-keeping, and the real rows."""
 
 import csv
+import gzip
 import json
 import random
 from itertools import combinations
@@ -179,6 +180,8 @@ WRONG_FILES = {
     "no header": ("a.csv", b"why?,because,so\nhow?,thus,yes\n", "columns are: why\\?, because, so; is its header line"),
     "more cells": ("a.csv", b"Question,Complex_CoT,Response\na,b,c\na,b,c,d\n", "line 3: 4 cells below 3 column names"),
     "open quote": ("a.csv", b'Question,Complex_CoT,Response\na,"b,c\n', "line 2: not CSV"),
+    "utf-16": ("a.jsonl", GOOD.encode("utf-16"), "not UTF-8 \\(byte 0\\); it looks like UTF-16$"),
+    "gzip": ("a.csv", gzip.compress(b"Question,Complex_CoT,Response\n"), "it looks like gzip$"),
     "not utf-8": ("a.jsonl", GOOD.encode() + b"\n\xe9\n", f"not UTF-8 \\(byte {len(GOOD) + 1}\\)"),
     "bad line": ("a.jsonl", f"{GOOD}\n\n{GOOD}\n{{oops\n".encode(), "a.jsonl line 4: not JSON"),
     "cut line": ("a.json", f"{GOOD}\n{GOOD[:-4]}".encode(), "a.json line 2: not JSON"),
