@@ -106,6 +106,9 @@ class Texts:
         self._ends, self._lock = array("Q", [0]), Lock()
         self._last: tuple[int, dict[str, str | None]] = (-1, {})
 
+    def __del__(self) -> None:
+        self._file.close()
+
     def add(self, texts: dict[str, str | None]) -> int:
         content = json.dumps(texts).encode()
         with self._lock:
