@@ -1,5 +1,9 @@
 """What the tests of small trainings share."""
 
+# Of python: train.py as `accelerate launch` starts it, in two processes on this CPU.
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+          "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "train.py"]  # fmt: skip
+
 
 class Killed(BaseException):
     pass

@@ -26,8 +26,8 @@ MAX_ROWS = 1_000_000
 MAX_GROUP = 2 << 30  # bytes of one of a parquet file's row groups, unpacked
 MAX_BATCH = 512 << 20  # and of its rows in memory
 MAX_TABLE = 4 << 30  # characters of a parquet file's text, which repeats can make far larger than the file
-# How files begin that are often taken for text in UTF-8.
-OTHER = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK\x03\x04": "a zip archive, as .xlsx is"}
+# The first bytes of files that are often taken for text in UTF-8.
+MAGIC = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK\x03\x04": "a zip archive, as .xlsx is"}
 SPACE = re.compile(r"[ \t\n\r]*")
 CHUNK = 1 << 16  # bytes of a file's beginning that tell whether it is a list
 
@@ -57,7 +57,7 @@ def read_table(path: Path) -> Numbered:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        looks = next((f"; it looks like {kind}" for start, kind in OTHER.items() if error.object.startswith(start)), "")
+        looks = next((f"; it looks like {kind}" for start, kind in MAGIC.items() if error.object.startswith(start)), "")
         raise InputError(f"{path.name} is not UTF-8 (byte {error.start}){looks}") from None
     except BadTableError as error:
         raise InputError(f"{path.name} {error}") from None

@@ -9,6 +9,7 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from datasets import Dataset
 from torch import manual_seed
 from torch.utils.data import BatchSampler, RandomSampler
+from trainings import LAUNCH
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers import PROJECT_ROOT
@@ -18,8 +19,6 @@ from helpers.lora_training.batches import ByEpoch, filled
 from helpers.models.loading import load_tokenizer
 from helpers.run_dir.folder import open_run
 
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
-          "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]  # fmt: skip
 ROWS, BATCH, SEED = 45, 2, 5  # 45 rows in steps of 8: the last has 5
 
 
@@ -75,7 +74,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, packing):
         settings |= {"training.gradient_accumulation": 3 - cards, "model.max_length": 512 + 256 * packing}
         run = open_run("smoke", tmp_path / f"{cards}", settings)
         prepare(run, load_tokenizer(run.config.model))
-        command = [sys.executable, *(LAUNCH if cards > 1 else ()), "train.py", "--run-dir", str(run.path)]
+        command = [sys.executable, *(LAUNCH if cards > 1 else ["train.py"]), "--run-dir", str(run.path)]
         subprocess.run(command, cwd=PROJECT_ROOT, check=True)
         losses.append([row["loss"] for row in read_jsonl(run / "training/log.jsonl") if "loss" in row])
     assert len(losses[0]) > 3

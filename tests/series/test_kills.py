@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trainings import LAUNCH
 
 from helpers import PROJECT_ROOT
 from helpers.files import read_json
@@ -38,8 +39,6 @@ SETTINGS = {
     "export.gguf": "q8_0",  # f16 comes with it
 }
 SERIES = ["-m", "helpers", "run", "--profile", "smoke"]
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
-          "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "train.py"]  # fmt: skip
 TIMES = re.compile(r"seconds|_ms$|per_second|memory_gib|resumed_from|^time$|^created$")
 NO_RESULTS = re.compile(r"notebooks/|index\.html|stages\.json|run\.yaml|README\.md|checkpoints/|\.sqlite|\.replies")
 
