@@ -139,3 +139,20 @@ def test_a_notebook_gets_the_words_of_a_figure_for_who_does_not_see_it():
     strip = drawings.token_strip([("Why?", "prompt"), ("So.", "answer")])._repr_png_()[1]["alt"]
     assert "Why?" in strip
     assert "So." in strip
+
+
+def test_the_live_curve_is_not_drawn_for_each_step_and_is_whole_at_the_end(monkeypatch):
+    drawn = []
+    handle = SimpleNamespace(update=lambda figure: drawn.append(len(figure.axes[0].lines[0].get_xdata())))
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: handle)
+    log, curve = [], plots.LiveCurve()
+    for step in range(1, 31):
+        log.append({"step": step, "loss": 1 / step})
+        curve(log)
+    assert len(drawn) < 3
+    curve.draw(log)
+    assert drawn[-1] == 30
+    later = plots.time.monotonic() + 6
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    curve(log[:7])
+    assert drawn[-1] == 7
