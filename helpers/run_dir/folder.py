@@ -20,7 +20,7 @@ from helpers.config import CHANGES, LARGER, Config, may_change, profile_table, r
 from helpers.files import check_writable, clear_leftovers, make_folder, move, project_path, typed_path, write_text
 from helpers.machine import hardware
 from helpers.machine.processes import is_main_process
-from helpers.run_dir.backup import backup_owned, restore
+from helpers.run_dir.backup import back_up, backup_owned, restore
 from helpers.run_dir.layout import RESULT_FOLDERS, check_unused
 from helpers.run_dir.owner import owned
 from helpers.setup import installed
@@ -92,7 +92,10 @@ def open_run(
         _change(run, changed, bound, force, record)
     else:
         check_writable(path, f"cannot write to the run folder {path}")
-    return _at_commits(run)
+    run = _at_commits(run)
+    if stored is None:  # or a notebook on another machine would begin a run of its own
+        back_up(path, run.config.session.backup)
+    return run
 
 
 def _at_commits(run: Run) -> Run:
@@ -155,7 +158,8 @@ def _first_made_with(key: str) -> str:
 
 @contextmanager
 def alone_in(run: Run) -> Iterator[None]:
-    """Hold the folder in the block; InputError if another process does. What killed processes left is removed.
+    """Hold the folder in the block; InputError if another process does. What killed processes left is removed, and at
+    the end the folder is copied to `session.backup`: the next notebook may be opened on another machine.
 
     A kernel that a series started works in the series' folder, and the workers of a launcher in that of its main one.
     """
@@ -165,7 +169,11 @@ def alone_in(run: Run) -> Iterator[None]:
     with owned(run.path, run.label) as first, backup_owned(run.config):
         for folder in (run.path, *run.path.glob("[!.]*/")) if first else ():
             clear_leftovers(folder)
-        yield
+        try:
+            yield
+        finally:
+            if first:
+                back_up(run.path, run.config.session.backup)
 
 
 def alone(work: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from conftest import contents
 from helpers import InputError
 from helpers.files import write_text
 from helpers.run_dir.backup import back_up, restore
-from helpers.run_dir.folder import open_run
+from helpers.run_dir.folder import alone, open_run
 
 
 @pytest.fixture
@@ -74,6 +74,25 @@ def test_another_machine_has_all_of_it_and_goes_on_counting(run, tmp_path):
     assert not restore(run.path, str(tmp_path / "drive"))
 
 
+def test_notebooks_opened_one_by_one_on_machines_of_their_own_go_on_from_each_other(tmp_path):
+    overrides = {"session.backup": str(tmp_path / "drive")}
+    first, early = (open_run("smoke", tmp_path / name, overrides) for name in ("first", "early"))
+    assert early.record["created"] == first.record["created"]  # one run, though nothing was made yet
+
+    @alone
+    def stage(run, name):
+        write_text(run / name, name)
+        if "replies" in name:
+            raise KeyboardInterrupt
+
+    stage(first, "data/train.jsonl")
+    second = open_run("auto", tmp_path / "second", overrides)
+    assert (second / "data/train.jsonl").read_text() == "data/train.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        stage(second, "evaluation/.replies.base.jsonl")
+    assert (open_run("auto", tmp_path / "first", overrides) / "evaluation/.replies.base.jsonl").is_file()
+
+
 def test_an_older_copy_takes_nothing_back(run, tmp_path):
     back_up(run.path, str(tmp_path / "drive"))
     write_text(run / "data/train.jsonl", "newer")
@@ -101,9 +120,10 @@ def test_drive_is_only_where_colab_is(tmp_path):
 
 def test_a_copy_that_fails_stops_nothing(run, tmp_path, capsys):
     write_text(tmp_path / "file", "")
+    before = contents(run.path)
     back_up(run.path, str(tmp_path / "file/x"))
     assert capsys.readouterr().out.count("the work goes on") == 1
-    assert not (run / "backup.json").exists()
+    assert contents(run.path) == before
 
 
 @pytest.mark.parametrize("part", ["data", "checkpoints", "notebooks", "index.html"])
