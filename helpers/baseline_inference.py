@@ -55,13 +55,18 @@ def token_pieces(tokenizer: Any, prompt: Sequence[int], reply: str, finished: bo
 
 
 def shortened(pieces: Sequence[tuple[str, str]], longest: int = 40) -> list[tuple[str, str]]:
-    """Pieces where each run of more than `longest` tokens of one kind has its middle left out, and says so."""
+    """Pieces where each run of more than `longest` tokens of one kind has its middle left out, and says so.
+
+    It goes on at the beginning of a word.
+    """
     short: list[tuple[str, str]] = []
     for kind in dict.fromkeys(kind for _, kind in pieces):
         run = [piece for piece in pieces if piece[1] == kind]
-        if (left_out := len(run) - longest) > 0:
+        if len(run) > longest:
             half = longest // 2
-            run = [*run[:half], (f" … {left_out} tokens … ", kind), *run[-half:]]
+            last = range(len(run) - half, len(run))
+            on = next((i for i in last if run[i][0][:1].isspace()), last.start)
+            run = [*run[:half], (f" … {on - half} tokens …", kind), *run[on:]]
         short += run
     return short
 

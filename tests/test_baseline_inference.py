@@ -37,9 +37,11 @@ def test_a_thought_that_never_closed_is_all_thought(r1_tokenizer):
 def test_long_parts_lose_their_middle_and_say_how_much():
     pieces = [("p", "prompt")] * 3 + [(str(i), "thought") for i in range(10)]
     assert shortened(pieces, 4) == [
-        *[("p", "prompt")] * 3, ("0", "thought"), ("1", "thought"), (" … 6 tokens … ", "thought"), ("8", "thought"),
+        *[("p", "prompt")] * 3, ("0", "thought"), ("1", "thought"), (" … 6 tokens …", "thought"), ("8", "thought"),
         ("9", "thought"),
     ]  # fmt: skip
+    pieces[-1] = (" 9", "thought")  # it goes on with a word, not in one
+    assert shortened(pieces, 4)[-2:] == [(" … 7 tokens …", "thought"), (" 9", "thought")]
     assert shortened(pieces, 10) == pieces
 
 

@@ -129,7 +129,7 @@ def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
         return ""
     there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
     return (
-        f" Of it, {there:+.3f} is at the end of the thought alone (</think> and the token after it); "
+        f" Of this, {there:+.3f} comes from the end of the thought alone (</think> and the token after it); "
         f"the mean over the other tokens alone changes by {elsewhere:+.3f}, and the two do not add up."
     )
 
@@ -179,14 +179,16 @@ def _below_chance(task: Mapping[str, Any]) -> str:
     below = [side for side in SIDES if task[side]["ci95"][1] < task["chance"]]
     if not below:
         return ""
-    shares = []
+    counts = []
     for side in below:
         answered = task[side]["answered"]
-        right = f" and is right in {answered['accuracy']:.0%} of those" if answered["n"] else ""
-        count = f"{answered['n']} of {task['n']} replies{right}"
-        shares.append(f"the {side} model names one after a closed thought in {count}")
-    guess = f"guessing an option would be right more often ({task['chance']:.0%})"
-    return f" But {guess} than {' or '.join(f'the {side} model' for side in below)}: {'; '.join(shares)}."
+        count = f"the {side} model names an option after a closed thought in {answered['n']} of {task['n']} replies"
+        if answered["n"]:
+            count += f", {answered['accuracy']:.0%} of them rightly"
+            count += ", less often than a guess would be" * (answered["ci95"][1] < task["chance"])
+        counts.append(count)
+    who = "Both models score" if len(below) == 2 else f"The {below[0]} model scores"
+    return f" {who} below guessing ({task['chance']:.0%}): {'; '.join(counts)}."
 
 
 def _like_guessing(task: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def on_shape(validation: Figures) -> str:
     elif is_shown(closed) and closed["delta"] > 0:
         remark.append("It has learned the form of a reply, and form says nothing yet about what stands in it.")
     elif not is_shown(finished) and not is_shown(closed):
-        remark.append("No difference in form is shown.")
+        remark.append("No difference is shown in form.")
     circles = [side for side in SIDES if repetition[side] > LOOPS]
     if circles:
         shares = " and ".join(f"{repetition[side]:.0%} of the {side} model's" for side in circles)
@@ -92,8 +92,8 @@ def on_forced(task: Figures) -> str:
         remark = "Here a difference shows that the replies did not show."
     like_guessing = [side for side in SIDES if forced[side]["ci95"][0] <= chance <= forced[side]["ci95"][1]]
     if like_guessing:
-        who = "Neither model is" if len(like_guessing) == 2 else f"The {like_guessing[0]} model is not"
-        remark += f" {who} shown to differ from guessing then."
+        who = "neither model is" if len(like_guessing) == 2 else f"the {like_guessing[0]} model is not"
+        remark += f" Made to answer, {who} shown to differ from guessing."
     for side in SIDES:
         found = task[side]["favourite_forced"]
         if always_the_same(found):

@@ -12,15 +12,15 @@ IN_WORDS = {
     "lora.alpha": "the correction is multiplied by alpha / r: twice alpha, twice the correction",
     "lora.dropout": "share of inputs to A set to zero at random, against overfitting",
     "training.backend": "the library that trains",
-    "training.learning_rate": "how far a step moves the weights; too high and the loss jumps, too low and it stays",
+    "training.learning_rate": "how far a step moves the weights; too high: the loss jumps; too low: it hardly falls",
     "training.packing": "rows end to end in one sequence, so no computing goes into padding",
     "training.batch_size": "rows that go through the model at once; memory grows with it",
     "training.gradient_accumulation": "batches whose gradients are added up before one step",
     "training.max_steps": "optimizer steps; above 0 it wins over epochs",
     "training.epochs": "how often each row is seen, where max_steps is -1",
-    "training.warmup_steps": "steps in which the learning rate climbs from 0",
-    "training.weight_decay": "pulls A and B a little towards 0 at each step",
-    "training.scheduler": "how the learning rate falls to 0 after warmup",
+    "training.warmup_steps": "steps in which the learning rate climbs from 0, while the optimizer's averages are rough",
+    "training.weight_decay": "a pull of A and B towards 0 at each step, against large weights",
+    "training.scheduler": "how the learning rate falls to 0 after warm-up: long steps first, short ones to settle",
     "training.optimizer": "AdamW; in 8 bits its two averages a weight take a quarter of the memory",
     "training.gradient_checkpointing": "keep few intermediate values and compute them again: less memory, more time",
     "training.validations": "times the validation loss is measured after the first",
@@ -74,7 +74,7 @@ def curve_remark(log: Sequence[Mapping[str, Any]]) -> str:
         return f"{held}. It rises {turn}, which is overfitting if the training loss goes on falling."
     if start - end > 0.01 * start:
         return f"Here: the validation loss falls from {start:.2f} to {end:.2f} without a turn: unseen rows gain too."
-    return f"Here: the validation loss hardly moves, {start:.2f} to {end:.2f}: little was learnt that carries over."
+    return f"Here: the validation loss hardly moves, {start:.2f} to {end:.2f}: little was learned that carries over."
 
 
 def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:

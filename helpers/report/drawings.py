@@ -120,7 +120,7 @@ def lora_shapes(d: int, k: int, r: int) -> Picture:
     for name, (x, y, wide, high, colour) in shapes.items():
         axes.add_patch(Rectangle((x, y), wide, high, facecolor=colour, edgecolor="#404040", linewidth=0.8))
         axes.text(x + wide / 2, y + high + 0.15, name, ha="center", va="bottom", fontsize=9)
-    axes.text(width + 1.3, height / 2, "+ alpha / r x", ha="center", va="center", fontsize=12)
-    axes.text(width + 3.1 + thin, height / 2, "x", ha="center", va="center", fontsize=12)
+    axes.text(width + 1.3, height / 2, "+ (alpha / r) ×", ha="center", va="center", fontsize=12)
+    axes.text(width + 3.1 + thin, height / 2, "×", ha="center", va="center", fontsize=12)
     axes.set(xlim=(-0.8, 2 * width + 4.6 + thin), ylim=(-0.1, height + 0.6), aspect="equal")
     return figure

@@ -152,7 +152,7 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
             means.plot(part[side], y, **(STYLES[side] | {"linestyle": "none"}), label=side if y == 0 else None)
         if part["delta_ci95"]:  # None of too few rows
             change.plot(part["delta_ci95"], [y, y], color=ACCENT, linewidth=3, alpha=0.45)
-        change.plot(part["delta"], y, "D", color=ACCENT)
+        change.plot(part["delta"], y, "D", color=ACCENT, markersize=4)
     change.axvline(0, color=GREY, linestyle="--", linewidth=1)
     for axes in (means, change):
         _grid_along_x(axes)
@@ -220,9 +220,9 @@ def hits(finding: Mapping[str, Any]) -> Picture:
     figure, axes = new_figure(7, 1.3 + 0.5 * len(finding))
     _percent_along_x(axes)
     for y, found in enumerate(finding.values()):
-        for (k, hit), colour, shift in zip(found["hits"].items(), DEPTHS, (-0.2, 0, 0.2), strict=True):
+        for (k, hit), colour, marker, shift in zip(found["hits"].items(), DEPTHS, "os^", (-0.2, 0, 0.2), strict=True):
             axes.plot(hit["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
-            axes.plot(hit["share"], y + shift, "o", color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
+            axes.plot(hit["share"], y + shift, marker, color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
     figure.legend(frameon=False, ncols=3, loc="outside upper left")

@@ -144,10 +144,8 @@ def verdict(
     if p_value < 0.05 and not low <= 0 <= high:
         word = "better" if (low > 0) != loss else "worse"
         return f"The tuned model's {noun} is {word} than the base model's: {figures}."
-    sentences = f"No difference in {noun} is shown: tuned minus base is {figures}."
-    if low <= 0 <= high:
-        sentences += " The interval says which differences fit this result."
-    return sentences if detectable is None else f"{sentences} {why_not_shown(interval, p_value, n, detectable)}"
+    sentence = f"No difference is shown in {noun}: tuned minus base is {figures}."
+    return sentence if detectable is None else f"{sentence} {why_not_shown(interval, p_value, n, detectable)}"
 
 
 def why_not_shown(interval: Sequence[float], p_value: float, n: int, detectable: float) -> str:

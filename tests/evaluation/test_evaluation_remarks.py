@@ -99,14 +99,14 @@ def test_the_reading_made_to_answer_is_compared_with_the_replies(replied, forced
 @pytest.mark.parametrize(
     ("base", "tuned", "who"),
     [
-        (["A", "B", "C", "D"], ["B", "A", "C", "D"], "Neither model is"),
-        (["A"], ["A", "B", "C", "D"], "The tuned model is not"),
+        (["A", "B", "C", "D"], ["B", "A", "C", "D"], "neither model is"),
+        (["A"], ["A", "B", "C", "D"], "the tuned model is not"),
     ],
 )
 def test_made_to_answer_like_a_guess_is_said(base, tuned, who):
     task = questions([None], ["A"])[0]["tasks"]["t"]
     task["made_to_answer"] = questions(base, tuned)[0]["tasks"]["t"]
-    assert remarks.on_forced(task).endswith(f" {who} shown to differ from guessing then.")
+    assert remarks.on_forced(task).endswith(f" Made to answer, {who} shown to differ from guessing.")
 
 
 def test_shape_says_what_changed_and_what_loops():
@@ -118,7 +118,7 @@ def test_shape_says_what_changed_and_what_loops():
     assert "stops less often" in shape(good, loop)
     assert "Replies go round in circles" in shape(good, loop)
     assert "form says nothing yet" in shape(((False, True), "one"), good)
-    assert shape(good, good).endswith("No difference in form is shown.")
+    assert shape(good, good).endswith("No difference is shown in form.")
 
 
 def test_the_loss_is_that_of_04():

@@ -61,7 +61,7 @@ def test_task_figures_are_those_worked_out_by_hand():
     twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2)["tasks"]["medqa"]
     low, high = twice["paired"]["delta_ci95"]
     assert (low, high) == pytest.approx((-0.3403, 0.7403), abs=1e-4)  # Bonett and Price, 2 and 4 of 8
-    assert twice["verdict"].startswith("No difference in accuracy is shown: tuned minus base is +25.0 points")
+    assert twice["verdict"].startswith("No difference is shown in accuracy: tuned minus base is +25.0 points")
 
 
 def test_the_loss_of_each_part_and_repetition_are_paired_too():
@@ -99,15 +99,18 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     assert "is better than the base model's: +15.0 points" in task["verdict"]
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
-        "No reply was cut off at the token limit. But guessing an option would be right more often (25%) than the base "
-        "model: the base model names one after a closed thought in 0 of 40 replies. The tuned model's accuracy is not "
-        "shown to differ from guessing: its interval, 5.7% to 29.8%, holds 25%. Always naming A would score 100%."
+        "No reply was cut off at the token limit. The base model scores below guessing (25%): the base model names an "
+        "option after a closed thought in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
+        "guessing: its interval, 5.7% to 29.8%, holds 25%. Always naming A would score 100%."
     )
     many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4)["tasks"]["t"]
     assert many["verdict"].endswith(
-        "in 0 of 160 replies; the tuned model names one after a closed thought in 40 of 160 replies and is right in "
-        "60% of those."
+        " Both models score below guessing (25%): the base model names an option after a closed thought in 0 of 160 "
+        "replies; the tuned model names an option after a closed thought in 40 of 160 replies, 60% of them rightly."
     )
+    wrong = [choice("t", i, "A", "A" if i < 2 else "B") for i in range(40)]
+    said = summarise(BASE[:2] + base, TUNED[:2] + wrong)["tasks"]["t"]["verdict"]
+    assert "in 40 of 40 replies, 5% of them rightly, less often than a guess would be." in said
 
 
 def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
@@ -164,7 +167,7 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     assert "100% of the base model's and 0% of the tuned model's were cut off at the token limit" in task["verdict"]
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
-    assert forced["verdict"].startswith("No difference in accuracy when made to answer is shown")
+    assert forced["verdict"].startswith("No difference is shown in accuracy when made to answer: ")
     assert summarise(BASE, TUNED)["tasks"]["medqa"]["made_to_answer"] is None
 
 
@@ -174,7 +177,7 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     task = [choice("t", 0, "A", "A")]
     validation = summarise(base + task, tuned + task)["validation"]
     assert validation["verdict"].endswith(
-        " Of it, -0.150 is at the end of the thought alone (</think> and the token after it); the mean over the "
+        " Of this, -0.150 comes from the end of the thought alone (</think> and the token after it); the mean over the "
         "other tokens alone changes by -0.200, and the two do not add up."
     )
     assert "</think>" not in summarise(BASE, TUNED)["validation"]["verdict"]  # replies of an older release
