@@ -8,6 +8,7 @@ from itertools import chain
 from helpers import printable
 
 MAX_WORDS = 200  # of a passage: BM25 over passages of this size is measured in docs/RETRIEVAL.md
+MAX_CHARACTERS = 4_000  # of a passage without enough spaces (base64, Chinese); 200 words have at most some 2,000
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class UnknownKindError(UnreadableError):
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of a document: at most MAX_WORDS words under one heading; `title` is the path of headings."""
+    """A stretch of a document: at most MAX_WORDS words and MAX_CHARACTERS characters under one heading.
+
+    `title` is the path of headings.
+    """
 
     text: str
     title: str
@@ -77,7 +81,8 @@ class Passage:
 def passages(document: Document, max_words: int = MAX_WORDS) -> Iterator[Passage]:
     """The document in order, paragraphs merged under their heading as long as they stay within `max_words` words.
 
-    A longer paragraph is cut between sentences, and a longer sentence between words. No word is lost.
+    A longer paragraph is cut between sentences, a longer sentence between words, and a word of more than MAX_CHARACTERS
+    characters after so many. No word is lost.
     """
     for section in document.sections:
         title = " > ".join(dict.fromkeys(filter(None, section.path)))
@@ -87,22 +92,27 @@ def passages(document: Document, max_words: int = MAX_WORDS) -> Iterator[Passage
 
 
 def _packed(pieces: Iterable[str], most: int, separator: str) -> Iterator[str]:
-    """Neighbours joined as long as they stay within `most` words."""
+    """Neighbours joined as long as they stay within `most` words and MAX_CHARACTERS."""
     kept: list[str] = []
-    words = 0
+    words = length = 0
     for piece in pieces:
         size = len(piece.split())
-        if kept and words + size > most:
+        if kept and (words + size > most or length + len(piece) > MAX_CHARACTERS):
             yield separator.join(kept)
-            kept, words = [], 0
+            kept, words, length = [], 0, 0
         kept.append(piece)
         words += size
+        length += len(piece) + len(separator)
     if kept:
         yield separator.join(kept)
 
 
 def _sentences(paragraph: str, most: int) -> Iterator[str]:
-    """The paragraph's sentences, those of more than `most` words in parts."""
+    """The paragraph's sentences, those that are too long in parts."""
     for sentence in re.split(r"(?<=[.!?])\s+", paragraph):
         words = sentence.split()
-        yield from (" ".join(words[start : start + most]) for start in range(0, len(words), most))
+        if len(words) <= most and len(sentence) <= MAX_CHARACTERS:
+            yield from filter(None, [" ".join(words)])
+        else:
+            starts = ((word, start) for word in words for start in range(0, len(word), MAX_CHARACTERS))
+            yield from _packed((word[start : start + MAX_CHARACTERS] for word, start in starts), most, " ")

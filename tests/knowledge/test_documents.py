@@ -3,7 +3,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.knowledge.documents import Document, Section, passages
+from helpers.knowledge.documents import MAX_CHARACTERS, Document, Section, passages
 
 TEXT = st.text(alphabet=st.sampled_from("ab. !?\n\tcd\u00a0"), max_size=120)
 
@@ -40,3 +40,11 @@ def test_a_sentence_of_a_whole_file_is_cut_in_one_pass():
     began = time.process_time()
     assert sum(1 for _ in passages(document)) == 5000
     assert time.process_time() - began < 5
+
+
+def test_text_without_spaces_is_cut_too():
+    paragraphs = ["Gout. " + "A" * 9_001, "糖尿病" * 3_000, ("B" * 3_000 + " ") * 3]
+    found = [p.text for p in passages(Document("d", [Section(("t",), paragraphs)]))]
+    assert "".join("".join(found).split()) == "".join("".join(paragraphs).split())
+    assert max(map(len, found)) == MAX_CHARACTERS
+    assert len(found) < 12

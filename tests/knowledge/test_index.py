@@ -100,7 +100,7 @@ def test_hostile_text_is_stored_and_found_as_text(either):
     found = {word: either.search(word, 3) for word in words}
     assert [[p.source for p in found[word]] for word in words] == [[name] for name in texts]
     assert found["zeta"][0].text == "<script>zeta()</script>"
-    assert found["delta"][0].text == texts["long"]
+    assert found["delta"][0].text == "delta"  # and the long word in passages of its own
     assert "\x00" not in found["beta"][0].text
     either.search("w" * 1_000_000 + " " + "many words " * 50_000, 3)
 
