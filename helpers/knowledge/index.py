@@ -88,6 +88,11 @@ class Index:
             found = db.execute(f"{_PASSAGES} ORDER BY p.rowid") if db else ()
             return _state_name(db), [(facts[0], _passage(facts)) for facts in found]
 
+    def sources(self) -> set[str]:
+        """The names of all documents that have a passage."""
+        with self._reading() as db:
+            return {name for (name,) in db.execute("SELECT source FROM documents WHERE count > 0")} if db else set()
+
     @property
     def state(self) -> str:
         """A name for what the index holds: another after each change, "" where there is no index yet."""

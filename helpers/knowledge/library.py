@@ -29,6 +29,11 @@ class Library:
     def widened(self, question: str) -> str:
         return widen(question, self.synonyms) if self.synonyms else question
 
+    def names(self) -> set[str]:
+        """All that a question may call a document which is there (see `holds`)."""
+        parts = (source.split("#") for source in self.index.sources())
+        return {"#".join(each[start:]) for each in parts for start in range(len(each))}
+
 
 def open_library(run: Run, questions: Iterable[ChoiceQuestion] = ()) -> Library:
     """The run's library, made or brought up to date: files that have not changed are not read again.

@@ -34,13 +34,14 @@ def queries(library: Library, thoughts: Mapping[str, Mapping[str, str]]) -> dict
 
 
 def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> dict[str, Any]:
-    """By query: hit@1, 5 and 10, MRR, and milliseconds a search, over the questions that name what is `relevant`.
+    """By query: hit@1, 5 and 10, MRR, and milliseconds a search, over the questions that name a document of it.
 
     MRR: the mean of 1 over the place of the first passage of the right document, 0 if none is among the first 10.
     Shares have exact intervals, means Student's t; `paired` compares each query with the question alone. {} where no
-    question names a document.
+    question names one.
     """
-    known = [question for question in asked if question.answered_by]
+    there = library.names()
+    known = [question for question in asked if question.answered_by in there]
     if not known:
         return {}
     places, times = {}, {}

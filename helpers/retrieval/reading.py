@@ -100,9 +100,11 @@ def found_for(
 
 def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tasks, side: str) -> list[Prediction]:
     """One side's predictions, with `condition`, `sources` (of the passages in the prompt) and `found` (is the right
-    document among them; None where no question names one). Closed book, 05's count where it asked the same text."""
+    document among them; None where the library has none that the question names). Closed book, 05's count where it
+    asked the same text."""
     settings, style = run.config.retrieval, run.config.model.prompt_style
     questions = [(task, question) for task, asked in tasks.items() for question in asked]
+    there = library.names()
     bare = [choice_row(task, question, question.as_prompt(context=False)) for task, question in questions]
     stored = [row for row in read_jsonl(run / f"evaluation/predictions.{side}.jsonl") if "letters" in row]
     with adapter_switched(model, side):
@@ -114,7 +116,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
             text, thought = question.as_prompt(context=False), thoughts.get(question.question, "")
             passages = found_for(library, question, condition, settings.k, thought)
             kept = fit_passages(tokenizer, text, passages, run.config.model.max_length, style)
-            right = any(holds(each, question.answered_by) for each in kept) if question.answered_by else None
+            right = any(holds(each, question.answered_by) for each in kept) if question.answered_by in there else None
             about = {"condition": condition, "sources": [each.source for each in kept], "found": right}
             about |= {"thought": thought} if condition == "thought" else {}
             plans.append((choice_row(task, question, with_passages(text, kept)), about))

@@ -13,7 +13,7 @@ Figures = Mapping[str, Any]
 def on_finding(finding: Figures) -> str:
     """How often the right document is found by the question, and whether another query finds it more often."""
     if not finding:
-        return "No question of this task names the document that answers it, so there is nothing to count here."
+        return "No question of this task names a document that is in this library, so there is nothing to count here."
     alone = finding["question"]
     first, ten = (alone["hits"][k]["share"] for k in ("1", "10"))
     remark = [f"Asked with the question alone, the search has the right document first for {first:.0%} of {alone['n']} "

@@ -43,6 +43,11 @@ def test_without_a_question_that_names_a_document_there_is_nothing_to_count(libr
     assert find(library, [], ALONE) == {}
 
 
+def test_questions_whose_document_is_not_in_the_library_say_nothing_about_the_search(library):
+    assert find(library, asked_for("d0", "elsewhere"), ALONE)["question"]["n"] == 1
+    assert find(library, asked_for("elsewhere"), ALONE) == {}
+
+
 def test_another_query_is_compared_with_the_question_alone(library):
     ways = {**ALONE, "better": lambda _: "zebra", "worse": lambda _: "giraffe"}
     found = find(library, asked_for(*["x"] * 5, text="heart zebra zebra"), ways)
