@@ -268,11 +268,11 @@ def _backing_up(run: Run, stage: str) -> Iterator[None]:
 
 @contextmanager
 def _listening(run: Run, tell: Callable[[str], None]) -> Iterator[None]:
-    path = run / ".progress.json"
+    path = run / ".progress"
 
     def listen() -> None:
         try:
-            tell(read_json(path)["line"])
+            tell(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             tell("")
 

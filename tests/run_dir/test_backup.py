@@ -29,7 +29,7 @@ def test_the_copy_has_what_would_be_lost_and_not_what_is_made_again_or_is_half(r
     checkpoint(run, 4, whole=False)
     for name in ("data/train.jsonl", "export/report.json", "evaluation/.replies.base.jsonl", "earlier/x/run.yaml"):
         write_text(run / name, name)
-    for name in ("export/model-q8_0.gguf", "export/merged/model.safetensors", ".progress.json", "data/.half.tmp"):
+    for name in ("export/model-q8_0.gguf", "export/merged/model.safetensors", ".progress", "data/.half.tmp"):
         write_text(run / name, "large or half")
     back_up(run.path, run.config.session.backup)
     assert sorted(contents(tmp_path / "drive")) == [

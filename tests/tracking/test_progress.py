@@ -1,6 +1,5 @@
 """The line that says how far a long step is, and how much longer it will take."""
 
-import json
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -30,15 +29,10 @@ def clock(monkeypatch):
 @pytest.fixture
 def lines(monkeypatch, tmp_path):
     """All lines that the runner would have read."""
-    lines, usual = [], json.dumps
-
-    def dumps(said, **how):
-        if isinstance(said, dict) and said.keys() == {"line", "done", "total"}:
-            lines.append(said["line"])
-        return usual(said, **how)
-
-    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.json"))
-    monkeypatch.setattr(progress.json, "dumps", dumps)
+    lines = []
+    file = SimpleNamespace(write_text=lambda line, encoding: lines.append(line))
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress"))
+    monkeypatch.setattr(progress, "Path", lambda name: file)
     return lines
 
 
@@ -81,15 +75,17 @@ SERIES_CELL = """
 import time
 from threading import Thread
 from helpers.tracking.progress import StageLines
-tell = StageLines()
+tell, shown = StageLines(), []
+show = tell._line.show
+tell._line.show = lambda text: [shown.append(text), show(text)]
 tell("01_setup", "skipped", "finished earlier, inputs unchanged")
 for step in range(4):
     line = f"{step // 2}/2 steps · loss 1.50 · about 9 s left"
     hear = Thread(target=tell, args=("04_lora_training", "running", line))
     hear.start()
     hear.join()
-    assert tell._shown.count("\\n") == 1
-    assert "loss 1.50" in tell._shown
+    assert shown[-1].count("\\n") == 1
+    assert "loss 1.50" in shown[-1]
 tell("04_lora_training", "finished", "7 s")
 """
 
