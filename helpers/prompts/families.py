@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from helpers import InputError
-from helpers.prompts.refusals import refusal
+from helpers.prompts.refusals import refused_family
 
 THINK, END_THINK = "<think>", "</think>"
 OPENING = f"{THINK}\n"  # R1's makers: force every reply to begin with it
@@ -105,8 +105,9 @@ def end_token_ids(tokenizer: Any, eos_token_id: int | list[int] | None) -> list[
 
 def check_template(tokenizer: Any, name: str) -> None:
     """Raise InputError, which says what is missing, for a model whose conversations this project cannot write."""
-    if row := refusal(str(tokenizer.chat_template or "")):
-        raise InputError(f"{name} is of the family {row.family}, which is not supported: {row.missing}")
+    if refused := refused_family(str(tokenizer.chat_template or "")):
+        marks = f"its thought has other marks than {THINK} and {END_THINK}, and no encoding for them is written yet"
+        raise InputError(f"{name} is of the family {refused}, which is not supported: {marks}")
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {name} has no chat template: set model.prompt_style=plain")
     _, question, after = render(tokenizer, [_user()]).rpartition(_QUESTION)

@@ -62,10 +62,10 @@ SUPPORTED = {
     "phi3_5": ("without a thought of its own", "<|end|>", "</think>"),
 }
 REFUSED = {
-    "gptoss": "of the family gpt-oss, which is not supported: its thought is a message of its own",
-    "gemma4": "of the family Gemma 4, which is not supported: it encloses its thought in <|channel>thought",
+    "gptoss": "of the family gpt-oss, which is not supported: its thought has other marks than <think> and </think>",
+    "gemma4": "of the family Gemma 4, which is not supported",
     "gemma4_v5": "of the family Gemma 4, which is not supported",
-    "ministral": "family Ministral 3, Magistral, which is not supported: it encloses its thought in [THINK] and",
+    "ministral": "of the family Ministral 3, Magistral, which is not supported",
     "muse_glimmer": "its chat template writes ' to=user<|message|>' between prompt and answer",
     "smolvlm": "its chat template leaves out the text of a message",
     "llava_next": "chat template cannot render this conversation",

@@ -121,7 +121,7 @@ def test_a_changed_module_or_file_has_another_fingerprint(package, before):
 @pytest.mark.parametrize(
     ("name", "table", "row"),
     [
-        ("prompts/refusals.py", "REFUSALS = (\n", '    Refusal("Bar", ("<|bar|>",), "its thought is drawn"),\n'),
+        ("prompts/refusals.py", "REFUSALS = {\n", '    "Bar": ("<|bar|>",),\n'),
         (
             "questions/benchmarks.py",
             "BENCHMARKS = {\n",
