@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -106,8 +105,9 @@ def ask(
 ) -> None:
     """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
-    from helpers.use.ask import check_question, local_answerers
-    from helpers.use.client import Endpoint, key_for
+    from helpers.use.ask import local_answerers, print_answers
+    from helpers.use.citations import find_index, look_up
+    from helpers.use.client import Endpoint, check_question, key_for
 
     if endpoint and (base or compare):
         raise InputError("a server has one model: --base and --compare are for a run folder")
@@ -120,8 +120,6 @@ def ask(
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
     if sources or index:  # before a model is loaded, or a server asked for its name
-        from helpers.use.citations import find_index, look_up
-
         library = find_index(opened, index and typed_path(index), config.retrieval.embedder)
         text, passages = look_up(library, text, config.retrieval.k)
     if opened:
@@ -129,37 +127,7 @@ def ask(
     else:
         server = Endpoint(endpoint, key_for(endpoint), model)
         answerers = {server.model: partial(server.stream, settings=config.generation)}
-    print("generated text for study, not medical advice", file=sys.stderr)
-    for side, answerer in answerers.items():
-        if compare:
-            print(f"## {side}\n")
-        reply, sent = _print_reply(answerer(text))
-        found = sent if passages is None else passages
-        if found is not None:
-            from helpers.use.citations import source_lines
-
-            print("\nSources:", *source_lines(found, reply), sep="\n")
-
-
-def _print_reply(pieces: Iterator[Any]) -> tuple[str, list[Any] | None]:
-    """Print the text as it streams to standard output, and notes about it to standard error.
-
-    Returns the whole, and the passages that a server sent with it.
-    """
-    from helpers.prompts.encoding import split_reasoning
-    from helpers.use.client import Ended
-
-    reply, sources = "", None
-    for piece in pieces:
-        if isinstance(piece, Ended):
-            reply, sources = piece.text, piece.sources
-        else:
-            reply += piece
-            print(piece, end="", flush=True)
-    print(flush=True)
-    if not split_reasoning(reply).closed:
-        print("(the thought was never closed: no answer)", file=sys.stderr)
-    return reply, sources
+    print_answers(text, answerers, passages)
 
 
 @app.command()

@@ -1,29 +1,43 @@
-"""Asking one question: what it may be, and the answer of a run's models."""
+"""Asking one question on the command line: the answers of a run's models or of a server, as they come."""
 
-import unicodedata
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
-from helpers import InputError
-from helpers.prompts.encoding import encode_prompt
+from helpers.knowledge.documents import Passage
+from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.run_dir.folder import Run
+from helpers.use.citations import source_lines
+from helpers.use.client import Ended
 
-MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
-
-
-def check_question(text: str) -> str:
-    """The question without control characters and surrounding spaces; InputError where it is empty or too long."""
-    # Cc are the control characters, Cs halves of characters, which cannot be sent.
-    question = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")).strip()
-    if not question:
-        raise InputError("the question is empty")
-    if len(question) > MAX_QUESTION:
-        raise InputError(f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}")
-    return question
+Answerer = Callable[[str], Iterator[str | Ended]]
 
 
-def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Callable[[str], Iterator[str]]]:
+def print_answers(text: str, answerers: dict[str, Answerer], passages: Sequence[Passage] | None) -> None:
+    """Print each answerer's reply to `text` as it streams, and its sources; notes go to standard error.
+
+    `passages` are those in the text; None where nobody looked the question up, but perhaps the server.
+    """
+    print("generated text for study, not medical advice", file=sys.stderr)
+    for name, answerer in answerers.items():
+        if len(answerers) > 1:
+            print(f"## {name}\n")
+        reply, found = "", passages
+        for piece in answerer(text):
+            if isinstance(piece, Ended):
+                reply, found = piece.text, piece.sources if passages is None else passages
+            else:
+                reply += piece
+                print(piece, end="", flush=True)
+        print(flush=True)
+        if not split_reasoning(reply).closed:
+            print("(the thought was never closed: no answer)", file=sys.stderr)
+        if found is not None:
+            print("\nSources:", *source_lines(found, reply), sep="\n")
+
+
+def local_answerers(run: Run, sides: Sequence[str]) -> dict[str, Answerer]:
     """A run's "base" and "tuned" model with transformers, prompted as in 05; one model is loaded for both."""
     from helpers.generation.replies import stream
     from helpers.models.loading import load_base, load_tokenizer, load_with_adapter

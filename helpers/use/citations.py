@@ -13,7 +13,7 @@ from helpers.knowledge.library import open_index
 from helpers.prompts.encoding import split_reasoning
 from helpers.prompts.passages import with_passages
 from helpers.run_dir.folder import Run
-from helpers.use.ask import MAX_QUESTION
+from helpers.use.client import MAX_QUESTION
 
 _DASH = "[-\u2010-\u2014\u2212]"
 # As papers number their sources, [1], [1, 3], [1-3] and [1][2], and as models vary it: [^1], [citation:1], 【1】.

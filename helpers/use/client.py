@@ -4,6 +4,7 @@ import ipaddress
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,19 @@ from helpers.config import GenerationSettings
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.markup import clean
 from helpers.prompts.families import END_THINK, THINK
+
+MAX_QUESTION = 8_000  # characters; about 2,000 tokens of English
+
+
+def check_question(text: str) -> str:
+    """The question without control characters and surrounding spaces; InputError where it is empty or too long."""
+    # Cc are the control characters, Cs halves of characters, which cannot be sent.
+    question = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")).strip()
+    if not question:
+        raise InputError("the question is empty")
+    if len(question) > MAX_QUESTION:
+        raise InputError(f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}")
+    return question
 
 
 @dataclass(frozen=True)

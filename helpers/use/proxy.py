@@ -22,9 +22,8 @@ from typing import Any
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
-from helpers.use.ask import MAX_QUESTION
 from helpers.use.citations import listed, look_up
-from helpers.use.client import joined, thought_and_answer
+from helpers.use.client import MAX_QUESTION, joined, thought_and_answer
 
 MAX_BODY = 1 << 20  # bytes of a request
 GONE = "the model is not loaded yet, or broke off"

@@ -28,8 +28,7 @@ from helpers.models.packaged import embedded_gguf
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.families import END_THINK
 from helpers.run_dir.folder import Run
-from helpers.use.ask import MAX_QUESTION
-from helpers.use.client import Endpoint, is_local
+from helpers.use.client import MAX_QUESTION, Endpoint, is_local
 from helpers.use.proxy import Proxy
 
 REASONING_PARSER = PROJECT_ROOT / "helpers/data" / "vllm_reasoning_parser.py"

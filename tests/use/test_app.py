@@ -25,8 +25,7 @@ from helpers.run_dir.folder import open_run
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.ask import MAX_QUESTION
-from helpers.use.client import Ended, Endpoint
+from helpers.use.client import MAX_QUESTION, Ended, Endpoint
 
 SETTINGS = Config.resolve("smoke").generation
 REPLY = [{"content": "Hm, "}, {"content": "well.</think>"}, {"content": "The median nerve."}]

@@ -9,8 +9,8 @@ from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.run_dir.folder import open_run
-from helpers.use.ask import MAX_QUESTION
 from helpers.use.citations import find_index, look_up, source_lines, unknown_citations
+from helpers.use.client import MAX_QUESTION
 
 
 @pytest.fixture(scope="module")

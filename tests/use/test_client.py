@@ -6,8 +6,7 @@ from fake_server import Server
 from helpers import InputError
 from helpers.config import Config
 from helpers.prompts.encoding import Reasoning, split_reasoning
-from helpers.use.ask import MAX_QUESTION, check_question
-from helpers.use.client import Endpoint, key_for
+from helpers.use.client import MAX_QUESTION, Endpoint, check_question, key_for
 
 SETTINGS = Config.resolve("smoke").generation
 

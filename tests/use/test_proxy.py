@@ -21,8 +21,7 @@ from helpers.knowledge.documents import Document, Passage, Section
 from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
-from helpers.use.ask import MAX_QUESTION
-from helpers.use.client import Ended, Endpoint
+from helpers.use.client import MAX_QUESTION, Ended, Endpoint
 from helpers.use.proxy import MAX_BODY, Proxy, add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation

@@ -14,8 +14,8 @@ from helpers.run_dir.folder import Run
 from helpers.use.app import engine
 from helpers.use.app.parts import NAMES, Panel, changed, escaped, heading, plain
 from helpers.use.app.replies import Reply, Turn, answering
-from helpers.use.ask import MAX_QUESTION, check_question
 from helpers.use.citations import find_index, look_up, source_line, source_lines
+from helpers.use.client import MAX_QUESTION, check_question
 
 EXAMPLES = 3
 REDRAW_SECONDS = 0.1
