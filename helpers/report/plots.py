@@ -123,21 +123,33 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
     return figure
 
 
-def accuracy(tasks: Mapping[str, Any]) -> Picture:
-    """Accuracy of base and tuned with 95% intervals, task by task, and what chance would score."""
-    figure, axes = new_figure(7, 1.2 + 0.9 * len(tasks))
+def accuracy(rows: Mapping[str, Any]) -> Picture:
+    """Accuracy of base and tuned with 95% intervals, and what chance would score: a row for each task, say."""
+    figure, axes = new_figure(7, 1.3 + 0.7 * len(rows))
     _percent_along_x(axes)
-    for y, task in enumerate(tasks.values()):
-        for side, height in (("base", y + 0.14), ("tuned", y - 0.14)):
-            colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
-            axes.plot(task[side]["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
-            axes.plot(task[side]["accuracy"], height, marker, color=colour, label=side if y == 0 else None, **WHOLE)
-        _chance_line(axes, y, task["chance"])
-    axes.set_yticks(range(len(tasks)), [f"{_as_text(name)} (n={task['n']})" for name, task in tasks.items()])
-    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(tasks) - 0.4))
-    if tasks:
+    for y, row in enumerate(rows.values()):
+        for side, height in (("base", y - 0.14), ("tuned", y + 0.14)):
+            if found := row.get(side):
+                colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
+                axes.plot(found["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
+                axes.plot(found["accuracy"], height, marker, color=colour, label=side if y == 0 else None, **WHOLE)
+        if row["chance"] is not None:
+            _chance_line(axes, y, row["chance"])
+    axes.set_yticks(range(len(rows)), [f"{_as_text(name)} (n={row['n']})" for name, row in rows.items()])
+    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    if rows:
         figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure
+
+
+def reading(sides: Mapping[str, Any]) -> Picture:
+    """Accuracy closed book and with passages; 07's `reading` of a task."""
+    rows: dict[str, Any] = {}
+    for side, conditions in sides.items():
+        for name, found in conditions.items():
+            about = {"n": found["n"], "chance": found.get("chance")}  # which the figures of older runs lack
+            rows.setdefault(name, about)[side] = found["replied"]
+    return accuracy(rows)
 
 
 def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
@@ -226,26 +238,4 @@ def hits(finding: Mapping[str, Any]) -> Picture:
     axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
     figure.legend(frameon=False, ncols=3, loc="outside upper left")
-    return figure
-
-
-def reading(sides: Mapping[str, Any], measure: str = "replied") -> Picture:
-    """Accuracy closed book and with passages, 95% intervals, and what chance would score; 07's `reading` of a task."""
-    conditions = list(dict.fromkeys(name for found in sides.values() for name in found))
-    figure, axes = new_figure(7, 1.3 + 0.6 * len(conditions))
-    _percent_along_x(axes)
-    for side, shift in (("base", -0.14), ("tuned", 0.14)):
-        colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
-        for y, condition in enumerate(conditions):
-            if found := sides[side].get(condition, {}).get(measure):
-                axes.plot(found["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
-                axes.plot(found["accuracy"], y + shift, marker, color=colour, label=side if y == 0 else None, **WHOLE)
-    either = {name: next(found[name] for found in sides.values() if name in found) for name in conditions}
-    for y, found in enumerate(either.values()):
-        if "chance" in found:  # which the figures of older runs lack
-            _chance_line(axes, y, found["chance"])
-    axes.set_yticks(range(len(conditions)), [f"{name} (n={found['n']})" for name, found in either.items()])
-    axes.set(xlabel="accuracy, with 95% interval", xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6))
-    if conditions:
-        figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure

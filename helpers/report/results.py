@@ -89,9 +89,9 @@ def headline(run: Run) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def named_parts(parts: dict[str, Any], width: int = 24) -> dict[str, Any]:
-    """The parts of the NLL under their names in PARTS, in lines of up to `width` letters, for a picture."""
-    return {textwrap.fill(PARTS[part], width): found for part, found in parts.items()}
+def named_parts(parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts of the NLL under their names in PARTS, in short lines, for a picture."""
+    return {textwrap.fill(PARTS[part], 24): found for part, found in parts.items()}
 
 
 def open_book(run: Run) -> list[tuple[str, str, str, str]]:

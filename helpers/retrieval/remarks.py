@@ -75,8 +75,8 @@ def reading_table(sides: Figures) -> list[dict[str, str]]:
     return rows
 
 
-def changed_pair(rows: list[Prediction], mended: bool, condition: str = "open") -> tuple[Prediction, Prediction] | None:
-    """The first question, closed book and with passages, that reading mended (or misled); None if there is none."""
+def changed_pair(rows: list[Prediction], mended: bool) -> tuple[Prediction, Prediction] | None:
+    """The first question, closed and open book, that reading mended (or misled); None if there is none."""
     closed = {(row["task"], row["id"]): row for row in rows if row["condition"] == "closed"}
-    pairs = ((closed[row["task"], row["id"]], row) for row in rows if row["condition"] == condition)
+    pairs = ((closed[row["task"], row["id"]], row) for row in rows if row["condition"] == "open")
     return next(((one, two) for one, two in pairs if two["correct"] - one["correct"] == (1 if mended else -1)), None)

@@ -410,4 +410,3 @@ def test_an_example_of_each_change_is_the_first(tmp_path):
     closed, opened = changed_pair(rows, mended=False)
     assert (closed["id"], closed["condition"], opened["condition"]) == ("2", "closed", "open")
     assert changed_pair(pairs(0, 1, 8), mended=True) is None
-    assert changed_pair(rows, True, "oracle") is None
