@@ -35,12 +35,12 @@ def on_checks(checks: Mapping[str, Mapping[str, Any]], use: Path, gain: float | 
     if "not checked" in by_verdict:
         said.append(f"Not checked, for want of memory: {_listed(by_verdict['not checked'])}.")
     kind = use.stem.removeprefix("model-")
-    chosen = "passed" if checks[kind]["passes"] else "was not checked" if checks[kind]["passes"] is None else "failed"
     reason = {
-        "passed": "the smallest that passed",
-        "was not checked": "the smallest, though nothing could be checked",
-        "failed": "the one that loses least, since none passed: look for the fault before anyone uses it",
-    }[chosen]
+        "passes": "the smallest that passed",
+        "not checked": "the smallest, though nothing could be checked",
+        "not shown to pass": "the smallest that was not shown to fail",
+        "fails": "the one that loses least, since all failed: look for the fault before anyone uses it",
+    }[checks[kind]["verdict"].partition(":")[0]]
     nll, cost = checks[kind].get("nll"), ""
     if nll and gain is not None and min(gain, nll["difference"]) > 0:
         share = nll["difference"] / gain

@@ -64,6 +64,8 @@ def test_all_pass_none_passes_none_is_checked(files):
     assert said[0] == f"{said[1]} It costs 0.060 nats a token, 12% of the 0.500 that 05 found gained."
     assert said[1] == said[2]
     assert remark(files, *[check("fails", stopped=0)] * 3).endswith("look for the fault before anyone uses it.")
+    doubtful = [check("not shown to pass", 0.15, (0.05, 0.25))] * 3
+    assert remark(files, *doubtful).endswith("with model-q4_k_m.gguf, the smallest that was not shown to fail.")
     unknown = {"passes": None, "verdict": "not checked: 15.0 GiB to load, 8.0 GiB of memory free"}
     assert remark(files, *[unknown] * 3) == (
         "Not checked, for want of memory: f16, q8_0 and q4_k_m. The notebook goes on with model-q4_k_m.gguf, the "
