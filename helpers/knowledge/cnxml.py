@@ -52,10 +52,14 @@ def bundle_of(path: Path) -> Path | None:
 
 
 def bundle_files(bundle: Path) -> list[Path]:
-    """A bundle's modules in the order of its books, those in no book by name, then collections that cannot be read."""
+    """A bundle's modules in the order of its books, those in no book by name, then collections that cannot be read.
+
+    Those that a book lists and the folder lacks are among them, so that reading them says so.
+    """
     there = {path.parent.name: path for path in sorted(bundle.glob("modules/*/index.cnxml"))}
     places, broken = _books(bundle)
-    ordered = [there.pop(name) for name in places if name in there]
+    plain = (name for name in places if name and Path(name).name == name)
+    ordered = [there.pop(name, bundle / "modules" / name / "index.cnxml") for name in plain]
     return ordered + list(there.values()) + broken
 
 

@@ -50,7 +50,8 @@ def source_of(path: Path, root: Path) -> str:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise UnreadableError("is not a file" if path.exists() else "is a broken link")
+        lacking = "is a broken link" if path.is_symlink() else "is not there"
+        raise UnreadableError("is not a file" if path.exists() else lacking)
     limit = MAX_MARKDOWN if READERS.get(path.suffix.lower()) is _markdown else MAX_BYTES
     if path.stat().st_size > limit:
         raise UnreadableError(f"is larger than {limit >> 20} MiB: cut it into parts")

@@ -16,12 +16,13 @@ from helpers.run_dir.folder import Run
 from helpers.use.client import MAX_QUESTION
 
 _DASH = "[-\u2010-\u2014\u2212]"
-# As papers number their sources, [1], [1, 3], [1-3] and [1][2], and as models vary it: [^1], [citation:1], 【1】.
-# Numbers in round brackets are no citations: in replies (1) and (2) count steps.
+# As papers number their sources, [1], [1, 3], [1-3], [1][2] and [5, p. 3], and as models vary it: [^1], [#1], \[1\],
+# [citation:1], 【1】 and 【4†source】. Numbers in round brackets are no citations: in replies (1) and (2) count steps.
+_OPEN, _CLOSE = r"[\[【［]\s*[\^#]?", r"\\?[\]】］]"
+_NAME = r"(?:(?:citation|passage|source|document|reference|ref|number|no)s?\.?\s*[:#]?\s*)?"
+_PLACE = r"(?:†[^\]】］]{0,40}|,\s*pp?\.[^\]】］]{0,20})?"
 CITED = re.compile(
-    r"[\[【]\s*\^?(?:(?:citation|passage|source|reference|ref)s?\.?\s*:?\s*)?"
-    rf"(\d{{1,3}}(?:(?:[\s,;&]|and\b|{_DASH})+\d{{1,3}})*)\s*[\]】]",
-    re.IGNORECASE,
+    rf"{_OPEN}{_NAME}(\d{{1,3}}(?:(?:[\s,;&]|and\b|{_DASH})+\d{{1,3}})*)\s*{_PLACE}{_CLOSE}", re.IGNORECASE
 )
 _RANGE = re.compile(rf"(\d+)(?:\s*{_DASH}\s*(\d+))?")
 
@@ -76,4 +77,4 @@ def source_lines(passages: Sequence[Passage], reply: str) -> list[str]:
     if unknown := unknown_citations(reply, passages):
         numbers = shorten(", ".join(f"[{n}]" for n in unknown), 80, placeholder=" ...")
         lines.append(f"{numbers}: cited in the answer, but no passage has this number")
-    return lines or ["no passage was found for this question"]
+    return lines or ["no passage was found for this question, or none that fits beside it"]

@@ -74,6 +74,16 @@ def test_a_broken_collection_is_one_rejection_and_its_modules_stay(bundle):
     assert [d.where for d in found if isinstance(d, Rejection)] == [str(bundle / "collections/a.collection.xml")]
 
 
+def test_a_module_that_a_book_lists_and_the_folder_lacks_is_named(bundle):
+    outside = '<col:module document="../../m1"/><col:module document=""/>'  # no folder of modules/
+    (bundle / "collections/y.xml").write_text(BOOK % ("Y", "by", "y", outside))
+    (bundle / "modules/m1/index.cnxml").unlink()
+    found = list(read_documents(bundle))
+    assert [d.source for d in found if isinstance(d, Document)] == ["m2", "m3", "m4"]
+    lacking = str(bundle / "modules/m1/index.cnxml")
+    assert [d for d in found if isinstance(d, Rejection)] == [Rejection(lacking, "is not there")]
+
+
 def test_a_collection_that_is_no_file_is_not_waited_for(bundle):
     os.mkfifo(bundle / "collections/p.xml")
     (bundle / "collections/q.xml").symlink_to("nowhere")

@@ -65,6 +65,11 @@ THREE = [
         ("As in [5-4] and [6 and 7], & [2&8].", [4, 5, 6, 7, 8]),
         ("As in [1, 2, and 5], and [1; 4; & 6].", [4, 5, 6]),
         ("As in [^1], [^4], [citation:2][citation:5], [Source 6], [passages 1, 7], 【8】.", [4, 5, 6, 7, 8]),
+        (
+            "【4†source】, ［5］, [#6], [7, p. 3], \\[8\\], [documents 9], [No. 10], [number 11]",
+            [4, 5, 6, 7, 8, 9, 10, 11],
+        ),
+        ("Power was [4/5] for [5 to 10] days, at [6 mg] and [No 12 mg].", []),
         ("In [2019], [2019-2021] and [a], of [1.5], [3 mg] and 7.", []),
         ("First (1) rest, (4) ice and (9-11) walks.", []),
         ("", []),
@@ -94,7 +99,7 @@ def test_a_citation_that_is_in_none_is_said_after_the_sources():
     assert source_lines(THREE, "A.</think>[1-99]")[3].endswith(
         "[16], ...: cited in the answer, but no passage has this number"
     )
-    assert source_lines([], "A.</think>B.") == ["no passage was found for this question"]
+    assert source_lines([], "A.</think>B.") == ["no passage was found for this question, or none that fits beside it"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the index
