@@ -1,8 +1,8 @@
-"""The server of a run with sources: it looks each question up, sends it on to the engine, and adds what it found.
+"""What clients of `serve` talk to: it refuses what would end or hold up the engine behind it, and adds sources.
 
-It takes `GET /health`, `GET /v1/models` and `POST /v1/chat/completions`, and passes on what the engine refuses. A reply
-gets two more fields: `sources` (number, title, source, licence, address, text) and `unknown_citations`, the numbers
-that it cites and no source has.
+It takes `GET /health`, `GET /v1/models` and `POST /v1/chat/completions`, and passes on what the engine refuses. With an
+index it looks each question up first, and a reply gets two more fields: `sources` (number, title, source, licence,
+address, text) and `unknown_citations`, the numbers that it cites and no source has.
 """
 
 import json
@@ -18,14 +18,17 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from helpers import InputError
 from helpers.knowledge.documents import Passage
 from helpers.knowledge.index import Index
 from helpers.use.citations import listed, look_up
-from helpers.use.client import MAX_QUESTION, joined, thought_and_answer
+from helpers.use.client import MAX_QUESTION, is_local, joined, thought_and_answer
 
 MAX_BODY = 1 << 20  # bytes of a request
+MAX_MESSAGES = 1000  # llama.cpp renders 2,000 in 25 s on two cores, and does not stop where the client leaves
+MAX_SETTINGS = 1 << 16  # letters of all but the messages: 50,000 biases of tokens hold everybody up
 GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
@@ -33,13 +36,16 @@ CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own serve
 class Proxy(ThreadingTCPServer):
     """In front of the `engine`, given as its port on this machine and its key, a thread a client.
 
-    Clients send `api_key`, if there is one. Nothing of their headers goes on. InputError where it cannot listen.
+    Clients send `api_key`, if there is one; without one no web page of another site may ask. Nothing of their headers
+    goes on. InputError where it cannot listen.
     """
 
     allow_reuse_address = daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, api_key: str, engine: tuple[int, str], index: Index, k: int) -> None:
+    def __init__(
+        self, host: str, port: int, api_key: str, engine: tuple[int, str], index: Index | None, k: int
+    ) -> None:
         (self.engine_port, self.engine_key), self.index, self.k = engine, index, k
         self.expected = f"Bearer {api_key}".encode() if api_key else b""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -75,7 +81,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path not in ("/health", "/v1/models"):
             self.send_error(404)
-        elif self.path == "/health" or self._has_key():
+        elif self.path == "/health" or self._may_ask():
             self._relay(None)
 
     def do_POST(self) -> None:
@@ -88,20 +94,37 @@ class _Exchange(BaseHTTPRequestHandler):
             self.send_error(413, f"the request has more than {MAX_BODY:,} bytes")
         else:
             body = self.rfile.read(int(length))
-            if self._has_key():
+            if len(body) < int(length):
+                self.send_error(400, "the request ends before its length")
+            elif self._may_ask():
                 self._chat(body)
 
-    def _has_key(self) -> bool:
-        given = self.headers.get("Authorization", "").encode("latin-1", "replace")
-        known = not self.server.expected or secrets.compare_digest(given, self.server.expected)
-        if not known:
-            self.send_error(401, "Invalid API Key")
-        return known
+    def _may_ask(self) -> bool:
+        if not self.server.expected:
+            may = self._is_no_foreign_page()
+            refusal = (403, "without an API key this server answers no other site's page, and only as localhost")
+        else:
+            given = self.headers.get("Authorization", "").encode("latin-1", "replace")
+            may, refusal = secrets.compare_digest(given, self.server.expected), (401, "Invalid API Key")
+        if not may:
+            self.send_error(*refusal)
+        return may
+
+    def _is_no_foreign_page(self) -> bool:
+        """A page of another site says so as the origin, or has given this machine's address to its own name."""
+        origin, host = self.headers.get("Origin"), self.headers.get("Host")
+        addresses = ([origin] if origin is not None else []) + ([f"//{host}"] if host else [])
+        try:
+            return all(is_local(urlsplit(each).hostname or "") for each in addresses)
+        except ValueError:
+            return False
 
     def _chat(self, body: bytes) -> None:
         try:
             asked = parsed(body)
-            passages = add_passages(self.server.index, self.server.k, asked)
+            refuse_what_engines_cannot_bear(asked)
+            index = self.server.index
+            passages = None if index is None else add_passages(index, self.server.k, asked)
         except InputError as reason:  # it names a file of this machine
             print(f"error: {reason}", file=sys.stderr, flush=True)
             self.send_error(503, "the index cannot be searched")
@@ -111,7 +134,7 @@ class _Exchange(BaseHTTPRequestHandler):
             self._relay(passages, json.dumps(asked).encode())
 
     def _relay(self, passages: list[Passage] | None, body: bytes | None = None) -> None:
-        """The engine's answer, with the passages of a chat. Where the client leaves, the engine stops."""
+        """The engine's answer, with any passages of a chat. Where the client leaves, the engine stops."""
         with closing(HTTPConnection("127.0.0.1", self.server.engine_port)) as engine:
             try:
                 answer = self._ask(engine, body)
@@ -121,7 +144,7 @@ class _Exchange(BaseHTTPRequestHandler):
                 self.send_error(503, GONE)
                 return
             if streams:
-                self._send(answer.status, annotated_stream(_lines(answer), passages or []), "text/event-stream")
+                self._send(answer.status, annotated_stream(_lines(answer), passages), "text/event-stream")
             elif passages is not None and answer.status == 200:
                 self._send(200, [json.dumps(annotated(json.loads(content), passages)).encode()])
             else:
@@ -134,8 +157,9 @@ class _Exchange(BaseHTTPRequestHandler):
         with selectors.DefaultSelector() as either:
             either.register(engine.sock, selectors.EVENT_READ)
             either.register(self.connection, selectors.EVENT_READ)
-            if engine.sock not in [key.fileobj for key, _ in either.select()]:
-                raise ConnectionAbortedError
+            while engine.sock not in [key.fileobj for key, _ in either.select()]:
+                if not self.connection.recv(1 << 16):  # else a line end after the body, or one request too many
+                    raise ConnectionAbortedError
         return engine.getresponse()
 
     def _send(self, status: int, pieces: Iterable[bytes], kind: str = "application/json") -> None:
@@ -170,6 +194,18 @@ def parsed(body: bytes) -> dict[str, Any]:
     return content
 
 
+def refuse_what_engines_cannot_bear(body: dict[str, Any]) -> None:
+    """ValueError for what ends llama.cpp or holds up everybody whom it serves."""
+    if body.get("grammar"):  # llama.cpp reads it by recursion: 100,000 brackets end the process
+        raise ValueError("this server takes no grammar")
+    messages = body.get("messages")
+    if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
+        raise ValueError(f"the conversation has {len(messages):,} messages, more than the limit of {MAX_MESSAGES:,}")
+    settings = len(json.dumps({name: value for name, value in body.items() if name != "messages"}))
+    if settings > MAX_SETTINGS:
+        raise ValueError(f"all but the messages has {settings:,} letters, more than the limit of {MAX_SETTINGS:,}")
+
+
 def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
     """Put up to k passages in front of the last user message's text in `body`, and return them.
 
@@ -195,8 +231,8 @@ def annotated(reply: dict[str, Any], passages: list[Passage]) -> dict[str, Any]:
     return reply | listed(passages, *texts)
 
 
-def annotated_stream(lines: Iterable[bytes], passages: list[Passage]) -> Iterator[bytes]:
-    """The lines of a stream of events, and the two fields in a chunk of their own before `[DONE]`.
+def annotated_stream(lines: Iterable[bytes], passages: list[Passage] | None) -> Iterator[bytes]:
+    """The lines of a stream of events, and the two fields, if any, in a chunk of their own before `[DONE]`.
 
     A stream that ends without `[DONE]` has broken off, which an event says, as OpenAI's servers do.
     """
@@ -205,13 +241,14 @@ def annotated_stream(lines: Iterable[bytes], passages: list[Passage]) -> Iterato
     ended = False
     for line in lines:
         data = line.removeprefix(b"data:").strip()
-        if data.startswith(b"{"):
+        if data.startswith(b"{") and passages is not None:
             chunk = json.loads(data)
             for choice in chunk.get("choices") or []:
                 before, more = replies[choice.get("index")], thought_and_answer(choice.get("delta") or {})
                 replies[choice.get("index")] = (before[0] + more[0], before[1] + more[1])
         elif data == b"[DONE]":
             ended = True
+        if data == b"[DONE]" and passages is not None:
             same = {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
             choice = {"index": 0, "delta": {"content": ""}, "finish_reason": None}
             found = listed(passages, *(joined(*reply) for reply in replies.values()))

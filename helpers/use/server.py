@@ -103,6 +103,7 @@ def llama_cpp(
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
     params.chat_template, params.use_jinja = template, True
     params.cache_prompt = cache_prompt
+    params.cache_ram_mib = 1024  # of prompts that may come again; its own default would grow to 8 GiB
     # Its own defaults would leave out all but the 40 likeliest tokens, which no client of this API can take back.
     params.sampling.top_k, params.sampling.min_p = 0, 0.0
     # A reply to be continued would go past the template, and its special tokens with it.
@@ -149,7 +150,9 @@ def serve_until_stopped(
 ) -> None:
     """Serve one side of a run (none: the embedded model), with an index also its passages, until Ctrl+C or SIGTERM."""
     program = vllm_program(engine, vllm)
-    with _proxy(run, settings, index) if index is not None else nullcontext((settings, "")) as (own, address):
+    # llama.cpp's own server would take what ends it.
+    alone = program and index is None
+    with nullcontext((settings, "")) if alone else _proxy(run, settings, index) as (own, address):
         if program:
             _serve_by_vllm(run, side, own, program)
         else:
@@ -157,15 +160,16 @@ def serve_until_stopped(
 
 
 @contextmanager
-def _proxy(run: Run | None, settings: ServerSettings, index: Index) -> Iterator[tuple[ServerSettings, str]]:
-    """A proxy that looks questions up: yields the settings of the engine behind it, and the proxy's own address."""
+def _proxy(run: Run | None, settings: ServerSettings, index: Index | None) -> Iterator[tuple[ServerSettings, str]]:
+    """The proxy before an engine: yields the settings of the engine behind it, and the proxy's own address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     engine = replace(settings, host="127.0.0.1", port=port, api_key=secrets.token_urlsafe())
     behind = (port, engine.api_key)
     proxy = Proxy(settings.host, settings.port, settings.api_key, behind, index, _config(run).retrieval.k)
     with proxy.listening() as address:
-        print(f"with sources from {index.path}, {index.documents:,} documents, at {address}/v1", file=sys.stderr)
+        if index is not None:
+            print(f"with sources from {index.path}, {index.documents:,} documents, at {address}/v1", file=sys.stderr)
         yield engine, address
 
 

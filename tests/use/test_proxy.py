@@ -1,4 +1,4 @@
-"""Serving with sources: what goes on to the engine, what comes back with it, and what clients cannot do."""
+"""Before the engine: what goes on to it, what comes back with it and with sources, and what clients cannot do."""
 
 import json
 import socket
@@ -22,7 +22,7 @@ from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
 from helpers.use.client import MAX_QUESTION, Ended, Endpoint
-from helpers.use.proxy import MAX_BODY, Proxy, add_passages, annotated, annotated_stream
+from helpers.use.proxy import MAX_BODY, MAX_MESSAGES, Proxy, add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
 KEY, ENGINE_KEY = "clients-key", "engines-key"
@@ -247,6 +247,57 @@ def test_a_server_without_a_key_asks_for_none(index):
         httpx.get(f"{address}/health")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "rebound.example:8000"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://a.example", "Content-Type": "text/plain"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:1", "Origin": "http://127.0.0.1:8501"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+    ],
+)
+def test_without_a_key_no_page_of_another_site_asks(index, headers, status):
+    engine = Server(REPLY)
+    with listening(index, engine.server_port, "") as address:
+        for reply in (
+            httpx.get(f"{address}/v1/models", headers=headers),
+            httpx.post(f"{address}/v1/chat/completions", content=json.dumps(ASK), headers=headers),
+        ):
+            assert reply.status_code == status
+    assert (len(engine.requests), engine.gets) == ((1, 1) if status == 200 else (0, 0))
+
+
+def test_with_a_key_the_server_may_have_any_name(served):
+    _, client = served()
+    client.headers.update({"Host": "doctor.example", "Origin": "https://doctor.example"})
+    assert ask(client).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_an_index_the_engines_answer_is_passed_on_as_it_is(stream):
+    engine = Server(REPLY)
+    plain = httpx.post(f"{engine.url}/chat/completions", json=ASK | {"stream": stream})
+    with listening(None, engine.server_port, "") as address:
+        reply = httpx.post(f"{address}/v1/chat/completions", json=ASK | {"stream": stream})
+    assert reply.content == plain.content
+    assert [body for _, body in engine.requests] == [ASK | {"stream": stream}] * 2
+
+
+def test_what_ends_or_holds_up_the_engine_is_refused(served):
+    engine, client = served()
+    for more, word in (
+        ({"grammar": "root ::= " + "(" * 100_000}, "grammar"),
+        ({"messages": ASK["messages"] * (MAX_MESSAGES + 1)}, "1,001 messages"),
+        ({"logit_bias": {str(token): 1 for token in range(50_000)}}, "all but the messages"),
+    ):
+        reply = ask(client, **more)
+        assert (reply.status_code, word in reply.json()["error"]["message"]) == (400, True)
+    assert engine.requests == []
+    assert ask(client, grammar="", messages=ASK["messages"] * MAX_MESSAGES).status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_engine_refuses_is_refused(served, stream):
     _, client = served(status=503)
@@ -350,6 +401,21 @@ def test_a_client_that_leaves_before_its_answer_stops_the_engine(index, listener
         while engine.recv(65536):
             pass
     assert capfd.readouterr().err == ""
+
+
+def test_what_follows_a_request_is_no_departure_and_a_broken_off_request_is_not_asked(served):
+    engine, client = served(pause=0.5)
+    body = json.dumps(ASK).encode()
+    with connected(client) as connection:
+        connection.sendall(f"{HEAD}{len(body)}\r\n\r\n".encode() + body)
+        time.sleep(0.2)
+        connection.sendall(b"\r\n" + body)
+        assert connection.recv(12) == b"HTTP/1.0 200"
+    with connected(client) as connection:
+        connection.sendall(f"{HEAD}{len(body) + 1}\r\n\r\n".encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(12) == b"HTTP/1.0 400"
+    assert len(engine.requests) == 1
 
 
 def test_slow_silent_and_deaf_clients_keep_nobody_waiting_and_are_closed(served, monkeypatch):

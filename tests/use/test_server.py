@@ -415,6 +415,10 @@ def test_the_command_serves_until_ctrl_c_in_the_middle_of_a_reply(tmp_path):
         endless = {"stream": True, "max_tokens": 3000, "extra_body": {"ignore_eos": True}}
         stream = client.chat.completions.create(model="base", messages=talk, **endless)
         next(iter(stream))
+        with pytest.raises(openai.BadRequestError, match="grammar"):  # it would end llama.cpp, and so the process
+            client.chat.completions.create(
+                model="base", messages=talk, extra_body={"grammar": "root ::= " + "(" * 100_000}
+            )
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0  # the reply itself would take longer
         assert "stopping" in process.stderr.read()
