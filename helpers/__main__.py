@@ -191,7 +191,7 @@ def serve(
     from helpers.use.server import ServerSettings, serve_until_stopped
 
     folder = _made(run_dir)
-    opened = None if base and not folder.exists() else find_run(folder)  # None: the embedded model
+    opened = None if base and not folder.exists() else find_run(folder, record=False)  # None: the embedded model
     settings = ServerSettings(host, port, api_key, parallel, context)
     library = find_index(opened, index and typed_path(index)) if sources or index else None
     serve_until_stopped(opened, "base" if base else "tuned", settings, engine, vllm, library)
@@ -209,7 +209,7 @@ def push(
     from helpers.run_dir.folder import find_run
     from helpers.use.publish import push_to_hub
 
-    push_to_hub(find_run(_made(run_dir)), repo_id, what or ["adapter"], not public, dry_run)
+    push_to_hub(find_run(_made(run_dir), record=False), repo_id, what or ["adapter"], not public, dry_run)
 
 
 @app.command()

@@ -67,6 +67,7 @@ def open_run(
     A folder with results keeps its settings when `profile` is "auto" or its own. Overrides that `config.CHANGES` allows
     are applied and, with `record`, recorded. Others, and another profile, raise InputError; with `force` they are
     applied, and what was made with the old settings is set aside, which is printed. A folder without results takes any.
+    Without `record` one with results is only read.
     """
     path, overrides = project_path(run_dir), read_overrides(overrides)
     if PROJECT_ROOT.is_relative_to(path):  # also of "", an unset variable: a stage would overwrite its own notebook
@@ -90,7 +91,7 @@ def open_run(
     changed = {k: (there.get(k), v) for k, v in run.config.flat().items() if k not in there or there[k] != v}
     if changed:
         _change(run, changed, bound, force, record)
-    else:
+    elif record:
         check_writable(path, f"cannot write to the run folder {path}")
     run = _at_commits(run)
     if stored is None:  # or a notebook on another machine would begin a run of its own
@@ -193,10 +194,10 @@ def check_run(path: Path) -> None:
         raise InputError(f"{path} is not a run folder: it has no run.yaml")
 
 
-def find_run(path: Path) -> Run:
-    """The run in a folder, with its own settings; errors as `check_run` has them."""
+def find_run(path: Path, record: bool = True) -> Run:
+    """The run in a folder, with its own settings; errors as `check_run` and `open_run` have them."""
     check_run(path)
-    return open_run(run_dir=path)
+    return open_run(run_dir=path, record=record)
 
 
 def run_folder(named: str | None) -> Path | None:

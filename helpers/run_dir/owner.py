@@ -64,7 +64,12 @@ def _claim(path: Path, me: dict[str, Any], lock: bool, label: str) -> None:
     while True:
         try:
             with open(path, "x", encoding="utf-8") as file:
-                json.dump(me, file)
+                try:
+                    json.dump(me, file)
+                    file.flush()
+                except OSError:  # a full disk: half a file would be taken for an owner's
+                    path.unlink(missing_ok=True)
+                    raise
             break
         except FileExistsError:
             other = _read(path)

@@ -124,6 +124,14 @@ def test_an_owner_that_may_be_alive_is_watched_and_replaced_when_it_stands_still
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_leaves_no_owner_behind(tmp_path, monkeypatch):
+    """Half of its file would be watched by the next process, as another machine's."""
+    monkeypatch.setattr(owner.json, "dump", fails(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"), owned(tmp_path, "runs/x"):
+        pytest.fail("it was let in")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_an_owner_elsewhere_that_beats_is_not_replaced(tmp_path, monkeypatch, request, locks):
     """Locks that work here alone, as on a drive that two machines have mounted, do not hide it."""

@@ -457,6 +457,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path, monkeypatch):
     for overrides, force in ((None, False), ({"seed": 1}, True)):
         message = refused("smoke", tmp_path, overrides, force)
         assert message == f"cannot write to the run folder {tmp_path}: Read-only file system"
+    assert find_run(tmp_path, record=False).config.seed == 3407  # to ask, serve or push what is in it
     assert contents(tmp_path) == before
 
 

@@ -14,7 +14,7 @@ from helpers.use.app.parts import escaped
 def show(run_dir: str | None = None, at_once: int = 4) -> None:
     st.set_page_config(page_title="ai-doctor", page_icon="🩺", layout="wide")
     try:
-        run = find_run(path) if (path := run_folder(run_dir)) else None
+        run = find_run(path, record=False) if (path := run_folder(run_dir)) else None
         pages = [
             ("ask", "chat", run, at_once),
             ("evaluation", "monitoring", run),
