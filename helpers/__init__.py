@@ -31,6 +31,8 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+# What a disk says that is full, read-only, out of reach or somebody else's.
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 STOPPED = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
 
 
@@ -69,9 +71,9 @@ def ends_in_one_line() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in MACHINE:
             raise
-        where = error.filename or "the run folder, or the temporary one"
+        where = printable(str(error.filename or "the run folder, or the temporary one"))
         print(f"error: {error.strerror}: {where}; what was finished stays", file=sys.stderr)
         sys.exit(2)
     except MemoryError:

@@ -117,3 +117,27 @@ def test_the_command_without_memory_is_one_line(cli, finished, monkeypatch):
     monkeypatch.setattr(runner, "stage_inputs", fails(MemoryError()))
     assert "memory ran out" in error_line(cli("run", "--run-dir", finished.path, "--only", "01"))
     assert contents(finished.path) == finished.before
+
+
+# A file of somebody else's, or a drive that is gone --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_file_out_of_reach_is_one_line_in_a_stage_and_in_the_command(cli, finished, monkeypatch, number):
+    from papermill.exceptions import PapermillExecutionError
+
+    denied = OSError(number, "no such luck", "/there/x")
+    error = PapermillExecutionError(3, 3, "x = 1", type(denied).__name__, str(denied), ["Traceback"])
+    monkeypatch.setattr("papermill.execute_notebook", fails(error))
+    line = error_line(cli("run", "--run-dir", finished.path, "--only", "01"))
+    assert line == "error: 01_setup: no such luck: '/there/x'; what was finished stays"
+    monkeypatch.setattr(runner, "stage_inputs", fails(denied))
+    line = error_line(cli("run", "--run-dir", finished.path, "--only", "01"))
+    assert line == "error: no such luck: /there/x; what was finished stays"
+    assert contents(finished.path) == finished.before
+
+
+def test_a_run_record_that_may_not_be_read_says_so(finished, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.read_text", fails(PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(InputError, match=r"^cannot read .*run\.yaml: Permission denied$"):
+        open_run("auto", finished.path)

@@ -227,6 +227,8 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         return {**profile_table().get(settings.get("profile"), {}), **ours}
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise InputError(f"cannot read {path / 'run.yaml'}: {error.strerror}") from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{path / 'run.yaml'} is not a run record; choose another run folder") from None
 

@@ -18,7 +18,7 @@ import nbformat
 import psutil
 from jupyter_client.manager import AsyncKernelManager
 
-from helpers import PROJECT_ROOT, STOPPED, InputError, StageError
+from helpers import MACHINE, PROJECT_ROOT, STOPPED, InputError, StageError
 from helpers.files import publish, read_json, write_json, write_text
 from helpers.lora_training.backends import choose_backend
 from helpers.machine.hardware import describe_machine
@@ -39,6 +39,8 @@ START_SECONDS = 300
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
 # And when memory ran out: Python's, NumPy's and PyTorch's words.
 NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
+# And when it may not read or write: what Python says of a file.
+NO_ACCESS = re.compile(rf"(?:PermissionError|OSError): \[Errno (?:{'|'.join(map(str, MACHINE))})\] (.+)")
 
 # For nbconvert's pages, whose own style cuts long lines of code, breaks words anywhere and shrinks figures to a phone.
 PAGE_STYLE = """
@@ -188,6 +190,8 @@ def execute(run: Run, stage: str) -> None:
                 raise InputError(
                     f"{stage}: memory ran out ({reason or error.ename}): end other programs, or set smaller batches"
                 ) from None
+            if denied := NO_ACCESS.match(f"{error.ename}: {reason}"):
+                raise InputError(f"{stage}: {denied[1]}; what was finished stays") from None
             raise StageError(
                 reason if status != 1 else f"{stage} failed: {error.ename}: {reason}",
                 f"in {stage}, cell {error.exec_count}:\n{error.source}\n\n" + "\n".join(error.traceback),
