@@ -69,7 +69,8 @@ def run(
             times = run_series(opened, stages, force, tell)
     total = sum(seconds or 0 for _, seconds in times)
     skipped = sum(seconds is None for _, seconds in times)
-    console.print(f"\n{len(times) - skipped} stages run in {total / 60:.1f} minutes, {skipped} skipped")
+    ran = len(times) - skipped
+    console.print(f"\n{ran} stage{'s' * (ran != 1)} run in {total / 60:.1f} minutes, {skipped} skipped")
     _print_table(("base", "tuned"), headline(opened))
     _print_table(("closed", "reading"), open_book(opened))
     console.print(f"\nOpen {opened.path / 'index.html'}")

@@ -94,7 +94,7 @@ def open_run(
     elif record:
         check_writable(path, f"cannot write to the run folder {path}")
     run = _at_commits(run)
-    if stored is None:  # or a notebook on another machine would begin a run of its own
+    if stored is None and record:  # or a notebook on another machine would begin a run of its own
         back_up(path, run.config.session.backup)
     return run
 
