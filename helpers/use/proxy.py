@@ -47,7 +47,7 @@ class Proxy(ThreadingTCPServer):
         self, host: str, port: int, api_key: str, engine: tuple[int, str], index: Index | None, k: int
     ) -> None:
         (self.engine_port, self.engine_key), self.index, self.k = engine, index, k
-        self.expected = f"Bearer {api_key}".encode() if api_key else b""
+        self.expected = api_key.encode()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Exchange)
@@ -104,8 +104,9 @@ class _Exchange(BaseHTTPRequestHandler):
             may = self._is_no_foreign_page()
             refusal = (403, "without an API key this server answers no other site's page, and only as localhost")
         else:
-            given = self.headers.get("Authorization", "").encode("latin-1", "replace")
-            may, refusal = secrets.compare_digest(given, self.server.expected), (401, "Invalid API Key")
+            scheme, _, given = self.headers.get("Authorization", "").partition(" ")
+            same = secrets.compare_digest(given.encode("latin-1", "replace"), self.server.expected)
+            may, refusal = same and scheme.lower() == "bearer", (401, "Invalid API Key")
         if not may:
             self.send_error(*refusal)
         return may

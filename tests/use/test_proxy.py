@@ -238,6 +238,8 @@ def test_without_the_key_nobody_asks(served, key):
         assert (reply.status_code, reply.json()["error"]["type"]) == (401, "authentication_error")
     assert (engine.requests, engine.gets) == ([], 0)
     assert httpx.get(f"{client.base_url}/health").status_code == 200
+    assert client.get("/v1/models", headers={"Authorization": f"Basic {KEY}"}).status_code == 401
+    assert client.get("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status_code != 401  # any case: RFC 9110
 
 
 def test_a_server_without_a_key_asks_for_none(index):
