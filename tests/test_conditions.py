@@ -100,6 +100,7 @@ def finished(tmp_path):
     [
         ("MemoryError", ""),
         ("RuntimeError", "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried"),
+        ("ImportError", "libtorch_cpu.so: failed to map segment from shared object"),
         ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 40 GiB"),
     ],
 )

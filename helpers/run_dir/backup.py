@@ -26,6 +26,8 @@ def back_up(path: Path, backup: str | None) -> None:
         return
     try:
         folder = project_path(backup)
+        if _one_in_the_other(path, folder):  # a copy that is itself gone on with, say
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             _mirror(path / part, folder / part)
@@ -49,11 +51,14 @@ def backup_owned(config: Config) -> Iterator[None]:
 def restore(path: Path, backup: str | None) -> bool:
     """Fill the run folder `path` from `backup` if that holds a later state of it; whether it did.
 
-    InputError for a backup that cannot be written to, or that belongs to another run or to none.
+    InputError for a backup that cannot be written to, that belongs to another run or to none, or that is or lies in
+    the run folder.
     """
     if not backup:
         return False
     folder = project_path(backup)
+    if _one_in_the_other(path, folder):
+        raise InputError(f"session.backup = {backup} and run folder {path} lie in each other: choose another folder")
     _mount(folder)
     born, here = _born(folder), _born(path)
     if born and here and born != here:
@@ -67,6 +72,11 @@ def restore(path: Path, backup: str | None) -> bool:
     check_unused(folder, f"session.backup = {backup}", PARTS)
     check_writable(folder, f"session.backup = {backup}")
     return False
+
+
+def _one_in_the_other(path: Path, folder: Path) -> bool:
+    """Whether a copy of the run `path` in `folder` would lie in what is copied, or in its place."""
+    return folder.is_relative_to(path) or any(path.is_relative_to(folder / part) for part in PARTS)
 
 
 def _mount(folder: Path) -> None:

@@ -23,6 +23,12 @@ def check_sources(config: Config, changed: Collection[str]) -> None:
     own = (source, config.data.config) not in (("sample", None), ("hub", None))
     if own and any(key.startswith("data.") for key in changed):
         _check_rows(config)
+    embedder = config.retrieval.embedder
+    if embedder and "retrieval.embedder" in changed and not project_path(embedder).is_dir():
+        from helpers.sources.hub import is_hub_id
+
+        if not is_hub_id(embedder):
+            raise InputError(f"retrieval.embedder: {embedder} is no folder, and not a hub id like organisation/model")
     for key in marked(CORPUS):
         for name in config.flat()[key] if key in changed else ():
             if name != "handbook" and not project_path(name).exists():

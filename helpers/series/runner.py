@@ -37,8 +37,8 @@ BACKUP_SECONDS = 300
 START_SECONDS = 300
 # What a kernel's error says when the disk is full: Python's, a quota's, safetensors' and PyTorch's words.
 NO_ROOM = re.compile(r"Errno 28\b|Errno 122\b|[Nn]o space left|os error 28\b|requested and \d+ (?:written|reserved)")
-# And when memory ran out: Python's, NumPy's and PyTorch's words.
-NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory")
+# And when memory ran out: Python's, NumPy's, PyTorch's and the dynamic linker's words.
+NO_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|not enough memory|Cannot allocate memory|failed to map segment")
 # And when it may not read or write: what Python says of a file.
 NO_ACCESS = re.compile(rf"(?:PermissionError|OSError): \[Errno (?:{'|'.join(map(str, MACHINE))})\] (.+)")
 

@@ -136,3 +136,16 @@ def test_a_folder_with_things_of_the_users_own_is_no_backup_and_stays_as_it_is(t
         open_run("smoke", tmp_path / "run", {"session.backup": str(tmp_path / "drive")})
     assert [*(tmp_path / "drive").rglob("*")] == [mine, mine / "thesis.txt"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("where", "copy"), [("x", "x"), ("x", "x/data"), ("x", "x/copy"), ("data", "."), ("x", "l/y")])
+def test_a_copy_in_the_run_folder_or_in_its_place_is_refused_and_never_made(tmp_path, where, copy):
+    """It would delete what a copy does not have: the merged model and the GGUF files, or the run."""
+    (tmp_path / "l").symlink_to(tmp_path / "x")
+    with pytest.raises(InputError, match="lie in each other: choose another folder"):
+        open_run("smoke", tmp_path / where, {"session.backup": str(tmp_path / copy)})
+    run = open_run("smoke", tmp_path / where)
+    write_text(run / "export/model-q8_0.gguf", "large")
+    before = contents(tmp_path)
+    back_up(run.path, str(tmp_path / copy))  # as run.yaml says it where the copy is gone on with
+    assert contents(tmp_path) == before

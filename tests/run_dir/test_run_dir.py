@@ -405,6 +405,7 @@ def test_wrong_rows_questions_and_corpora_make_no_folder(tmp_path):
     for overrides, says in (
         ({"data.source": mine}, "no column Question"),
         ({"evaluation.questions": ["sample", mine]}, "mine.jsonl line 1"),
+        ({"retrieval.embedder": "/no/such"}, "retrieval.embedder: /no/such is no folder, and not a hub id"),
         *(({key: ["handbook", "no/such"]}, f"{key}: no/such does not exist") for key in marked(CORPUS)),
     ):
         assert says in refused("smoke", tmp_path / "run", overrides)
