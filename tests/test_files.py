@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import fails
 
-from helpers import files
-from helpers.files import atomic_dir, flush, move, publish, write_text
+from helpers import InputError, files
+from helpers.files import atomic_dir, flush, move, publish, read_json, read_jsonl, write_text
 from helpers.generation.replies import _read_kept
 
 
@@ -112,3 +112,16 @@ def test_replies_are_kept_up_to_what_a_power_cut_spoilt(tmp_path, tail):
     assert _read_kept(file, ["inputs"]) == {0: [5], 1: [6]}
     assert file.read_bytes().split(b"\n", 1)[1] == b"[0, [5]]\n[1, [6]]\n"
     assert _read_kept(file, ["other inputs"]) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b'{"a": "\xff"}', b"[" * 100_000, b"5\n"])
+@pytest.mark.parametrize("read", [read_json, read_jsonl])
+def test_a_damaged_file_is_named(tmp_path, read, content):
+    (tmp_path / "x.json").write_bytes(content)
+    if content == b"" and read is read_jsonl:
+        assert read(tmp_path / "x.json") == []
+    elif content == b"5\n" and read is read_json:
+        assert read(tmp_path / "x.json") == 5
+    else:
+        with pytest.raises(InputError, match=r"/x\.json is damaged \(.+\): restore it, or delete it, and the stage"):
+            read(tmp_path / "x.json")

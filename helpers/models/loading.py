@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -294,13 +295,18 @@ def load_base(config: Config) -> Any:
 def load_with_adapter(config: Config, adapter: Path) -> Any:
     """The base model with a trained adapter on it, which `model.disable_adapter()` switches off.
 
-    InputError where the adapter's weights are not in safetensors: PEFT would open a pickle, or ask the hub.
+    InputError for damaged files, and where the weights are not in safetensors: PEFT would open a pickle, or ask the
+    hub.
     """
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter} has no adapter_model.safetensors, and weights of other kinds are not opened")
-    return PeftModel.from_pretrained(load_base(config), str(adapter)).eval()
+    base = load_base(config)
+    try:
+        return PeftModel.from_pretrained(base, str(adapter)).eval()
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"cannot load the adapter {adapter}: {brief(error)}; restore it, or train") from None
 
 
 def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any) -> Any:
@@ -315,6 +321,6 @@ def from_source(load: Callable[..., Any], settings: ModelSettings, **extra: Any)
         if not local:
             ask_first(source, revision)
         return load(source, revision=revision or "main", **extra)
-    except (OSError, HTTPError, SafetensorError, UnicodeEncodeError) as error:
+    except (OSError, HTTPError, SafetensorError, UnicodeEncodeError, JSONDecodeError) as error:
         reason = brief(error) if local else explain(error, source, revision)
         raise InputError(f"cannot load {settings.name}: {reason}") from None

@@ -135,3 +135,12 @@ def test_a_pickle_in_a_checkpoint_stays_shut(checkpointed, tmp_path, sprung, nam
     mark_complete(run, newest)
     assert last_checkpoint(run) == (newest, 1)
     assert f"{newest} holds a pickle" in refusal(train, run)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_an_adapter_that_is_cut_off_is_one_line(tiny_run, tmp_path, name, size):
+    shutil.copytree(tiny_run.run / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / name).write_bytes((tmp_path / "adapter" / name).read_bytes()[:size])
+    message = refusal(load_with_adapter, tiny_run.run.config, tmp_path / "adapter")
+    assert message.startswith(f"cannot load the adapter {tmp_path}/adapter: ")
