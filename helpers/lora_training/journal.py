@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from helpers import InputError
 from helpers.files import read_jsonl, write_jsonl
 from helpers.lora_training.batches import Encoded
 from helpers.lora_training.checkpoints import follow_schedule, mark_complete
@@ -39,7 +40,10 @@ class TrainingLogCallback(TrainerCallback):
 
     def resume(self, step: int) -> None:
         """Keep an interrupted run's log up to `step`; later steps are trained again."""
-        self.log = [row for row in read_jsonl(self.run / "training/log.jsonl") if row["step"] <= step]
+        log, checkpoints = self.run / "training/log.jsonl", self.run / "checkpoints"
+        if not log.is_file():
+            raise InputError(f"no {log}, so {checkpoints} cannot be continued: put it back, or delete that folder")
+        self.log = [row for row in read_jsonl(log) if row["step"] <= step]
         self.validation = self.rows[: len(self.validations()[0]["validation_rows"])]  # also if the setting has changed
         if self.watch:
             self.watch(self.log)

@@ -387,6 +387,12 @@ def test_a_training_that_only_lacked_its_adapter_trains_no_further(trained, inte
         assert torch.equal(adapter_weights(interrupted)[name], weight)
 
 
+def test_checkpoints_whose_log_is_gone_are_one_line(interrupted):
+    (interrupted / "training/log.jsonl").unlink()
+    with pytest.raises(InputError, match=r"^no .*training/log\.jsonl, so .*checkpoints cannot be continued"):
+        train(interrupted)
+
+
 @pytest.mark.parametrize("change", [{"training.learning_rate": 1e-3}, {"seed": 1}, {"lora.r": 8}, "rows"], ids=str)
 def test_what_a_training_of_other_settings_or_rows_left_is_set_aside(copied, short_rows, change, capsys):
     before = contents(copied.path)
