@@ -22,6 +22,7 @@ from helpers.config import Config
 from helpers.files import write_json
 from helpers.run_dir import folder
 from helpers.run_dir.folder import open_run
+from helpers.use.app import ask as page_of_questions
 from helpers.use.app import engine, replies
 from helpers.use.app.parts import NO_ADVICE, escaped
 from helpers.use.app.replies import Reply, Turn, answering
@@ -263,6 +264,11 @@ def test_one_side_alone_can_be_asked_and_no_more_than_a_question_may_have(server
     assert len(request["messages"][0]["content"]) == MAX_QUESTION
 
 
+@pytest.mark.parametrize(("error", "told"), [("no room", "No room."), ("is it broken?", "Is it broken?")])
+def test_an_error_is_told_as_a_sentence(error, told):
+    assert page_of_questions._sentence(InputError(error)) == told
+
+
 def test_an_empty_question_is_refused_in_one_line(servers):
     started, page = servers(base=REPLY), opened()
     ask(page, "\x00\x01\n")
@@ -338,8 +344,6 @@ def test_a_question_that_is_looked_up_shows_its_sources_and_the_citations_that_a
 
 
 def test_an_index_is_opened_once_and_again_when_it_was_written(servers, looked_up, monkeypatch):
-    from helpers.use.app import ask as page_of_questions
-
     opens, find_index = [], page_of_questions.find_index
     monkeypatch.setattr(page_of_questions, "find_index", lambda *how: opens.append(how) or find_index(*how))
     servers(tuned=REPLY)

@@ -108,7 +108,7 @@ def _send() -> None:
 
 def _sentence(error: InputError) -> str:
     message = str(error)
-    return f"{message[:1].upper()}{message[1:]}."
+    return f"{message[:1].upper()}{message[1:]}{'' if message.endswith(('.', '?')) else '.'}"
 
 
 def _fill(example: str) -> None:
