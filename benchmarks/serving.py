@@ -12,8 +12,8 @@ AI_DOCTOR_API_KEY is the key. During the load `/health` is asked twice a second.
 both empty: wherever the system likes). `app.py` beside this file does the same for the Streamlit app.
 
 `engine` starts the server itself and, beside the load of 50 clients, looks at what it must keep (the reasoning apart, a
-question's special tokens as text) and measures decoding on the prompts of `decoding.py`, all at once, each to its
-limit. FOLDER is a merged model's. What the server prints goes to FILE.log. Exit status 1 where a check fails.
+question's special tokens as text) and, of vLLM, measures decoding on the prompts of `decoding.py`, all at once, each to
+its limit. FOLDER is a merged model's. What the server prints goes to FILE.log. Exit status 1 where a check fails.
 """
 
 import asyncio
@@ -109,12 +109,11 @@ def try_engine(
         with serving([*words, *(["--base"] if base else [])], out.with_suffix(".log"), port, start_seconds) as seconds:
             url = f"http://127.0.0.1:{port}/v1"
             found["start_seconds"] = seconds
-            for name, step in (
-                ("checks", lambda: check(url, run)),
-                ("load", lambda: measured(url, clients, 2, 64)),
-                ("decoding", lambda: decoding(url, run, prompts, limit)),
-                ("ending", lambda: [ending(url, run, places, limit) for places in (8, 32, 96)]),
-            ):
+            steps = {"checks": lambda: check(url, run), "load": lambda: measured(url, clients, 2, 64)}
+            if engine == "vllm":  # the door before llama.cpp takes conversations alone, no token ids
+                steps["decoding"] = lambda: decoding(url, run, prompts, limit)
+                steps["ending"] = lambda: [ending(url, run, places, limit) for places in (8, 32, 96)]
+            for name, step in steps.items():
                 found[name] = step()
                 print(name, found[name], flush=True)
                 write_json(out, found)
