@@ -16,7 +16,7 @@ import psutil
 from helpers.files import read_jsonl
 from helpers.generation.replies import generate_in_batches
 from helpers.losses import token_nlls
-from helpers.machine.hardware import GIB, describe_machine
+from helpers.machine.hardware import GIB, describe_machine, llama_cpp_threads
 from helpers.models.loading import compute_dtype, load_tokenizer
 from helpers.prompts.encoding import encode_example, encode_prompt
 from helpers.run_dir.folder import Run
@@ -167,6 +167,7 @@ def llama_server(gguf: Path, context: int = 2048) -> Iterator[httpx.Client]:
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = llama_cpp_threads()
     server = xllamacpp.Server(params)
     # A proxy from the environment cannot reach this machine; an 8B model may take minutes for a reply.
     how = {"trust_env": False, "timeout": None, "limits": httpx.Limits(max_keepalive_connections=0)}

@@ -22,7 +22,7 @@ from helpers import PROJECT_ROOT, InputError
 from helpers.config import Config
 from helpers.files import read_json, write_text
 from helpers.knowledge.index import Index
-from helpers.machine.hardware import describe_machine
+from helpers.machine.hardware import describe_machine, llama_cpp_threads
 from helpers.models.loading import load_tokenizer, model_source
 from helpers.models.packaged import embedded_gguf
 from helpers.prompts.chat_template import chat_template
@@ -101,6 +101,7 @@ def llama_cpp(
     params.hostnames, params.port = [settings.host], settings.port
     params.api_keys = [settings.api_key] if settings.api_key else []
     params.n_parallel, params.n_ctx = settings.parallel, settings.parallel * settings.context
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = llama_cpp_threads()
     params.chat_template, params.use_jinja = template, True
     params.cache_prompt = cache_prompt
     params.cache_ram_mib = 1024  # of prompts that may come again; its own default would grow to 8 GiB

@@ -1,11 +1,13 @@
 """What a machine can do, as a table."""
 
+import os
 import sys
 import types
 
 import pytest
 
 from helpers.config import profile_table
+from helpers.machine import hardware
 from helpers.machine.hardware import GPUS, Machine, choose_profile, describe_machine, with_gpu
 
 
@@ -50,6 +52,21 @@ def test_this_machine_describes_itself():
     assert all(fact is None for fact in gpu) or None not in gpu
     assert (machine.gpu is None) == (machine.gpu_count == 0)
     assert choose_profile(machine).profile in profile_table()
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores", "threads"),
+    [("max 100000", 8, 8), ("200000 100000", 2, 2), ("50000 100000", 1, 1), ("1600000 100000", 8, 8), ("?", 8, 8)],
+)
+def test_llama_cpp_gets_the_cores_that_a_container_or_a_scheduler_leaves(monkeypatch, tmp_path, limit, cores, threads):
+    """On 16 cores, of which a scheduler gives this process 8."""
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(hardware, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert (hardware.cpu_cores(), hardware.llama_cpp_threads()) == (cores, threads)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert hardware.llama_cpp_threads() == -1  # all are this process's: its own choice
 
 
 def test_a_gpu_is_described_by_what_its_driver_says(monkeypatch):
