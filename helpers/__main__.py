@@ -107,7 +107,6 @@ def ask(
     """Put a question to a run's tuned model; its reasoning and answer stream. No medical advice."""
     from helpers.config import Config
     from helpers.use.ask import local_answerers, print_answers
-    from helpers.use.citations import find_index, look_up
     from helpers.use.client import Endpoint, check_question, key_for
 
     if endpoint and (base or compare):
@@ -121,6 +120,8 @@ def ask(
     else:
         config = Config.resolve("laptop" if profile == "auto" else profile, _overrides(settings))
     if sources or index:  # before a model is loaded, or a server asked for its name
+        from helpers.use.citations import find_index, look_up
+
         library = find_index(opened, index and typed_path(index), config.retrieval.embedder)
         text, passages = look_up(library, text, config.retrieval.k)
     if opened:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from helpers import PROJECT_ROOT
@@ -30,7 +31,11 @@ class Library:
         return widen(question, self.synonyms) if self.synonyms else question
 
     def names(self) -> set[str]:
-        """All that a question may call a document which is there (see `holds`)."""
+        """All that a question may call a document which was there at the first call (see `holds`)."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> set[str]:
         parts = (source.split("#") for source in self.index.sources())
         return {"#".join(each[start:]) for each in parts for start in range(len(each))}
 

@@ -15,7 +15,7 @@ class Line:
     """Text that changes in place: an output of a notebook, which stays; else, on a `terminal`, its current line."""
 
     def __init__(self, terminal: bool) -> None:
-        self.terminal, self.output = terminal, None
+        self.terminal, self.output, self._shown = terminal, None, ""
         if "IPython" in sys.modules:
             from IPython import display, get_ipython
 
@@ -24,7 +24,9 @@ class Line:
 
     def show(self, text: str) -> None:
         if self.output:
-            self.output.update({"text/plain": text}, raw=True)
+            if text != self._shown:  # the runner tells twice a second, news or not
+                self._shown = text
+                self.output.update({"text/plain": text}, raw=True)
         elif self.terminal:
             width = shutil.get_terminal_size().columns - 1  # what wraps cannot be written over
             print(f"\r{text[:width]:{width}}\r", end="", file=sys.stderr, flush=True)

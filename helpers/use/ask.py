@@ -8,7 +8,6 @@ from functools import partial
 from helpers.knowledge.documents import Passage
 from helpers.prompts.encoding import encode_prompt, split_reasoning
 from helpers.run_dir.folder import Run
-from helpers.use.citations import source_lines
 from helpers.use.client import Ended
 
 Answerer = Callable[[str], Iterator[str | Ended]]
@@ -34,6 +33,8 @@ def print_answers(text: str, answerers: dict[str, Answerer], passages: Sequence[
         if not split_reasoning(reply).closed:
             print("(the thought was never closed: no answer)", file=sys.stderr)
         if found is not None:
+            from helpers.use.citations import source_lines
+
             print("\nSources:", *source_lines(found, reply), sep="\n")
 
 
