@@ -48,10 +48,10 @@ def row_of(question: ChoiceQuestion) -> dict[str, str]:
     }
 
 
-def settings(shared: Path, work: Path, few: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def settings(shared: Path, work: Path, few: int, seed: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What all variants share, and what each adds."""
     asked = [ChoiceQuestion.model_validate(row) for row in read_jsonl(shared / "data/textbook_mcq_dev.jsonl")]
-    random.Random(0).shuffle(asked)
+    random.Random(seed).shuffle(asked)
     sample = read_jsonl(PROJECT_ROOT / "helpers/data/sample.jsonl")
     kept = ("Question", "Complex_CoT", "Response")
     rows = [{key: row[key] for key in kept} for row in sample] + [row_of(q) for q in asked[:TRAINED]]
@@ -62,7 +62,8 @@ def settings(shared: Path, work: Path, few: int) -> tuple[dict[str, Any], dict[s
     asked_files = [str(work / f"{name}.jsonl") for name in ("textbook", "medqa", "pubmedqa")]
     books = [str(shared / f"knowledge/openstax-{name}") for name in BOOKS]
     common = {
-        "data.source": str(work / "rows.jsonl"), "data.sample_size": None, "model.max_length": 1536,
+        "seed": 3407 + seed, "model.max_length": 1536,
+        "data.source": str(work / "rows.jsonl"), "data.sample_size": None,
         "retrieval.sources": [*books, "handbook"], "retrieval.k": 3, "retrieval.max_questions": None,
         "retrieval.conditions": ["open", "thought", "oracle"],
         "evaluation.questions": ["sample", *asked_files],
@@ -104,10 +105,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--variants", nargs="+", default=["rows", "passages", "text"])
     parser.add_argument("--questions", type=int, default=200, help="of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of training, and of which textbook questions are learnt")
     args = parser.parse_args()
     results = read_json(args.out) if args.out.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
-        common, variants = settings(args.shared.resolve(), Path(folder), args.questions)
+        common, variants = settings(args.shared.resolve(), Path(folder), args.questions, args.seed)
         for name in args.variants:
             first = Path(folder) / args.variants[0] if name != args.variants[0] else None
             results[name] = measure(Path(folder), name, common | variants[name], first)

@@ -40,17 +40,17 @@ Tasks = dict[str, list[ChoiceQuestion]]
 
 
 def asked_questions(run: Run) -> Tasks:
-    """The multiple-choice questions of each task that 07 asks: the first `retrieval.max_questions` of those of 05."""
-    limits = [n for n in (run.config.retrieval.max_questions, run.config.evaluation.max_questions) if n is not None]
-    return choice_questions(run.config.evaluation.questions, min(limits, default=None))
+    """The multiple-choice questions of each task, those of 05: all are searched for, the first are asked open book."""
+    return choice_questions(run.config.evaluation.questions, run.config.evaluation.max_questions)
 
 
 @alone
 def read_and_answer(run: Run) -> dict[str, Any]:
     """Ask both sides closed and open book; write retrieval/predictions.{base,tuned}.jsonl and metrics.json; return it.
 
-    A closed-book reply that 05 stored for the same text is taken from there. Replies are stored as they end, so that a
-    stopped call goes on. Whatever is asked twice, as when the search finds the right passage, is answered once.
+    Asked are the first `retrieval.max_questions` of each task. A closed-book reply that 05 stored for the same text is
+    taken from there. Replies are stored as they end, so that a stopped call goes on. Whatever is asked twice, as when
+    the search finds the right passage, is answered once.
     """
     adapter = run.require("adapter", "04_lora_training")
     run.require("evaluation/predictions.tuned.jsonl", "05_evaluation")
@@ -58,7 +58,8 @@ def read_and_answer(run: Run) -> dict[str, Any]:
     library = open_library(run, chain.from_iterable(tasks.values()))
     tokenizer = load_tokenizer(run.config.model)
     model = load_with_adapter(run.config, adapter)
-    replies = {side: _one_side(run, model, tokenizer, library, tasks, side) for side in SIDES}
+    few = {task: asked[: run.config.retrieval.max_questions] for task, asked in tasks.items()}
+    replies = {side: _one_side(run, model, tokenizer, library, few, side) for side in SIDES}
     for side, rows in replies.items():
         write_jsonl(run / f"retrieval/predictions.{side}.jsonl", rows)
     metrics = summarise(library, tasks, replies)
@@ -67,7 +68,10 @@ def read_and_answer(run: Run) -> dict[str, Any]:
 
 
 def summarise(library: Library, tasks: Tasks, replies: dict[str, list[Prediction]]) -> dict[str, Any]:
-    """retrieval/metrics.json: the index, what the search finds, and what reading does, by task."""
+    """retrieval/metrics.json: the index, what the search finds, and what reading does, by task.
+
+    Searched for are all questions, or those with a thought where thoughts are queries: the same for each query.
+    """
     finding = {}
     for task, asked in tasks.items():
         thoughts = {
@@ -75,6 +79,7 @@ def summarise(library: Library, tasks: Tasks, replies: dict[str, list[Prediction
             for side, rows in replies.items()
         }
         known = {side: found for side, found in thoughts.items() if found}  # none where no thought was asked for
+        asked = [question for question in asked if all(question.id in found for found in known.values())]
         finding[task] = find(library, asked, queries(library, known))
     index = {"documents": library.index.documents, "passages": len(library.index)}
     return {"index": index, "finding": finding, "reading": compare_reading(replies)}

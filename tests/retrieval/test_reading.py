@@ -165,6 +165,14 @@ def test_no_thought_is_asked_for_where_no_condition_uses_one(room):
     assert list(metrics["finding"]["quiz"]) == ["question"]
 
 
+@pytest.mark.parametrize(("conditions", "searched"), [(["open"], 3), (["thought"], 2)])
+def test_a_limit_holds_for_what_is_asked_and_not_for_what_is_searched_for(room, conditions, searched):
+    """But a thought that nobody had is no query, and queries are compared over the same questions."""
+    metrics = read_and_answer(room(conditions=conditions, max_questions=2).run)
+    assert metrics["reading"]["quiz"]["tuned"][conditions[0]]["n"] == 2
+    assert {found["n"] for found in metrics["finding"]["quiz"].values()} == {searched}
+
+
 def test_a_question_without_room_for_passages_is_the_closed_book_one(room):
     there = room()
     settings = there.run.config.model_copy(
