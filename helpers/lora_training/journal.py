@@ -1,5 +1,6 @@
 """The log of a training: losses, speed and memory of each step, and the validation loss now and then."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -65,7 +66,10 @@ class TrainingLogCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" in logs:
             kept = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gib")
-            row = {name: float(logs[name]) for name in kept if name in logs}
+            row: dict[str, Any] = {name: float(logs[name]) for name in kept if name in logs}
+            self._check(row["loss"], "training", state.global_step)
+            if not math.isfinite(row.get("grad_norm", 0.0)):
+                row["grad_norm"] = None  # too large for float16: the scaler leaves this step out
             self._add({"step": state.global_step, **row, "tokens": int(state.num_input_tokens_seen)})
             self.progress.update(note=f"loss {row['loss']:.2f}")
 
@@ -88,11 +92,18 @@ class TrainingLogCallback(TrainerCallback):
     def _validate(self, model: Any, step: int) -> None:
         started = time.monotonic()
         rows = completion_nll(model, self.validation, self.pad, f"validation rows at step {step}")
+        self._check(math.fsum(rows), "validation", step)
         found = {"step": step, "validation_nll": fmean(rows), "validation_rows": [round(nll, 5) for nll in rows]}
         if self.texts:
             found["corpus_nll"] = fmean(completion_nll(model, self.texts, self.pad, f"unseen texts at step {step}"))
         self.lap_started += time.monotonic() - started  # validation does not count as training time
         self._add(found)
+
+    @staticmethod
+    def _check(loss: float, what: str, step: int) -> None:
+        if not math.isfinite(loss):
+            cure = "take a third of training.learning_rate in another run folder (other causes: the end of 04)"
+            raise InputError(f"the {what} loss at step {step} is not a number: {cure}")
 
     def _add(self, row: dict[str, Any]) -> None:
         self.log.append(row)

@@ -74,6 +74,7 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         seed=run.config.seed,
         save_steps=math.ceil(steps / training.checkpoints),
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would print 0 where the loss is no number
         include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=machine.gpu is not None,
         disable_tqdm=True,

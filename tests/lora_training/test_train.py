@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from helpers.generation import replies as generation
 from helpers.generation.decoding import can_decode
 from helpers.generation.replies import generate, stream
 from helpers.generation.sampling import make_sampler
-from helpers.lora_training import checkpoints, stopping
+from helpers.lora_training import checkpoints, journal, stopping
 from helpers.lora_training import train as lora_training
 from helpers.lora_training.backends import load_trainable
 from helpers.lora_training.batches import load_split, planned_steps
@@ -253,6 +254,33 @@ def test_the_seed_decides_on_the_adapters_and_on_the_order(trained, short_rows, 
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     assert not any(torch.equal(weight, weights[2][name]) for name, weight in weights[0].items())
     assert [sft_config(run, 4, [], 2, 1).seed for run in (trained.run, other)] == [trained.run.config.seed, 1]
+
+
+@pytest.mark.parametrize(("broken", "said"), [(1, "validation loss at step 0"), (3, "training loss at step 3")])
+def test_a_loss_that_is_no_number_ends_the_training_in_one_line(short_rows, tmp_path, monkeypatch, broken, said):
+    """transformers would print 0 for it, and write on a checkpoint that can only give the same."""
+    name = "completion_nll" if "validation" in said else "completion_loss"
+    module = journal if "validation" in said else lora_training
+    compute, calls = getattr(module, name), []
+
+    def spoilt(*args, **more):
+        calls.append(compute(*args, **more))
+        nan = float("nan")
+        return calls[-1] if len(calls) < broken else [nan] if isinstance(calls[-1], list) else calls[-1] * nan
+
+    monkeypatch.setattr(module, name, spoilt)
+    run = make_run(tmp_path / "run", short_rows, training__validations=1, training__checkpoints=1)
+    with pytest.raises(InputError, match=f"{said} is not a number: take a third of training.learning_rate"):
+        train(run)
+    assert not (run / "adapter").exists()
+    assert not list((run / "checkpoints").glob("*"))
+
+
+def test_a_gradient_that_float16_cannot_hold_is_noted_and_training_goes_on(tmp_path):
+    """On a T4 the scaler begins high: it leaves the first steps out until the gradient fits."""
+    run, state = open_run("smoke", tmp_path / "run"), SimpleNamespace(global_step=1, num_input_tokens_seen=9)
+    journal.TrainingLogCallback(run, [], 0, None).on_log(None, state, None, {"loss": 2, "grad_norm": math.inf})
+    assert read_jsonl(run / "training/log.jsonl") == [{"step": 1, "loss": 2.0, "grad_norm": None, "tokens": 9}]
 
 
 # ------------------------------------------------------------------------------------------------------------ resume
@@ -678,7 +706,7 @@ def test_a_gpus_kernels_go_when_decoding_is_over(chatty, monkeypatch):
         assert len(applied) == 1
 
 
-@pytest.mark.parametrize(("rows", "length"), [(3, 1), (16, 1), (20, 1), (16, 4)])
+@pytest.mark.parametrize(("rows", "length"), [(3, 1), (9, 1), (16, 1), (20, 1), (16, 4)])
 def test_a_cpus_products_are_those_of_the_plain_layers(chatty, rows, length):
     head = chatty.lm_head
     x = torch.randn(rows, length, head.in_features)
