@@ -169,8 +169,8 @@ def _cut_off(task: Mapping[str, Any]) -> str:
     if not base and not tuned:
         return " No reply was cut off at the token limit."
     return (
-        f" Of the replies to these questions {base:.0%} of the base model's and {tuned:.0%} of the tuned model's were "
-        "cut off at the token limit, which counts as wrong."
+        f" {base:.0%} of the base model's replies to these questions and {tuned:.0%} of the tuned model's were cut off "
+        "at the token limit, which counts as wrong."
     )
 
 
@@ -182,13 +182,14 @@ def _below_chance(task: Mapping[str, Any]) -> str:
     counts = []
     for side in below:
         answered = task[side]["answered"]
-        count = f"the {side} model names an option after a closed thought in {answered['n']} of {task['n']} replies"
+        who = f"the {side} model" if len(below) == 2 else "it"
+        count = f"{who} names an option after a closed thought in {answered['n']} of {task['n']} replies"
         if answered["n"]:
             count += f", {answered['accuracy']:.0%} of them rightly"
             count += ", less often than a guess would be" * (answered["ci95"][1] < task["chance"])
         counts.append(count)
-    who = "Both models score" if len(below) == 2 else f"The {below[0]} model scores"
-    return f" {who} below guessing ({task['chance']:.0%}): {'; '.join(counts)}."
+    first = "Both models score" if len(below) == 2 else f"The {below[0]} model scores"
+    return f" {first} below guessing ({task['chance']:.0%}): {'; '.join(counts)}."
 
 
 def _like_guessing(task: Mapping[str, Any]) -> str:

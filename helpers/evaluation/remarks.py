@@ -147,7 +147,7 @@ def on_holm(tasks: Mapping[str, Figures]) -> str:
         return "Too few questions were asked for a test."
     before, after = ([test[key] for test in tests] for key in ("mcnemar_p", "mcnemar_p_holm"))
     few, left = (sum(p < 0.05 for p in each) for each in (before, after))
-    computed, corrected = (", ".join(f"{p:.2g}" for p in each) for each in (before, after))
+    computed, corrected = (", ".join(f"{p:#.2g}" for p in each) for each in (before, after))
     return (
         f"This run has {len(tests)} test{'s' * (len(tests) > 1)} of accuracy, of the replies and of the models made to "
         f"answer; {few} of their p values {'lies' if few == 1 else 'lie'} below 0.05 as computed ({computed}) and "

@@ -51,7 +51,7 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
     )
     assert remarks.on_holm(metrics["tasks"]) == (
         "This run has 1 test of accuracy, of the replies and of the models made to answer; 1 of their p values lies "
-        "below 0.05 as computed (0.002) and 1 after Holm's procedure (0.002)."
+        "below 0.05 as computed (0.0020) and 1 after Holm's procedure (0.0020)."
     )
 
 
@@ -59,7 +59,7 @@ def test_each_p_value_is_told_before_and_after_holms_procedure():
     both = [{"n": 40, "paired": {"mcnemar_p": p, "mcnemar_p_holm": min(1, 2 * p)}} for p in (0.004, 0.03)]
     assert remarks.on_holm({"t": {**both[0], "made_to_answer": both[1]}}) == (
         "This run has 2 tests of accuracy, of the replies and of the models made to answer; 2 of their p values lie "
-        "below 0.05 as computed (0.004, 0.03) and 1 after Holm's procedure (0.008, 0.06)."
+        "below 0.05 as computed (0.0040, 0.030) and 1 after Holm's procedure (0.0080, 0.060)."
     )
 
 

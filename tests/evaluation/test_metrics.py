@@ -99,7 +99,7 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     assert "is better than the base model's: +15.0 points" in task["verdict"]
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
     assert task["verdict"].endswith(
-        "No reply was cut off at the token limit. The base model scores below guessing (25%): the base model names an "
+        "No reply was cut off at the token limit. The base model scores below guessing (25%): it names an "
         "option after a closed thought in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
         "guessing: its interval, 5.7% to 29.8%, holds 25%. Always naming A would score 100%."
     )
@@ -164,7 +164,8 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     assert task["paired"]["mcnemar_p"] == pytest.approx(2 / 2**9)
     assert task["paired"]["mcnemar_p_holm"] == pytest.approx(4 / 2**9)  # two tests were made
     assert "is better than the base model's: +100.0 points" in task["verdict"]
-    assert "100% of the base model's and 0% of the tuned model's were cut off at the token limit" in task["verdict"]
+    cut = "100% of the base model's replies to these questions and 0% of the tuned model's were cut off"
+    assert cut in task["verdict"]
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
     assert forced["verdict"].startswith("No difference is shown in accuracy when made to answer: ")
