@@ -114,8 +114,8 @@ def lora_shapes(d: int, k: int, r: int) -> Picture:
     height, width, thin = d * unit, k * unit, max(r * unit, 0.06)
     shapes = {
         f"W: {d} x {k}, frozen": (0.0, 0.0, width, height, "#D0D0D0"),
-        f"B: {d} x {r}": (width + 2.6, 0.0, thin, height, "#56B4E9"),
-        f"A: {r} x {k}": (width + 3.6 + thin, height / 2 - thin / 2, width, thin, "#E69F00"),
+        f"B: {d} x {r}, trained": (width + 2.6, 0.0, thin, height, "#56B4E9"),
+        f"A: {r} x {k}, trained": (width + 3.6 + thin, height / 2 - thin / 2, width, thin, "#E69F00"),
     }
     for name, (x, y, wide, high, colour) in shapes.items():
         axes.add_patch(Rectangle((x, y), wide, high, facecolor=colour, edgecolor="#404040", linewidth=0.8))

@@ -16,6 +16,7 @@ from matplotlib.ticker import PercentFormatter
 BASE, TUNED, ACCENT, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 DEPTHS = ("#7CCFB1", ACCENT, "#00543D")  # of a list of hits, light to dark
 GRID = {"color": "#888888", "alpha": 0.28, "linewidth": 0.6}  # as faint on a dark ground as on white
+INTERVAL: dict[str, Any] = {"linewidth": 3, "alpha": 0.45, "solid_capstyle": "butt"}  # no longer than the interval
 WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # for markers that may lie on an axis, which would halve them
 STYLES: dict[str, dict[str, str]] = {
     "base": {"color": BASE, "marker": "o", "linestyle": "-"},
@@ -117,7 +118,7 @@ def paired_nll(base: Sequence[float], tuned: Sequence[float]) -> Picture:
     limits = (low - edge, high + edge)
     axes.plot(limits, limits, color=GREY, linestyle="--", linewidth=1)
     axes.scatter(base, tuned, color=TUNED, alpha=0.8, s=28)
-    axes.set_title("below the line: the tuned model expects the row better", fontsize="medium", color=GREY)
+    axes.set_title("below the line: a lower loss after tuning", fontsize="medium", color=GREY)
     axes.set(xlabel="base model, nats a token", ylabel="tuned model, nats a token", xlim=limits, ylim=limits)
     axes.set_aspect("equal")
     return figure
@@ -131,7 +132,7 @@ def accuracy(rows: Mapping[str, Any]) -> Picture:
         for side, height in (("base", y - 0.14), ("tuned", y + 0.14)):
             if found := row.get(side):
                 colour, marker = STYLES[side]["color"], STYLES[side]["marker"]
-                axes.plot(found["ci95"], [height] * 2, color=colour, linewidth=3, alpha=0.45)
+                axes.plot(found["ci95"], [height] * 2, color=colour, **INTERVAL)
                 axes.plot(found["accuracy"], height, marker, color=colour, label=side if y == 0 else None, **WHOLE)
         if row["chance"] is not None:
             _chance_line(axes, y, row["chance"])
@@ -163,7 +164,7 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
         for side in STYLES:
             means.plot(part[side], y, **(STYLES[side] | {"linestyle": "none"}), label=side if y == 0 else None)
         if part["delta_ci95"]:  # None of too few rows
-            change.plot(part["delta_ci95"], [y, y], color=ACCENT, linewidth=3, alpha=0.45)
+            change.plot(part["delta_ci95"], [y, y], color=ACCENT, **INTERVAL)
         change.plot(part["delta"], y, "D", color=ACCENT, markersize=4)
     change.axvline(0, color=GREY, linestyle="--", linewidth=1)
     for axes in (means, change):
@@ -190,7 +191,8 @@ def reliability(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None)
             gap, (low, high) = found["overconfidence"], found["overconfidence_ci95"]
             told = f"{side} (n={found['n']}), confidence minus\naccuracy: {gap:+.2f} ({low:+.2f} to {high:+.2f})"
             x, y, intervals = ([each[key] for each in found["bins"]] for key in ("confidence", "accuracy", "ci95"))
-            axes.errorbar(x, y, abs(np.array(intervals).T - y), **STYLES[side], capsize=3, elinewidth=1, label=side)
+            alone = STYLES[side] | {"linestyle": "none"}  # a line from group to group would look like a trend
+            axes.errorbar(x, y, abs(np.array(intervals).T - y), **alone, capsize=3, elinewidth=1)
         else:
             told = f"{side}: no letter could be had"
         axes.set_title(told, fontsize="medium")
@@ -233,9 +235,10 @@ def hits(finding: Mapping[str, Any]) -> Picture:
     _percent_along_x(axes)
     for y, found in enumerate(finding.values()):
         for (k, hit), colour, marker, shift in zip(found["hits"].items(), DEPTHS, "os^", (-0.2, 0, 0.2), strict=True):
-            axes.plot(hit["ci95"], [y + shift] * 2, color=colour, linewidth=3, alpha=0.45)
+            axes.plot(hit["ci95"], [y + shift] * 2, color=colour, **INTERVAL)
             axes.plot(hit["share"], y + shift, marker, color=colour, label=f"hit@{k}" if y == 0 else None, **WHOLE)
-    axes.set_yticks(range(len(finding)), [f"{_as_text(name)} (n={found['n']})" for name, found in finding.items()])
+    told = [f"query: {_as_text(name)}\n(n={found['n']})" for name, found in finding.items()]
+    axes.set_yticks(range(len(finding)), told)
     axes.set(xlabel="share of questions, with 95% interval", xlim=(0, 1.02), ylim=(len(finding) - 0.4, -0.6))
     figure.legend(frameon=False, ncols=3, loc="outside upper left")
     return figure

@@ -67,9 +67,9 @@ def reading_table(sides: Figures) -> list[dict[str, str]]:
                     "n": str(found["n"]),
                     "right document shown": "-" if found["found"] is None else f"{found['found']:.0%}",
                     "cut off": f"{found['truncated']:.0%}",
-                    "accuracy": f"{replied['accuracy']:.0%}",
+                    "accuracy": f"{replied['accuracy']:.1%}",
                     "mended / misled": "-" if name == "closed" else f"{replied['mended']} / {replied['misled']}",
-                    "made to answer": f"{forced['accuracy']:.0%}" if forced else "-",
+                    "made to answer": f"{forced['accuracy']:.1%}" if forced else "-",
                 }
             )
     return rows
