@@ -374,7 +374,7 @@ def test_the_table_has_a_row_for_each_side_and_condition():
     ]  # fmt: skip
     assert [row["mended / misled"] for row in table] == ["-", "0 / 0", "-", "3 / 1"]
     assert [row["accuracy"] for row in table] == ["100.0%", "100.0%", "70.0%", "90.0%"]
-    assert (table[0]["made to answer"], table[3]["made to answer"]) == ("-", "100%")
+    assert (table[0]["made to answer"], table[3]["made to answer"]) == ("-", "100.0%")
     assert (table[1]["right document shown"], table[3]["right document shown"]) == ("-", "100%")
 
 
