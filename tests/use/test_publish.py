@@ -409,7 +409,7 @@ def test_a_base_in_a_folder_is_named_by_the_setting_and_under_its_licence(tmp_pa
     [
         ({"data.source": "hub"}, None, "en", "The training rows are in English."),  # a folder from before data.config
         ({"data.source": "FreedomIntelligence/Medical-R1-Distill-Data-Chinese"}, "zh", "zh", "rows are in Chinese."),
-        ({"data.source": "a/b"}, "default", None, "wrong and sound sure. What"),
+        ({"data.source": "a/b"}, "default", None, "wrong while sounding sure. What"),
     ],
 )
 def test_a_card_names_the_language_of_the_training_rows_where_it_is_known(run, settings, config, code, words):
