@@ -263,7 +263,7 @@ def on_the_hub(made, folder):
     return SimpleNamespace(run=run, base=made.base)
 
 
-def test_a_base_from_the_hub(own, tmp_path, monkeypatch, r1_tokenizer):
+def test_a_base_from_the_hub(own, tmp_path, unasked, monkeypatch, r1_tokenizer):
     calls = []
 
     def download(repo, **options):

@@ -103,7 +103,7 @@ class Hub(stand_in.StandIn):
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
+def alone(monkeypatch, unasked, tmp_path):
     """No login of the caller's, no hub but the stand-in, and a machine without a GPU."""
     monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
