@@ -152,15 +152,25 @@ class _Exchange(BaseHTTPRequestHandler):
                 self._send(answer.status, [content])
 
     def _ask(self, engine: HTTPConnection, body: bytes | None) -> HTTPResponse:
-        """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes."""
+        """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes.
+
+        A client that sends no more may still wait, or has left: what is sent to it then comes back as an error.
+        """
         headers = {"Authorization": f"Bearer {self.server.engine_key}", "Content-Type": "application/json"}
         engine.request(self.command, self.path, body, headers)
         with selectors.DefaultSelector() as either:
             either.register(engine.sock, selectors.EVENT_READ)
             either.register(self.connection, selectors.EVENT_READ)
-            while engine.sock not in [key.fileobj for key, _ in either.select()]:
-                if not self.connection.recv(1 << 16):  # else a line end after the body, or one request too many
-                    raise ConnectionAbortedError
+            half_closed = False
+            while engine.sock not in [key.fileobj for key, _ in either.select(1.0 if half_closed else None)]:
+                # Else a line end after the body, or one request too many.
+                if not half_closed and not self.connection.recv(1 << 16):
+                    half_closed = True
+                    either.unregister(self.connection)
+                if half_closed:
+                    if self.request_version != "HTTP/1.1":  # older clients know no such line
+                        raise ConnectionAbortedError
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return engine.getresponse()
 
     def _send(self, status: int, pieces: Iterable[bytes], kind: str = "application/json") -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from http.client import HTTPResponse
 
 import httpx
 import openai
@@ -403,6 +404,33 @@ def test_a_client_that_leaves_before_its_answer_stops_the_engine(index, listener
         while engine.recv(65536):
             pass
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_ends_its_side_after_its_request_gets_the_answer(served, stream):
+    engine, client = served(pause=0.4)
+    body = json.dumps(ASK | {"stream": stream})
+    with connected(client) as connection:
+        connection.sendall(f"{HEAD}{len(body)}\r\n\r\n{body}".encode())
+        connection.shutdown(socket.SHUT_WR)
+        reply = HTTPResponse(connection)
+        reply.begin()
+        assert reply.status == 200
+        assert b'"unknown_citations": [4]' in reply.read()
+    assert len(engine.requests) == 1
+
+
+def test_a_client_that_first_ends_its_side_and_then_leaves_stops_the_engine(index, listener):
+    body = json.dumps(ASK)
+    with listening(index, listener.getsockname()[1]) as address:
+        with socket.create_connection(httpx.URL(address).netloc.decode().split(":")) as connection:
+            connection.sendall(f"{HEAD}{len(body)}\r\n\r\n{body}".encode())
+            connection.shutdown(socket.SHUT_WR)
+            engine = listener.accept()[0]
+            engine.settimeout(60)
+            assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        while engine.recv(65536):
+            pass
 
 
 def test_what_follows_a_request_is_no_departure_and_a_broken_off_request_is_not_asked(served):
