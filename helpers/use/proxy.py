@@ -28,7 +28,14 @@ from helpers.use.client import MAX_QUESTION, is_local, joined, thought_and_answe
 
 MAX_BODY = 1 << 20  # bytes of a request
 MAX_MESSAGES = 1000  # llama.cpp renders 2,000 in 25 s on two cores, and does not stop where the client leaves
-MAX_SETTINGS = 1 << 16  # letters of all but the messages: 50,000 biases of tokens hold everybody up
+MAX_KEYS = 1000  # of an object: llama.cpp reads 50,000 in 12 s
+MAX_SETTINGS = 1 << 16  # letters of all but the messages
+# Of llama.cpp's settings: grammars and what it makes them of (brackets end the process, an ambiguous pattern of 1,000
+# letters takes all its time for ever), samplers and what they read the vocabulary for, another way to its template.
+NOT_TAKEN = ("grammar", "json_schema", "tools", "samplers", "dry_sequence_breakers", "chat_template_kwargs")
+FORMATS = (None, {"type": "text"}, {"type": "json_object"})  # of replies; any other is a schema
+# Each probability is a kilobyte (all of a reply's are gigabytes), and so many tokens are set aside at once.
+MOST = {"n_probs": 20, "top_logprobs": 20, "repeat_last_n": 1 << 16, "dry_penalty_last_n": 1 << 16}
 GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
@@ -195,20 +202,32 @@ def _lines(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """A request's body; ValueError where it is not a JSON object."""
+    """A request's body; ValueError where it is not a JSON object of objects up to MAX_KEYS."""
     try:
-        content = json.loads(body.decode())
+        content = json.loads(body.decode(), object_pairs_hook=_small)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ValueError("the request is not a JSON object")
+        raise ValueError(f"the request is not a JSON object, or has an object of more than {MAX_KEYS:,} keys")
     return content
+
+
+def _small(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise ValueError
+    return dict(pairs)
 
 
 def refuse_what_engines_cannot_bear(body: dict[str, Any]) -> None:
     """ValueError for what ends llama.cpp or holds up everybody whom it serves."""
-    if body.get("grammar"):  # llama.cpp reads it by recursion: 100,000 brackets end the process
-        raise ValueError("this server takes no grammar")
+    for name in NOT_TAKEN:
+        if body.get(name):
+            raise ValueError(f"this server takes no {name}")
+    if body.get("response_format") not in FORMATS:
+        raise ValueError("this server takes no response_format but text and json_object")
+    for name, most in MOST.items():
+        if isinstance(body.get(name), int | float) and body[name] > most:
+            raise ValueError(f"{name} is more than the limit of {most:,}")
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
         raise ValueError(f"the conversation has {len(messages):,} messages, more than the limit of {MAX_MESSAGES:,}")

@@ -23,7 +23,7 @@ from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
 from helpers.use.client import MAX_QUESTION, Ended, Endpoint
-from helpers.use.proxy import MAX_BODY, MAX_MESSAGES, Proxy, add_passages, annotated, annotated_stream
+from helpers.use.proxy import MAX_BODY, MAX_KEYS, MAX_MESSAGES, Proxy, add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
 KEY, ENGINE_KEY = "clients-key", "engines-key"
@@ -292,13 +292,27 @@ def test_what_ends_or_holds_up_the_engine_is_refused(served):
     engine, client = served()
     for more, word in (
         ({"grammar": "root ::= " + "(" * 100_000}, "grammar"),
+        ({"json_schema": {"type": "string", "pattern": f"^{'a?' * 500}$"}}, "json_schema"),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"samplers": ["dry"] * 4000}, "samplers"),
+        ({"dry_sequence_breakers": ["a b c d"] * 800}, "dry_sequence_breakers"),
+        ({"chat_template_kwargs": {"messages": [{}] * 15_000}}, "chat_template_kwargs"),
+        ({"n_probs": 49_152}, "n_probs is more than the limit of 20"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"repeat_last_n": 2e9}, "repeat_last_n"),
+        ({"dry_penalty_last_n": 2**31 - 1}, "dry_penalty_last_n"),
+        ({"messages": [{"role": "user", "content": "x", **dict.fromkeys(map(str, range(50_000)))}]}, "1,000 keys"),
         ({"messages": ASK["messages"] * (MAX_MESSAGES + 1)}, "1,001 messages"),
-        ({"logit_bias": {str(token): 1 for token in range(50_000)}}, "all but the messages"),
+        ({"stop": ["x"] * 30_000}, "all but the messages"),
     ):
         reply = ask(client, **more)
         assert (reply.status_code, word in reply.json()["error"]["message"]) == (400, True)
     assert engine.requests == []
-    assert ask(client, grammar="", messages=ASK["messages"] * MAX_MESSAGES).status_code == 200
+    usual = {"grammar": "", "tools": [], "response_format": {"type": "json_object"}, "top_logprobs": 20}
+    usual |= {"n_probs": None, "logit_bias": {str(token): 1 for token in range(MAX_KEYS)}}
+    assert ask(client, **usual, messages=ASK["messages"] * MAX_MESSAGES).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
