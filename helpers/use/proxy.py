@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -36,6 +37,7 @@ NOT_TAKEN = ("grammar", "json_schema", "tools", "samplers", "dry_sequence_breake
 FORMATS = (None, {"type": "text"}, {"type": "json_object"})  # of replies; any other is a schema
 # Each probability is a kilobyte (all of a reply's are gigabytes), and so many tokens are set aside at once.
 MOST = {"n_probs": 20, "top_logprobs": 20, "repeat_last_n": 1 << 16, "dry_penalty_last_n": 1 << 16}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # what clients of HTTP/1.1 take as "an answer will come"
 GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
@@ -71,6 +73,13 @@ class Proxy(ThreadingTCPServer):
             self.shutdown()
             self.server_close()
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:  # too many open files: asking again at once would take a core
+            time.sleep(0.1)
+            raise
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave are no errors."""
         if not isinstance(sys.exc_info()[1], OSError):
@@ -100,6 +109,8 @@ class _Exchange(BaseHTTPRequestHandler):
         elif len(length) > 9 or int(length) > MAX_BODY:
             self.send_error(413, f"the request has more than {MAX_BODY:,} bytes")
         else:
+            if self.headers.get("Expect", "").lower() == "100-continue" and self.request_version == "HTTP/1.1":
+                self.wfile.write(CONTINUE)
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 self.send_error(400, "the request ends before its length")
@@ -177,7 +188,7 @@ class _Exchange(BaseHTTPRequestHandler):
                 if half_closed:
                     if self.request_version != "HTTP/1.1":  # older clients know no such line
                         raise ConnectionAbortedError
-                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    self.wfile.write(CONTINUE)
         return engine.getresponse()
 
     def _send(self, status: int, pieces: Iterable[bytes], kind: str = "application/json") -> None:

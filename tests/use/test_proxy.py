@@ -1,5 +1,6 @@
 """Before the engine: what goes on to it, what comes back with it and with sources, and what clients cannot do."""
 
+import errno
 import json
 import socket
 import threading
@@ -7,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.client import HTTPResponse
+from socketserver import ThreadingTCPServer
 
 import httpx
 import openai
@@ -418,6 +420,30 @@ def test_a_client_that_leaves_before_its_answer_stops_the_engine(index, listener
         while engine.recv(65536):
             pass
     assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_asks_first_whether_to_send_its_body_is_told(served):
+    _, client = served()
+    for length, answer in ((2, b"HTTP/1.1 100 Continue\r\n\r\n"), (MAX_BODY + 1, b"HTTP/1.0 413 Request Enti")):
+        with connected(client) as connection:
+            connection.sendall(f"{HEAD}{length}\r\nExpect: 100-continue\r\n\r\n".encode())
+            assert connection.recv(25) == answer
+            connection.sendall(b"{}")
+
+
+def test_without_a_free_descriptor_the_server_waits_for_one_in_peace(served, monkeypatch):
+    _, client = served()
+    accepted, tries = ThreadingTCPServer.get_request, []
+
+    def full(server):
+        tries.append(time.monotonic())
+        if len(tries) < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accepted(server)
+
+    monkeypatch.setattr(ThreadingTCPServer, "get_request", full)
+    assert ask(client).status_code == 200
+    assert tries[3] - tries[0] > 0.3
 
 
 @pytest.mark.parametrize("stream", [False, True])
