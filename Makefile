@@ -121,10 +121,13 @@ audit: $(if $(filter file,$(origin UV)),$(STAMP)) ## look every pinned package u
 	@$(UV) tool run --from '$(AUDIT)' pip-audit --requirement build/pinned.txt --strict --no-deps --disable-pip \
 	  --progress-spinner off $(ARGS)
 
+# With the hashes of all files that the index has of each, for whatever machine.
 sbom: $(if $(filter file,$(origin UV)),$(STAMP)) ## list every pinned package in build/sbom.json (CycloneDX)
 	@mkdir -p build
-	@$(PINNED) | $(UV) tool run --from '$(SBOM)' cyclonedx-py requirements --pyproject pyproject.toml \
-	  --output-reproducible --short-PURLs --output-file build/sbom.json -
+	@$(PINNED) | $(UV) pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-annotate - \
+	  >build/hashed.txt
+	@$(UV) tool run --from '$(SBOM)' cyclonedx-py requirements --pyproject pyproject.toml \
+	  --output-reproducible --short-PURLs --output-file build/sbom.json build/hashed.txt
 
 clean: ## remove .venv and what can be made again; finished runs stay
 	@rm -rf $(VENV) $(SMOKE_RUN) $(SMOKE_RUN)-series build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -130,13 +130,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         # Not splitlines(): JSON strings may contain U+2028 and similar characters, at which it would split.
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if not all(isinstance(row, dict) for row in rows):
-        raise _damaged(path, "a line is no object")
+        raise damaged(path, "a line is no object")
     return rows
 
 
-def _damaged(path: Path, why: object) -> InputError:
+def damaged(path: Path, why: object) -> InputError:
     return InputError(f"{path} is damaged ({why}): restore it, or delete it, and the stage that makes it runs again")
 
 

@@ -124,6 +124,12 @@ def cli(monkeypatch, capfd):
     return call
 
 
+@pytest.fixture
+def unasked(monkeypatch):
+    """Settings may name what is on the hub, which nobody is asked for."""
+    monkeypatch.setattr("helpers.run_dir.source_check.check_sources", lambda config, changed: None)
+
+
 def error_line(result) -> str:
     """What a wrong input must come to: status 2 and one line, which is returned."""
     assert result.status == 2

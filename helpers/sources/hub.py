@@ -3,7 +3,8 @@
 import errno
 import mimetypes
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,36 @@ def hub_table(
 
     `config` None takes the only configuration. Raises InputError, which ends in `instead`: what to do without it.
     """
-    try:
+    with _in_one_line(dataset, revision, instead):
         table = _load(dataset, config, split, revision)
         # The commit is in the path: load_dataset silently falls back on another commit in the cache.
         commit = Path(table.cache_files[0]["filename"]).parent.name
         return table, commit, table.info.config_name
+
+
+def check_dataset(dataset: str, config: str | None, split: str, revision: str | None, instead: str) -> None:
+    """InputError where `hub_table` would raise it, without a download: neither the hub nor the cache has it."""
+    with _in_one_line(dataset, revision, instead):
+        _load(dataset, config, split, revision, download=False)
+
+
+@contextmanager
+def _in_one_line(dataset: str, revision: str | None, instead: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # three libraries and the disk, each with errors of its own
         reason = explain(error, dataset, revision, dataset=True)
         raise InputError(f"cannot get {dataset}: {reason}; {instead}") from error
 
 
-def _load(dataset: str, config: str | None, split: str, revision: str | None) -> Any:
+def _load(dataset: str, config: str | None, split: str, revision: str | None, download: bool = True) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     try:
         # Without a network this fails within seconds; load_dataset may retry for long.
         commit = HfApi().dataset_info(dataset, revision=revision, timeout=10).sha
-        return load_dataset(dataset, config, split=split, revision=commit)
+        return load_dataset(dataset, config, split=split, revision=commit) if download else None
     except DatasetNotFoundError:
         HfApi().auth_check(dataset, repo_type="dataset")  # raises what this error hides: whether a token was refused
         raise
@@ -137,7 +150,7 @@ def ask_first(name: str, revision: str | None = None, cached: Sequence[str] = ("
     try:
         files = HfApi().model_info(name, revision=revision, timeout=10).siblings or ()
     except HfHubHTTPError as error:
-        if _status(error) in OUT_OF_ORDER:
+        if _status(error) in OUT_OF_ORDER or isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
             raise
         return
     kinds = {Path(file.rfilename).suffix for file in files}

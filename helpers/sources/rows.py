@@ -27,6 +27,7 @@ ALIASES = {
     "Response": ("response", "response (content)", "answer"),
 }
 SAMPLE = PROJECT_ROOT / "helpers/data" / "sample.jsonl"
+INSTEAD = "data.source may also be sample or a file"  # of what is not to be had on the hub
 IN_MEMORY = 16 << 20  # bytes of texts that need no file
 # Lone surrogates cannot be written; control characters and U+FFFD are what broken conversions leave behind.
 INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\uffff]")
@@ -43,8 +44,7 @@ def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]
     name = dataset or data.source
     if dataset:
         config = config or (HUB_CONFIG if data.source == "hub" else None)
-        instead = "data.source may also be sample or a file"
-        rows_on_hub, revision, config = hub_table(name, config, "train", data.commit or data.revision, instead)
+        rows_on_hub, revision, config = hub_table(name, config, "train", data.commit or data.revision, INSTEAD)
     elif config:
         raise InputError(f"data.config = {config!r} is for data sets of the hub, and data.source is {name}")
     path = SAMPLE if name == "sample" else project_path(name)

@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -28,7 +29,15 @@ from helpers.use.client import MAX_QUESTION, is_local, joined, thought_and_answe
 
 MAX_BODY = 1 << 20  # bytes of a request
 MAX_MESSAGES = 1000  # llama.cpp renders 2,000 in 25 s on two cores, and does not stop where the client leaves
-MAX_SETTINGS = 1 << 16  # letters of all but the messages: 50,000 biases of tokens hold everybody up
+MAX_KEYS = 1000  # of an object: llama.cpp reads 50,000 in 12 s
+MAX_SETTINGS = 1 << 16  # letters of all but the messages
+# Of llama.cpp's settings: grammars and what it makes them of (brackets end the process, an ambiguous pattern of 1,000
+# letters takes all its time for ever), samplers and what they read the vocabulary for, another way to its template.
+NOT_TAKEN = ("grammar", "json_schema", "tools", "samplers", "dry_sequence_breakers", "chat_template_kwargs")
+FORMATS = (None, {"type": "text"}, {"type": "json_object"})  # of replies; any other is a schema
+# Each probability is a kilobyte (all of a reply's are gigabytes), and so many tokens are set aside at once.
+MOST = {"n_probs": 20, "top_logprobs": 20, "repeat_last_n": 1 << 16, "dry_penalty_last_n": 1 << 16}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # what clients of HTTP/1.1 take as "an answer will come"
 GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
 
@@ -64,6 +73,13 @@ class Proxy(ThreadingTCPServer):
             self.shutdown()
             self.server_close()
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:  # too many open files: asking again at once would take a core
+            time.sleep(0.1)
+            raise
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave are no errors."""
         if not isinstance(sys.exc_info()[1], OSError):
@@ -93,6 +109,8 @@ class _Exchange(BaseHTTPRequestHandler):
         elif len(length) > 9 or int(length) > MAX_BODY:
             self.send_error(413, f"the request has more than {MAX_BODY:,} bytes")
         else:
+            if self.headers.get("Expect", "").lower() == "100-continue" and self.request_version == "HTTP/1.1":
+                self.wfile.write(CONTINUE)
             body = self.rfile.read(int(length))
             if len(body) < int(length):
                 self.send_error(400, "the request ends before its length")
@@ -152,15 +170,25 @@ class _Exchange(BaseHTTPRequestHandler):
                 self._send(answer.status, [content])
 
     def _ask(self, engine: HTTPConnection, body: bytes | None) -> HTTPResponse:
-        """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes."""
+        """The engine's answer, of a stream only its beginning; OSError where the client leaves before it comes.
+
+        A client that sends no more may still wait, or has left: what is sent to it then comes back as an error.
+        """
         headers = {"Authorization": f"Bearer {self.server.engine_key}", "Content-Type": "application/json"}
         engine.request(self.command, self.path, body, headers)
         with selectors.DefaultSelector() as either:
             either.register(engine.sock, selectors.EVENT_READ)
             either.register(self.connection, selectors.EVENT_READ)
-            while engine.sock not in [key.fileobj for key, _ in either.select()]:
-                if not self.connection.recv(1 << 16):  # else a line end after the body, or one request too many
-                    raise ConnectionAbortedError
+            half_closed = False
+            while engine.sock not in [key.fileobj for key, _ in either.select(1.0 if half_closed else None)]:
+                # Else a line end after the body, or one request too many.
+                if not half_closed and not self.connection.recv(1 << 16):
+                    half_closed = True
+                    either.unregister(self.connection)
+                if half_closed:
+                    if self.request_version != "HTTP/1.1":  # older clients know no such line
+                        raise ConnectionAbortedError
+                    self.wfile.write(CONTINUE)
         return engine.getresponse()
 
     def _send(self, status: int, pieces: Iterable[bytes], kind: str = "application/json") -> None:
@@ -185,20 +213,32 @@ def _lines(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """A request's body; ValueError where it is not a JSON object."""
+    """A request's body; ValueError where it is not a JSON object of objects up to MAX_KEYS."""
     try:
-        content = json.loads(body.decode())
+        content = json.loads(body.decode(), object_pairs_hook=_small)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ValueError("the request is not a JSON object")
+        raise ValueError(f"the request is not a JSON object, or has an object of more than {MAX_KEYS:,} keys")
     return content
+
+
+def _small(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise ValueError
+    return dict(pairs)
 
 
 def refuse_what_engines_cannot_bear(body: dict[str, Any]) -> None:
     """ValueError for what ends llama.cpp or holds up everybody whom it serves."""
-    if body.get("grammar"):  # llama.cpp reads it by recursion: 100,000 brackets end the process
-        raise ValueError("this server takes no grammar")
+    for name in NOT_TAKEN:
+        if body.get(name):
+            raise ValueError(f"this server takes no {name}")
+    if body.get("response_format") not in FORMATS:
+        raise ValueError("this server takes no response_format but text and json_object")
+    for name, most in MOST.items():
+        if isinstance(body.get(name), int | float) and body[name] > most:
+            raise ValueError(f"{name} is more than the limit of {most:,}")
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
         raise ValueError(f"the conversation has {len(messages):,} messages, more than the limit of {MAX_MESSAGES:,}")

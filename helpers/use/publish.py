@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from helpers import InputError
 from helpers.config import nearest
+from helpers.export.files import whole
 from helpers.files import read_json
 from helpers.report.model_card import KINDS, LLAMA_LICENCE, from_llama, model_card
 from helpers.run_dir.folder import Run
@@ -34,15 +35,16 @@ def push_to_hub(
     """Send `what` (adapter, merged, gguf) to `repo_id`, `repo_id`-merged and `repo_id`-GGUF, and print what was sent.
 
     With `dry_run` nothing is sent, no token or network is needed, and all that would be sent is printed. InputError for
-    a wrong name, a form that the run does not have yet, a missing token, and all that the hub refuses.
+    a wrong name, a form that the run does not have yet, a damaged file, a missing token, and all that the hub refuses.
     """
     if unknown := [kind for kind in what if kind not in KINDS]:
         raise InputError(f"cannot push {unknown[0]!r}{nearest(unknown[0], list(KINDS))}")
     ids = {kind: _checked_id(repo_id + KINDS[kind].suffix) for kind in KINDS if kind in what}
     repositories, notice = {}, {"NOTICE": NOTICE.encode("utf-8")} if from_llama(run) else {}
     for kind, name in ids.items():
+        files = _files(run, kind)  # before the card, which reads some of them
         card = model_card(run, kind, name, ids.get("merged") if kind == "gguf" else None)
-        repositories[name] = {"README.md": card.encode("utf-8"), **notice, **_files(run, kind)}
+        repositories[name] = {"README.md": card.encode("utf-8"), **notice, **files}
     if notice:
         wrong = "" if repo_id.partition("/")[2].startswith("Llama") else ", and a name that begins with Llama"
         print(f"before others see it, Llama's licence asks for a copy of it beside the model{wrong}: {LLAMA_LICENCE}")
@@ -68,7 +70,7 @@ def _files(run: Run, kind: str) -> Files:
     required = [name.format(run.config.export.kinds[-1]) for name in form.required]
     paths = {name: run.require(f"{form.folder}/{name}", form.stage) for name in required}
     paths |= {path.name: path for pattern in form.patterns for path in sorted((run / form.folder).glob(pattern))}
-    return {name: _content(path, public_name(run.config)) for name, path in paths.items()}
+    return {name: _content(whole(path), public_name(run.config)) for name, path in paths.items()}
 
 
 def _content(path: Path, base_model: str) -> Path | bytes:

@@ -120,10 +120,7 @@ def llama_cpp(
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
-        address = f"{settings.host}:{settings.port}"
-        raise InputError(
-            f"llama.cpp cannot serve {gguf.name} on {address}: is the port taken, or the file broken?"
-        ) from None
+        raise InputError(f"llama.cpp cannot load {gguf}: is it damaged, or too large for the memory?") from None
     try:
         yield server
     finally:
@@ -151,7 +148,7 @@ def serve_until_stopped(
 ) -> None:
     """Serve one side of a run (none: the embedded model), with an index also its passages, until Ctrl+C or SIGTERM."""
     program = vllm_program(engine, vllm)
-    # llama.cpp's own server would take what ends it.
+    # llama.cpp's own server would take what ends it; vLLM's tokens would fill the proxy's core.
     alone = program and index is None
     with nullcontext((settings, "")) if alone else _proxy(run, settings, index) as (own, address):
         if program:
@@ -174,11 +171,10 @@ def _proxy(run: Run | None, settings: ServerSettings, index: Index | None) -> It
         yield engine, address
 
 
-def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings, address: str = "") -> None:
+def _serve_by_llama_cpp(run: Run | None, side: str, settings: ServerSettings, address: str) -> None:
     gguf = gguf_file(run, side)
     # In this order: llama.cpp's server takes Ctrl+C for itself as it starts.
     with llama_cpp(gguf, _template(_config(run)), settings, side) as server, _stop_signal() as stopped:
-        address = address or server.listening_address
         print(f"the {side} model ({gguf.name}) at {address}/v1; Ctrl+C stops it", file=sys.stderr)
         print("generated text for study, not medical advice", file=sys.stderr, flush=True)
         # In short waits: the signal can reach one of llama.cpp's threads, which does not wake this one.

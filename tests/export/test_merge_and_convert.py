@@ -240,9 +240,23 @@ def without_a_shard(made):
     write_json(made.base / INDEX, {"weight_map": {"model.norm.weight": "gone.safetensors"}})
 
 
+def cut_off(name):
+    """A file, of the run or of its base, that has lost its last byte."""
+
+    def damage(made):
+        path = made.run / name if name.startswith("adapter") else made.base / name
+        path.write_bytes(path.read_bytes().rstrip()[:-1])
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        *(
+            (cut_off(name), f"{name} is damaged (")
+            for name in (ADAPTER, "adapter/adapter_config.json", "model.safetensors", "config.json")
+        ),
         (without_adapter, "run 04_lora_training first"),
         (quantised, "set model.name to the 16-bit model"),
         (not_in_safetensors, "has no model.safetensors; merging needs safetensors"),
@@ -263,7 +277,7 @@ def on_the_hub(made, folder):
     return SimpleNamespace(run=run, base=made.base)
 
 
-def test_a_base_from_the_hub(own, tmp_path, monkeypatch, r1_tokenizer):
+def test_a_base_from_the_hub(own, tmp_path, unasked, monkeypatch, r1_tokenizer):
     calls = []
 
     def download(repo, **options):

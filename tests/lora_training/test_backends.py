@@ -114,14 +114,14 @@ def test_without_a_card_nothing_is_quantised_or_packed():
 
 
 @pytest.mark.parametrize("card", [CPU, T4, H100])
-def test_opening_a_folder_settles_every_auto_that_the_table_knows(card, on, tmp_path):
+def test_opening_a_folder_settles_every_auto_that_the_table_knows(card, on, unasked, tmp_path):
     on(card)
     config = open_run("full", tmp_path, {"data.source": "sample"}).config
     assert {k: v for k, v in config.flat().items() if k in gpu_settings(card)} == gpu_settings(card)
     assert isinstance(planned_steps(config, 100), int)
 
 
-def test_a_folder_keeps_what_it_was_made_with_on_another_card(on, tmp_path):
+def test_a_folder_keeps_what_it_was_made_with_on_another_card(on, unasked, tmp_path):
     on(H100)
     run = open_run("full", tmp_path, {"data.source": "sample"})
     first = run.config
@@ -142,7 +142,7 @@ def test_the_small_model_is_not_quantised_on_any_card(on, tmp_path):
     assert open_run("full", tmp_path / "asked", {**asked, "model.load_in_4bit": True}).config.model.load_in_4bit is True
 
 
-def test_what_is_asked_for_goes_before_the_table(on, tmp_path):
+def test_what_is_asked_for_goes_before_the_table(on, unasked, tmp_path):
     on(T4)
     config = open_run("full", tmp_path, {"data.source": "sample", "training.batch_size": 6}).config
     assert (config.training.batch_size, config.training.gradient_accumulation) == (6, 4)

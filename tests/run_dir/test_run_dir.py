@@ -96,7 +96,7 @@ def test_a_folder_with_a_setting_that_is_none_any_more(tmp_path, profile):
 
 
 @pytest.mark.parametrize("profile", ["full", "auto"])
-def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
+def test_a_folder_from_before_a_setting_existed(tmp_path, unasked, profile):
     """It has the profile's value of today, also where that hangs on the card; another one was not what made it."""
     made = open_run("full", tmp_path, {"data.source": "sample"})
     (tmp_path / "data").mkdir()
@@ -113,7 +113,7 @@ def test_a_folder_from_before_a_setting_existed(tmp_path, profile):
     assert contents(tmp_path) == before
 
 
-def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, monkeypatch):
+def test_auto_in_a_new_folder_is_what_this_machine_can_do(tmp_path, unasked, monkeypatch):
     assert open_run("auto", tmp_path / "cpu").config.profile == "laptop"
     card = MACHINE.model_copy(update={"gpu": "Tesla T4", "gpu_memory_gib": 14.7, "compute_capability": (7, 5)})
     monkeypatch.setattr(hardware, "describe_machine", lambda: card)
@@ -163,7 +163,7 @@ def test_whatever_a_stage_leaves_binds_the_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("overrides", [{}, {"model.name": "embedded"}])
-def test_settings_that_led_to_nothing_are_replaced(tmp_path, overrides):
+def test_settings_that_led_to_nothing_are_replaced(tmp_path, unasked, overrides):
     """As after a misspelt model: 01 failed, and left its notebook and page."""
     open_run("full", tmp_path, {"model.name": "SmolLM2", "data.source": "sample"})
     (tmp_path / "notebooks").mkdir()
@@ -227,9 +227,8 @@ def test_the_page_of_settings_shows_the_table_of_what_may_change():
 @pytest.mark.parametrize(
     "key", [k for k in Config.resolve("smoke").flat() if k not in ("profile", "data.source", "data.config")]
 )
-def test_each_setting_may_change_or_is_refused_as_the_table_says(finished, monkeypatch, key):
+def test_each_setting_may_change_or_is_refused_as_the_table_says(finished, unasked, key):
     """What is let through is recorded beside the value before, and every other setting stays."""
-    monkeypatch.setattr("helpers.run_dir.source_check.check_sources", lambda config, changed: None)
     stored, asked = read_settings(finished), asked_for(key)
     assert asked != stored[key]
     if (CHANGES.get(key) or CHANGES[key.split(".")[0]]) == NONE:
@@ -405,7 +404,8 @@ def test_wrong_rows_questions_and_corpora_make_no_folder(tmp_path):
     for overrides, says in (
         ({"data.source": mine}, "no column Question"),
         ({"evaluation.questions": ["sample", mine]}, "mine.jsonl line 1"),
-        ({"retrieval.embedder": "/no/such"}, "retrieval.embedder: /no/such is no folder, and not a hub id"),
+        ({"retrieval.embedder": "/no/such"}, "retrieval.embedder: /no/such is neither a folder nor a hub id"),
+        ({"model.name": "SmolLM2"}, "model.name: SmolLM2 is neither a folder nor a hub id"),
         *(({key: ["handbook", "no/such"]}, f"{key}: no/such does not exist") for key in marked(CORPUS)),
     ):
         assert says in refused("smoke", tmp_path / "run", overrides)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from itertools import islice
@@ -54,6 +55,7 @@ CALLS = {
     "rows": lambda changes: rows(**changes),
     "benchmark": benchmark_rows,
     "check": lambda name, folder: check_model(open_run("smoke", folder, {"model.name": name}).config),
+    "open": lambda folder, settings: open_run("smoke", folder, settings).label,
     "token": lambda token: os.environ.update(HF_TOKEN=token) or "",
 }
 for call, *words in json.loads(sys.argv[1]):
@@ -220,6 +222,46 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
         assert other_model.said.startswith(why)
         assert max(each.seconds for each in (other_commit, other_set, other_model)) < 15
     assert len(hub.asked) == asked
+
+
+OPENED = [
+    {"data.source": "hub"},
+    {"evaluation.questions": "medqa"},
+    {"model.name": "me/model"},
+    {"retrieval.embedder": "me/model"},
+]
+
+
+def opened(hub, folder, settings, **environment):
+    """What opening a new run folder with each of the settings says: its name, or why not."""
+    return ask(hub, [["open", f"{folder}/{i}", each] for i, each in enumerate(settings)], **environment)
+
+
+def test_what_is_neither_on_the_hub_nor_in_the_cache_makes_no_run_folder(hub, answers, tmp_path):
+    for each in opened(hub, tmp_path / "run", OPENED, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1"):
+        assert "offline mode is on (HF_HUB_OFFLINE), and it is not in the cache" in each.said
+        assert each.seconds < 15
+    assert not (tmp_path / "run").exists()
+    cached = opened(hub, tmp_path / "run", OPENED, HF_ENDPOINT="http://127.0.0.1:9")
+    assert [each.said for each in cached] == [f"{tmp_path}/run/{i}" for i in range(len(OPENED))]
+
+
+def test_opening_a_run_folder_asks_the_hub_and_downloads_no_rows(hub, tmp_path):
+    asked, settings = len(hub.asked), [{"data.source": "hub"}, {"retrieval.embedder": "gone/x"}]
+    there, gone = opened(hub, tmp_path, settings, HF_HOME=str(tmp_path / "home"))
+    assert there.said == f"{tmp_path}/0"
+    assert gone.said.startswith(f"retrieval.embedder: cannot get gone/x: {GONE}")
+    asked = [path for path in hub.asked[asked:] if "agent-harnesses" not in path]
+    assert asked == [f"GET /api/datasets/{HUB_DATASET}", "GET /api/models/gone/x"]
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_waited_for_ten_seconds(hub, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for each in opened(hub, tmp_path, OPENED, HF_HOME=str(tmp_path / "home"), HF_ENDPOINT=address):
+            assert "the hub cannot be reached (timed out), and it is not in the cache" in each.said
+            assert each.seconds < 15
 
 
 def test_01_refuses_pickles_though_opening_the_run_folder_has_cached_the_configuration(answers):

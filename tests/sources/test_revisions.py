@@ -94,8 +94,9 @@ def test_without_the_hub_the_commit_is_the_caches(hub, tmp_path, monkeypatch):
     loaded(open_run("smoke", tmp_path / "first", ME))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert open_run("smoke", tmp_path / "second", ME).record["model"]["revision"] == COMMIT
-    run = open_run("smoke", tmp_path / "third", {"model.name": "me/another"})
-    assert "model" not in run.record  # its name is in no cache: the next opening asks again
+    with pytest.raises(InputError, match=r"^model\.name: cannot get me/another: offline mode is on"):
+        open_run("smoke", tmp_path / "third", {"model.name": "me/another"})
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_models_folder_has_no_commit(hub, tmp_path):
@@ -104,7 +105,7 @@ def test_a_models_folder_has_no_commit(hub, tmp_path):
     assert hub.asked == []
 
 
-def test_rows_are_read_at_the_commit_in_the_record(tmp_path, monkeypatch):
+def test_rows_are_read_at_the_commit_in_the_record(tmp_path, unasked, monkeypatch):
     asked = []
 
     def hub_table(name, config, split, revision, instead):

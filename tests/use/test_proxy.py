@@ -1,11 +1,14 @@
 """Before the engine: what goes on to it, what comes back with it and with sources, and what clients cannot do."""
 
+import errno
 import json
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from http.client import HTTPResponse
+from socketserver import ThreadingTCPServer
 
 import httpx
 import openai
@@ -22,7 +25,7 @@ from helpers.knowledge.index import Index
 from helpers.prompts.passages import with_passages
 from helpers.use import proxy as proxy_module
 from helpers.use.client import MAX_QUESTION, Ended, Endpoint
-from helpers.use.proxy import MAX_BODY, MAX_MESSAGES, Proxy, add_passages, annotated, annotated_stream
+from helpers.use.proxy import MAX_BODY, MAX_KEYS, MAX_MESSAGES, Proxy, add_passages, annotated, annotated_stream
 
 SETTINGS = Config.resolve("smoke").generation
 KEY, ENGINE_KEY = "clients-key", "engines-key"
@@ -291,13 +294,27 @@ def test_what_ends_or_holds_up_the_engine_is_refused(served):
     engine, client = served()
     for more, word in (
         ({"grammar": "root ::= " + "(" * 100_000}, "grammar"),
+        ({"json_schema": {"type": "string", "pattern": f"^{'a?' * 500}$"}}, "json_schema"),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"samplers": ["dry"] * 4000}, "samplers"),
+        ({"dry_sequence_breakers": ["a b c d"] * 800}, "dry_sequence_breakers"),
+        ({"chat_template_kwargs": {"messages": [{}] * 15_000}}, "chat_template_kwargs"),
+        ({"n_probs": 49_152}, "n_probs is more than the limit of 20"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"repeat_last_n": 2e9}, "repeat_last_n"),
+        ({"dry_penalty_last_n": 2**31 - 1}, "dry_penalty_last_n"),
+        ({"messages": [{"role": "user", "content": "x", **dict.fromkeys(map(str, range(50_000)))}]}, "1,000 keys"),
         ({"messages": ASK["messages"] * (MAX_MESSAGES + 1)}, "1,001 messages"),
-        ({"logit_bias": {str(token): 1 for token in range(50_000)}}, "all but the messages"),
+        ({"stop": ["x"] * 30_000}, "all but the messages"),
     ):
         reply = ask(client, **more)
         assert (reply.status_code, word in reply.json()["error"]["message"]) == (400, True)
     assert engine.requests == []
-    assert ask(client, grammar="", messages=ASK["messages"] * MAX_MESSAGES).status_code == 200
+    usual = {"grammar": "", "tools": [], "response_format": {"type": "json_object"}, "top_logprobs": 20}
+    usual |= {"n_probs": None, "logit_bias": {str(token): 1 for token in range(MAX_KEYS)}}
+    assert ask(client, **usual, messages=ASK["messages"] * MAX_MESSAGES).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -403,6 +420,57 @@ def test_a_client_that_leaves_before_its_answer_stops_the_engine(index, listener
         while engine.recv(65536):
             pass
     assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_asks_first_whether_to_send_its_body_is_told(served):
+    _, client = served()
+    for length, answer in ((2, b"HTTP/1.1 100 Continue\r\n\r\n"), (MAX_BODY + 1, b"HTTP/1.0 413 Request Enti")):
+        with connected(client) as connection:
+            connection.sendall(f"{HEAD}{length}\r\nExpect: 100-continue\r\n\r\n".encode())
+            assert connection.recv(25) == answer
+            connection.sendall(b"{}")
+
+
+def test_without_a_free_descriptor_the_server_waits_for_one_in_peace(served, monkeypatch):
+    _, client = served()
+    accepted, tries = ThreadingTCPServer.get_request, []
+
+    def full(server):
+        tries.append(time.monotonic())
+        if len(tries) < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accepted(server)
+
+    monkeypatch.setattr(ThreadingTCPServer, "get_request", full)
+    assert ask(client).status_code == 200
+    assert tries[3] - tries[0] > 0.3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_ends_its_side_after_its_request_gets_the_answer(served, stream):
+    engine, client = served(pause=0.4)
+    body = json.dumps(ASK | {"stream": stream})
+    with connected(client) as connection:
+        connection.sendall(f"{HEAD}{len(body)}\r\n\r\n{body}".encode())
+        connection.shutdown(socket.SHUT_WR)
+        reply = HTTPResponse(connection)
+        reply.begin()
+        assert reply.status == 200
+        assert b'"unknown_citations": [4]' in reply.read()
+    assert len(engine.requests) == 1
+
+
+def test_a_client_that_first_ends_its_side_and_then_leaves_stops_the_engine(index, listener):
+    body = json.dumps(ASK)
+    with listening(index, listener.getsockname()[1]) as address:
+        with socket.create_connection(httpx.URL(address).netloc.decode().split(":")) as connection:
+            connection.sendall(f"{HEAD}{len(body)}\r\n\r\n{body}".encode())
+            connection.shutdown(socket.SHUT_WR)
+            engine = listener.accept()[0]
+            engine.settimeout(60)
+            assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        while engine.recv(65536):
+            pass
 
 
 def test_what_follows_a_request_is_no_departure_and_a_broken_off_request_is_not_asked(served):

@@ -4,15 +4,19 @@ import base64
 import json
 import os
 import re
+from contextlib import closing
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 import stand_in
 import torch
 from conftest import MACHINE, refusal
+from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -103,7 +107,7 @@ class Hub(stand_in.StandIn):
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
+def alone(monkeypatch, unasked, tmp_path):
     """No login of the caller's, no hub but the stand-in, and a machine without a GPU."""
     monkeypatch.setattr(hardware, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
@@ -134,8 +138,15 @@ def make(folder, tokenizer, settings=None, profile="smoke"):
     write_json(run / "adapter/adapter_config.json", {"base_model_name_or_path": public_name(run.config)})
     write_json(run / "export/merged/config.json", {"model_type": "llama"})
     tokenizer.save_pretrained(run / "export/merged")
-    for name in (ADAPTER, "export/merged/model.safetensors", "export/model-f16.gguf", "export/model-q4_k_m.gguf"):
-        (run / name).write_bytes(os.urandom(2000))
+    weights = np.frombuffer(os.urandom(2000), np.int8)
+    for name in (ADAPTER, "export/merged/model.safetensors"):
+        save_file({"weights": weights}, run / name)
+    for name in ("export/model-f16.gguf", "export/model-q4_k_m.gguf"):
+        with closing(GGUFWriter(run / name, "llama")) as writer:
+            writer.add_tensor("weights", weights)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
     write_modelfile(run, tokenizer, run / "export/model-q4_k_m.gguf")
     return run
 
@@ -321,6 +332,24 @@ def test_the_command_takes_the_newest_run_and_names_it(run, hub, cli, monkeypatc
     named, newest = cli("push", "me/model", "--dry-run", "--run-dir", run.path), cli("push", "me/model", "--dry-run")
     assert (newest.status, newest.out) == (0, named.out)
     assert (named.err, newest.err) == ("", f"run folder {run.path}\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("adapter", ADAPTER),
+        ("adapter", "adapter/tokenizer.json"),
+        ("merged", "export/merged/model.safetensors"),
+        ("gguf", "export/model-q4_k_m.gguf"),
+    ],
+)
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.9])
+def test_a_file_that_is_cut_off_is_named_and_not_sent(run, hub, kind, name, dry, kept):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: int(kept * len(content))])
+    assert one_line(run, "me/model", [kind], dry_run=dry).startswith(f"{run / name} is damaged (")
+    assert hub.requests == []
 
 
 def test_a_name_or_a_form_that_is_none(run, hub):

@@ -23,6 +23,7 @@ from helpers.config import Config
 from helpers.knowledge.documents import Document, Section
 from helpers.knowledge.index import Index
 from helpers.machine.hardware import Machine
+from helpers.models.packaged import embedded_gguf
 from helpers.prompts.chat_template import chat_template
 from helpers.prompts.encoding import encode_prompt, special_strings
 from helpers.run_dir.folder import Run
@@ -185,6 +186,16 @@ def test_with_sources_the_engine_is_behind_a_port_and_a_key_that_nobody_knows(tm
     assert "127.0.0.1" in told
     assert [each["source"] for each in reply.model_extra["sources"]] == ["m1"]
     assert reply.model_extra["unknown_citations"] == [2]
+
+
+def test_a_gguf_file_that_is_cut_off_is_one_line(tmp_path):
+    path = tmp_path / "model-f16.gguf"
+    path.write_bytes(embedded_gguf().read_bytes()[:5_000_000])
+    with (
+        pytest.raises(InputError, match=f"^llama.cpp cannot load {path}: is it damaged, or too large for the memory.$"),
+        llama_cpp(path, "", ServerSettings(port=0, parallel=1, context=256), "x"),
+    ):
+        pass
 
 
 def test_vllm_that_ends_by_itself_is_one_line(tmp_path):
