@@ -31,12 +31,15 @@ MAX_BODY = 1 << 20  # bytes of a request
 MAX_MESSAGES = 1000  # llama.cpp renders 2,000 in 25 s on two cores, and does not stop where the client leaves
 MAX_KEYS = 1000  # of an object: llama.cpp reads 50,000 in 12 s
 MAX_SETTINGS = 1 << 16  # letters of all but the messages
-# Of llama.cpp's settings: grammars and what it makes them of (brackets end the process, an ambiguous pattern of 1,000
-# letters takes all its time for ever), samplers and what they read the vocabulary for, another way to its template.
-NOT_TAKEN = ("grammar", "json_schema", "tools", "samplers", "dry_sequence_breakers", "chat_template_kwargs")
+MAX_PROBABILITIES = 20  # a token's; each is a kilobyte, and those of a whole vocabulary are gigabytes a reply
+# What goes on to the engine. Some of llama.cpp's other settings end it, or take all its time or memory for one request:
+# grammars and what becomes one (brackets, ambiguous patterns), samplers that search the vocabulary, its template's own.
+SETTINGS = {
+    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "ignore_eos",
+    "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty",
+    "logit_bias", "logprobs", "top_logprobs", "response_format",
+}  # fmt: skip
 FORMATS = (None, {"type": "text"}, {"type": "json_object"})  # of replies; any other is a schema
-# Each probability is a kilobyte (all of a reply's are gigabytes), and so many tokens are set aside at once.
-MOST = {"n_probs": 20, "top_logprobs": 20, "repeat_last_n": 1 << 16, "dry_penalty_last_n": 1 << 16}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # what clients of HTTP/1.1 take as "an answer will come"
 GONE = "the model is not loaded yet, or broke off"
 CLIENT_SECONDS = 60.0  # of a client's silence, as long as llama.cpp's own server waits
@@ -140,8 +143,7 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _chat(self, body: bytes) -> None:
         try:
-            asked = parsed(body)
-            refuse_what_engines_cannot_bear(asked)
+            asked = bearable(parsed(body))
             index = self.server.index
             passages = None if index is None else add_passages(index, self.server.k, asked)
         except InputError as reason:  # it names a file of this machine
@@ -229,22 +231,25 @@ def _small(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def refuse_what_engines_cannot_bear(body: dict[str, Any]) -> None:
-    """ValueError for what ends llama.cpp or holds up everybody whom it serves."""
-    for name in NOT_TAKEN:
-        if body.get(name):
+def bearable(body: dict[str, Any]) -> dict[str, Any]:
+    """The request without what is not in SETTINGS; ValueError where the reply would hang on that.
+
+    And for what holds up everybody whom the engine serves.
+    """
+    for name, value in body.items():
+        if name not in SETTINGS and value and (name == "grammar" or isinstance(value, list | dict)):
             raise ValueError(f"this server takes no {name}")
     if body.get("response_format") not in FORMATS:
         raise ValueError("this server takes no response_format but text and json_object")
-    for name, most in MOST.items():
-        if isinstance(body.get(name), int | float) and body[name] > most:
-            raise ValueError(f"{name} is more than the limit of {most:,}")
+    if isinstance(most := body.get("top_logprobs"), int | float) and most > MAX_PROBABILITIES:
+        raise ValueError(f"top_logprobs is more than the limit of {MAX_PROBABILITIES}")
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
         raise ValueError(f"the conversation has {len(messages):,} messages, more than the limit of {MAX_MESSAGES:,}")
     settings = len(json.dumps({name: value for name, value in body.items() if name != "messages"}))
     if settings > MAX_SETTINGS:
         raise ValueError(f"all but the messages has {settings:,} letters, more than the limit of {MAX_SETTINGS:,}")
+    return {name: value for name, value in body.items() if name in SETTINGS}
 
 
 def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
