@@ -19,6 +19,11 @@ from helpers.run_dir.modules import code_of, read_code
 
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")
+# The modules that decide on the weights of a training. A change of another, a message say, must not cost hours of it.
+WEIGHTS = (
+    *("lora_training/backends.py", "lora_training/batches.py", "lora_training/train.py", "losses.py"),
+    *("models/loading.py", "models/packaged.py", "prompts/encoding.py", "prompts/families.py"),
+)
 Inputs = dict[str, dict[str, Any]]
 
 
@@ -79,5 +84,6 @@ def changes(before: Inputs, now: Inputs) -> list[str]:
 
 
 def trained_by_other_code(before: Inputs, now: Inputs) -> bool:
-    """Whether a module that training runs has changed since; a change of the notebook alone does not count."""
-    return "modules" in before and {**before["modules"], "notebook": ""} != {**now["modules"], "notebook": ""}
+    """Whether one of WEIGHTS has changed since; after another change 04 runs again, and keeps its training."""
+    there = before.get("modules")
+    return there is not None and any(there.get(name) != now["modules"][name] for name in WEIGHTS)

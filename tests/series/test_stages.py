@@ -16,7 +16,7 @@ from helpers.run_dir.folder import Run, open_run
 from helpers.run_dir.layout import STAGES
 from helpers.run_dir.modules import LEFT_OUT, code_of
 from helpers.series import stages
-from helpers.series.stages import FOR_PASSAGES, changes, notebook_code, stage_inputs, trained_by_other_code
+from helpers.series.stages import FOR_PASSAGES, WEIGHTS, changes, notebook_code, stage_inputs, trained_by_other_code
 
 NAMES = list(STAGES)
 ALL = "01 02 03 04 05 06 07"
@@ -271,12 +271,15 @@ def test_what_has_changed_is_named():
     assert changes({}, new) == []
 
 
-def test_a_training_is_of_other_code_where_a_module_is_and_not_where_its_notebook_is():
-    old = inputs({"batches": "a"})
-    assert trained_by_other_code(old, inputs({"batches": "A"}))
-    assert trained_by_other_code(old, inputs({"batches": "a", "new": "b"}))
-    assert not trained_by_other_code(old, {**inputs({"batches": "a"}), "files": {"data/train.jsonl": "other"}})
-    assert not trained_by_other_code({**old, "modules": {**old["modules"], "notebook": "N"}}, old)
+def test_a_training_is_of_other_code_where_its_weights_are_and_not_where_a_message_is():
+    """An update that changes another module must not cost the hours of a training."""
+    assert code_of(notebook_code("04_lora_training")).keys() >= set(WEIGHTS)
+    old = inputs(dict.fromkeys(WEIGHTS, "a") | {"sources/hub.py": "a"})
+    for name in WEIGHTS:
+        assert trained_by_other_code(old, inputs(old["modules"] | {name: "A"}))
+    assert trained_by_other_code(inputs({"sources/hub.py": "a"}), old)
+    assert not trained_by_other_code(inputs(old["modules"] | {"sources/hub.py": "A", "notebook": "N"}), old)
+    assert not trained_by_other_code({**old, "files": {"data/train.jsonl": "other"}}, old)
     assert not trained_by_other_code({}, old)
 
 
