@@ -30,7 +30,6 @@ from helpers.export.merge import merge
 from helpers.files import read_jsonl, write_json, write_jsonl
 from helpers.machine.hardware import GIB, describe_machine
 from helpers.models.loading import lora_targets, skeleton
-from helpers.questions.multiple_choice import baseline_questions
 from helpers.run_dir.folder import Run, open_run, versions
 from helpers.sources.rows import SAMPLE
 
@@ -55,7 +54,7 @@ def main(model: str, run_dir: Path, out: Path, kinds: str = "q8_0,q4_k_m") -> No
     step("merge", lambda: merge(run))
     files = {kind: step(kind, lambda kind=kind: convert(run, kind)) for kind in run.config.export.kinds}
     found["mib"] = {kind: file.stat().st_size / 2**20 for kind, file in files.items()}
-    reference = step("reference", lambda: reference_outputs(run, baseline_questions()))
+    reference = step("reference", lambda: reference_outputs(run))
     checks = {
         kind: step(f"check {kind}", lambda file=file: check_file(run, file, reference)) for kind, file in files.items()
     }

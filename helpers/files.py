@@ -132,7 +132,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not all(isinstance(row, dict) for row in rows):
-        raise damaged(path, "a line is no object")
+        raise damaged(path, "a line is not an object")
     return rows
 
 

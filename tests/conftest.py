@@ -224,6 +224,20 @@ def tiny_run(tmp_path_factory, sample_rows):
 
 
 @pytest.fixture(scope="session")
+def short_rows(sample_rows):
+    return sorted(sample_rows, key=lambda row: sum(map(len, row.values())))[:12]
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The tiny model as every stage loads it; who changes it takes a copy."""
+    from helpers.config import Config
+    from helpers.models.loading import load_base
+
+    return load_base(Config.resolve("smoke"))
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A run folder with the results of 03 to 05; of the four choice questions one got worse and one better."""
     from evaluated_rows import choice, unseen

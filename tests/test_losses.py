@@ -1,13 +1,18 @@
 """Letters' probabilities against one plain pass each, and the training loss against the model's own."""
 
+import copy
+
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from helpers.losses import Forced, completion_loss, letter_probabilities
+from helpers import losses as losses_module
+from helpers.losses import Forced, completion_loss, completion_nll, letter_probabilities
 from helpers.prompts.encoding import encode_example, encode_prompt, encode_thought
 
 OPTIONS = {"A": "Gentamicin", "B": "Ciprofloxacin", "C": "Ceftriaxone", "D": "Trimethoprim"}
@@ -126,3 +131,57 @@ def test_a_batch_without_labels_costs_nothing(opinionated):
     loss.backward()
     assert loss.item() == 0
     assert all(not weight.grad.any() for weight in opinionated.parameters() if weight.grad is not None)
+
+
+@pytest.fixture(scope="module")
+def encoded(short_rows, r1_tokenizer):
+    """Seven rows of many lengths, in no order: several batches of completion_nll, one of them a single long row."""
+    long = {**short_rows[0], "Complex_CoT": " ".join(row["Complex_CoT"] for row in short_rows[:7] * 3)}
+    rows = [*short_rows[6:10], {"Question": "?", "Complex_CoT": "", "Response": ""}, long, short_rows[0]]
+    encoded = [encode_example(r1_tokenizer, row, 2048) for row in rows]
+    assert len(encoded[5]["input_ids"]) > 1024
+    return encoded
+
+
+@pytest.fixture(scope="module")
+def by_hand(base, encoded):
+    return [nll_by_hand(base, row) for row in encoded]
+
+
+def nll_by_hand(model, row):
+    with torch.no_grad():
+        logits = model(torch.tensor([row["input_ids"]])).logits[0].double()
+    logs = torch.log_softmax(logits, dim=-1)
+    # The logits at one place are about the token at the next.
+    terms = [-logs[i - 1, label].item() for i, label in enumerate(row["labels"]) if label != -100]
+    return sum(terms) / len(terms)
+
+
+def test_completion_nll_is_the_mean_over_a_rows_own_completion(base, encoded, by_hand, r1_tokenizer):
+    rows = completion_nll(base, encoded, r1_tokenizer.pad_token_id)
+    assert rows == pytest.approx(by_hand, rel=1e-5)
+    assert len({round(nll, 4) for nll in rows}) == len(rows)
+    assert completion_nll(base, [], r1_tokenizer.pad_token_id) == []
+
+
+def test_completion_nll_leaves_the_model_as_it_was(base, encoded, r1_tokenizer):
+    model = copy.deepcopy(base)
+    for training in (True, False):
+        model.train(training)
+        completion_nll(model, encoded[:1], r1_tokenizer.pad_token_id)
+        assert model.training is training
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_stay_as_small_as_the_model_makes_them(base, encoded, by_hand, r1_tokenizer, dtype, monkeypatch):
+    """accelerate wraps the model that trains, and the wrapper makes float32 of 2,048 times 128,256 logits."""
+    seen, usual, some = [], losses_module._label_nlls, encoded[3:5]  # few: a CPU is slow in half precision
+    model = get_peft_model(copy.deepcopy(base).to(dtype), LoraConfig(target_modules="all-linear"))
+    model.forward = convert_outputs_to_fp32(model.forward)
+    assert model(torch.tensor([some[1]["input_ids"]])).logits.dtype == torch.float32
+    monkeypatch.setattr(
+        losses_module, "_label_nlls", lambda logits, labels: seen.append(logits.dtype) or usual(logits, labels)
+    )
+    rows = completion_nll(model, some, r1_tokenizer.pad_token_id)
+    assert seen == [dtype] * 2
+    assert rows == pytest.approx(by_hand[3:5], rel=0.01)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +13,6 @@ import httpx
 import psutil
 
 from helpers.files import read_jsonl
-from helpers.generation.replies import generate_in_batches
 from helpers.losses import token_nlls
 from helpers.machine.hardware import GIB, describe_machine, llama_cpp_threads
 from helpers.models.loading import compute_dtype, load_tokenizer
@@ -33,22 +31,18 @@ MARGIN = 20.0  # nats: the lesser of two forced tokens is drawn once in 5e8, and
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What the merged model computes in transformers, as lists of token ids and of losses.
+    """What the merged model computes in transformers.
 
-    `replies` are greedy replies to `prompts`. `rows` are validation rows, prompt and completion, and `nlls` the losses,
-    in nats, of the last few tokens of each; the very last token ends the sequence.
+    `rows` are the token ids of validation rows, prompt and completion, and `nlls` the losses, in nats, of the last few
+    tokens of each; the very last token ends the sequence.
     """
 
-    prompts: list[list[int]]
-    replies: list[list[int]]
     rows: list[list[int]]
     nlls: list[list[float]]
 
 
-def reference_outputs(
-    run: Run, questions: Sequence[str], max_new_tokens: int = 32, rows: int = 8, last_tokens: int | None = None
-) -> ReferenceOutputs | None:
-    """Greedy replies to `questions`, and losses of the `last_tokens` of the `rows` shortest validation rows.
+def reference_outputs(run: Run, rows: int = 8, last_tokens: int | None = None) -> ReferenceOutputs | None:
+    """Losses of the `last_tokens` of the `rows` shortest validation rows.
 
     Training rows make up the number where validation has too few for an interval. By default 64 tokens a row, or 16 of
     a model beyond 2 GiB, of which llama.cpp computes one or two a second on two cores. None where the model does not
@@ -68,7 +62,6 @@ def reference_outputs(
     if last_tokens is None:
         last_tokens = 64 if size < 2 * GIB else 16
     tokenizer, style = load_tokenizer(run.config.model), run.config.model.prompt_style
-    prompts = [encode_prompt(tokenizer, question, style) for question in questions]
     examples = read_jsonl(run.require("data/validation.jsonl", "03_dataset_prep"))
     if len(examples) < rows:
         examples += read_jsonl(run.require("data/train.jsonl", "03_dataset_prep"))[: rows - len(examples)]
@@ -79,15 +72,8 @@ def reference_outputs(
     # "auto" leaves in main memory what does not fit on the GPU.
     device_map = "auto" if machine.gpu else None
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map=device_map).eval()
-    greedy = run.config.generation.model_copy(
-        update={"temperature": 0, "max_new_tokens": max_new_tokens, "batch_size": 1}  # padding would change rounding
-    )
-    replies: dict[int, list[int]] = {}
-    generate_in_batches(model, tokenizer, prompts, greedy, run.config.seed, range(len(prompts)), replies.__setitem__)
     nlls = token_nlls(model, shortest, tokenizer.pad_token_id, "rows of the merged model")
-    return ReferenceOutputs(
-        prompts, [replies[i] for i in range(len(prompts))], [row["input_ids"] for row in shortest], nlls
-    )
+    return ReferenceOutputs([row["input_ids"] for row in shortest], nlls)
 
 
 def check_file(run: Run, gguf: Path, reference: ReferenceOutputs | None) -> dict[str, Any]:
@@ -95,9 +81,8 @@ def check_file(run: Run, gguf: Path, reference: ReferenceOutputs | None) -> dict
 
     `passes` is True where the 95% interval of the difference in mean loss lies within the bound, the file's
     end-of-sequence token is the tokenizer's, and every row stops there; None where the file or the merged model does
-    not fit in memory. `verdict` also separates a failure from too few tokens. The greedy agreement has no bound: a
-    near-tie that rounding tips makes two good replies part early. It does not show what quantisation does to long
-    replies or to answers.
+    not fit in memory. `verdict` also separates a failure from too few tokens. It does not show what quantisation does
+    to long replies or to answers.
     """
     kind = gguf.stem.removeprefix("model-")
     if reason := _too_large(gguf.stat().st_size) if reference else "the merged model does not fit in memory":
@@ -105,14 +90,13 @@ def check_file(run: Run, gguf: Path, reference: ReferenceOutputs | None) -> dict
     tokenizer = load_tokenizer(run.config.model)
     with llama_server(gguf, max(2048, run.config.model.max_length)) as server:
         end_token = server.get("props").json()["eos_token"]  # by the file's metadata
-        greedy = _greedy_agreement(server, reference)
         nll = _nll_difference(server, reference) | {"bound": BOUNDS[kind]}
         ends = _ends(server, reference, tokenizer.eos_token_id)
     low, high = nll["ci95"] or (-math.inf, math.inf)
     verdict = "passes" if max(-low, high) <= nll["bound"] else "not shown to pass"
     if max(low, -high) > nll["bound"] or end_token != tokenizer.eos_token or ends["stopped"] < ends["rows"]:
         verdict = "fails"
-    found = {"nll": nll, "end_token": end_token, "ends": ends, "greedy": greedy}
+    found = {"nll": nll, "end_token": end_token, "ends": ends}
     return {"passes": verdict == "passes", "verdict": verdict, **found}
 
 
@@ -137,12 +121,11 @@ def checks_table(checks: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
     for kind, check in checks.items():
         row = {"file": kind, "verdict": check["verdict"]}
         if check["passes"] is not None:
-            nll, greedy, ends = check["nll"], check["greedy"], check["ends"]
+            nll, ends = check["nll"], check["ends"]
             row |= {
                 "NLL minus merged (95% interval)": nats_apart(nll["difference"], nll["ci95"], 4),
                 "bound": f"{nll['bound']:g}",
                 "n": f"{nll['rows']} rows, {nll['tokens']} tokens",
-                "tokens before the first difference": f"{greedy['same']:.0%} of {greedy['tokens']}",
                 "stops at the end": f"{ends['stopped']} of {ends['rows']}",
             }
         rows.append(row)
@@ -216,24 +199,6 @@ def _complete(server: httpx.Client, prompt: Sequence[int], bias: Mapping[int, fl
     if reply.is_error:
         raise RuntimeError(f"llama.cpp refused the prompt: {reply.text}")
     return reply.json()
-
-
-def _greedy_agreement(server: httpx.Client, reference: ReferenceOutputs) -> dict[str, Any]:
-    """`same`: the share of tokens before the first that differs, over all prompts; after it the texts differ.
-
-    A share near 0 is a fault: a wrong template, a wrong tokenizer, broken weights.
-    """
-    same = []
-    for prompt, expected in zip(reference.prompts, reference.replies, strict=True):
-        reply = complete(server, prompt, len(expected))["tokens"]
-        same.append(len(commonprefix([expected, reply])))  # noqa: RUF071 (these are not paths)
-    lengths = [len(reply) for reply in reference.replies]
-    return {
-        "prompts": len(same),
-        "tokens": sum(lengths),
-        "same": sum(same) / sum(lengths),
-        "prompts_all_same": sum(each == length for each, length in zip(same, lengths, strict=True)),
-    }
 
 
 def _nll_difference(server: httpx.Client, reference: ReferenceOutputs) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _read_kept(path: Path, inputs: list[Any]) -> dict[int, list[int]]:
     replies: dict[int, list[int]] = {}
     if path.is_file() and _lines(path)[:1] == [first]:
         for lines in (_lines(path)[1:], *map(_lines, parts)):
-            with suppress(ValueError, TypeError):  # up to the first line that is no reply
+            with suppress(ValueError, TypeError):  # up to the first line that is not a reply
                 for i, tokens in map(json.loads, lines):
                     replies[i] = tokens
     wait_for_all()  # have read them

@@ -19,7 +19,7 @@ Found = Iterator[tuple[tuple[str, ...], list[str]]]
 # (alt="" describes what cannot be seen here); the layout of columns. The text of every other element is kept.
 LEFT_OUT = {"exercise", "problem", "solution", "commentary", "metadata", "media", "image", "iframe", "colspec"}
 # Left out by class: questions that are not marked as exercises, or that repeat one, as A&P's interactive notes do;
-# objectives, which ask and do not tell; references, which name other works; contributors, who are no medicine.
+# objectives, which ask and do not tell; references, which name other works; contributors, who are not medicine.
 CLASSES = {
     *("multiple-choice", "free-response", "interactive-exercise", "fill-in-the-blank", "short-answer", "true-false"),
     *("critical-thinking", "matching", "review-questions", "check-your-understanding", "practice-problems"),
@@ -124,7 +124,7 @@ def _text_of(element: Element, name: str) -> str:
 
 
 def _asks(element: Element, title: str = "", parent: Element | None = None) -> bool:
-    """Whether an element holds questions or what is no content, by its name, class or title; or, as a list in a note,
+    """Whether an element holds questions or what is not content, by its name, class or title; or, as a list in a note,
     by its items: a case's or a video's questions, which nothing answers."""
     classes = (element.get("class") or "").lower().split()
     if local(element) in LEFT_OUT or not CLASSES.isdisjoint(classes) or QUESTION_TITLE.fullmatch(title):

@@ -13,7 +13,7 @@ from helpers.knowledge.markup import clean, sections
 from helpers.sources.tables import MAX_ROW, brief
 
 LICENCE = "CC BY 4.0"
-SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is no file of rows
+SKIPPED = 16  # times MAX_ROW that a line may go on: a file of one endless line is not a file of rows
 KEYS = {"id", "source", "url", "focus", "question", "answer"}
 
 

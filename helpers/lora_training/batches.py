@@ -102,7 +102,7 @@ def filled(dataset: Any, multiple: int, pad: int) -> Any:
     """The dataset, and after it as many rows without a label as make its length a multiple.
 
     accelerate would fill the last batch of an epoch with rows from its beginning, to give each process as many: on
-    several cards these would count twice, which they do not on one.
+    several GPUs these would count twice, which they do not on one.
     """
     from datasets import Dataset, concatenate_datasets
 

@@ -74,7 +74,7 @@ def sft_config(run: Run, steps: int, report_to: list[str], batch: int, accumulat
         seed=run.config.seed,
         save_steps=math.ceil(steps / training.checkpoints),
         logging_steps=1,
-        logging_nan_inf_filter=False,  # it would print 0 where the loss is no number
+        logging_nan_inf_filter=False,  # it would print 0 where the loss is not a number
         include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=machine.gpu is not None,
         disable_tqdm=True,
@@ -114,7 +114,7 @@ def trainer_class(unsloth: bool) -> type:
                 sampler = super()._get_train_sampler(rows)
                 if args.train_sampling_strategy == "random" and world_size() == 1:
                     return sampler  # accelerate shuffles as ByEpoch does
-                sampler.batch_size = step_rows  # groups of one step, whatever the number of cards
+                sampler.batch_size = step_rows  # groups of one step, whatever the number of GPUs
                 return ByEpoch(sampler, args.seed, lambda: self.state.epoch, len(self.train_dataset))
             return CorpusFirst(self.corpus, len(self.train_dataset), args.max_steps * step_rows, args.seed)
 

@@ -109,7 +109,7 @@ def _dequantise(gguf_file: Path, folder: Path) -> None:
     tokens = fields["tokenizer.ggml.tokens"].contents()
     eos = tokens[fields["tokenizer.ggml.eos_token_id"].contents()]
     # transformers 5.17 reads the wrong end token from a GGUF, so the file's own metadata decides. ChatML opens every
-    # turn with <|im_start|>: that is no beginning-of-sequence token, whatever the metadata calls it.
+    # turn with <|im_start|>: that is not a beginning-of-sequence token, whatever the metadata calls it.
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = eos, tokens[0], None
     tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
     tokenizer.clean_up_tokenization_spaces = False

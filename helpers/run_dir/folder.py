@@ -217,7 +217,7 @@ def run_folder(named: str | None) -> Path | None:
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The dotted settings in a folder's run.yaml; None if there is none.
 
-    A setting newer than the folder has its profile's current value; one that is no setting any more is left out.
+    A setting newer than the folder has its profile's current value; one that is no longer a setting is left out.
     """
     try:
         record = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))

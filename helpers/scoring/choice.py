@@ -271,7 +271,7 @@ def extract_choice(reply: str, options: Mapping[str, str] | Sequence[str]) -> st
 
     Only what follows the last `</think>` is read; without one, or with another `<think>` after it, the thought never
     ended. The last explicit statement wins. None, never a guess, for: no statement, several letters at once, a letter
-    beside another option's text, a letter that is no option, a statement taken back, a mere walk through the options,
+    beside another option's text, a letter of no option, a statement taken back, a mere walk through the options,
     a question, a condition, what others might think. An option's text counts where it is named as the answer, or is
     the reply's conclusion and no other option's text is there; an explicit letter that disagrees makes it None.
     Look-alike letters (Cyrillic, Greek, full-width) count where a Latin letter would.

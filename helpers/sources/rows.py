@@ -36,7 +36,7 @@ INVALID = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd-\
 def read_rows(data: DataSettings, seed: int) -> tuple[list[Row], dict[str, Any]]:
     """Read `data.source` and draw `data.sample_size` rows of it at random, kept in the source's order.
 
-    The texts of many rows lie in a temporary file; what is no text is None. Returns the rows and their provenance:
+    The texts of many rows lie in a temporary file; what is not text is None. Returns the rows and their provenance:
     `source`, `revision` and `config` (the hub's commit and configuration, or None), `columns` (the source's names of
     COLUMNS), `rows` before the draw and `fingerprint`, the SHA-256 of the three columns, whatever the file format.
     """

@@ -17,7 +17,7 @@ from helpers.use.client import MAX_QUESTION
 
 _DASH = "[-\u2010-\u2014\u2212]"
 # As papers number their sources, [1], [1, 3], [1-3], [1][2] and [5, p. 3], and as models vary it: [^1], [#1], \[1\],
-# [citation:1], 【1】 and 【4†source】. Numbers in round brackets are no citations: in replies (1) and (2) count steps.
+# [citation:1], 【1】 and 【4†source】. Numbers in round brackets are not citations: in replies (1) and (2) count steps.
 _OPEN, _CLOSE = r"[\[【［]\s*[\^#]?", r"\\?[\]】］]"
 _NAME = r"(?:(?:citation|passage|source|document|reference|ref|number|no)s?\.?\s*[:#]?\s*)?"
 _PLACE = r"(?:†[^\]】］]{0,40}|,\s*pp?\.[^\]】］]{0,20})?"

@@ -158,7 +158,7 @@ def joined(thinking: str, answer: str) -> str:
 
 
 def _passages(sent: Any) -> list[Passage] | None:
-    """The passages in a reply's `sources`, each in its place whatever it holds; None for what is no list."""
+    """The passages in a reply's `sources`, each in its place whatever it holds; None for what is not a list."""
     if not isinstance(sent, list):
         return None
     names = ("text", "title", "source", "licence", "address")

@@ -84,7 +84,7 @@ class Proxy(ThreadingTCPServer):
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave are no errors."""
+        """Clients that leave are not errors."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -255,7 +255,7 @@ def bearable(body: dict[str, Any]) -> dict[str, Any]:
 def add_passages(index: Index, k: int, body: dict[str, Any]) -> list[Passage]:
     """Put up to k passages in front of the last user message's text in `body`, and return them.
 
-    What is no conversation is left for the engine to refuse. ValueError for a question over MAX_QUESTION characters.
+    What is not a conversation is left for the engine to refuse. ValueError for a question over MAX_QUESTION characters.
     """
     turns = body["messages"] if isinstance(body.get("messages"), list) else []
     last = next((turn for turn in turns[::-1] if isinstance(turn, dict) and turn.get("role") == "user"), {})

@@ -13,7 +13,6 @@ from helpers.export import check as export_check
 from helpers.export import gguf
 from helpers.export.check import (
     BOUNDS,
-    ReferenceOutputs,
     answer_from,
     check_file,
     checks_table,
@@ -37,7 +36,6 @@ from helpers.use.server import gguf_file, sides
 
 # Characters that vocabularies split into bytes.
 PIECES = "K⁺ ↓; HCO₃⁻ ≥ 12 ℃. Калий, 低カリウム血症、نقص 👩‍⚕️ 🇩🇪"
-QUESTIONS = ["Which nerve is compressed?", "Why is the patient breathless?"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def exported(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gguf, "GGUFReader", read)
         files = {kind: convert(run, kind) for kind in run.config.export.kinds}
-    reference = reference_outputs(run, QUESTIONS, max_new_tokens=6, rows=5, last_tokens=4)
+    reference = reference_outputs(run, rows=5, last_tokens=4)
     return SimpleNamespace(run=run, files=files, reference=reference, f16=read(files["f16"]))
 
 
@@ -61,9 +59,8 @@ def checks(exported):
     return {kind: check_file(exported.run, file, exported.reference) for kind, file in exported.files.items()}
 
 
-def test_the_reference_outputs_are_greedy_replies_and_losses_at_the_end_of_the_shortest_rows(exported):
+def test_the_reference_outputs_are_losses_at_the_end_of_the_shortest_rows(exported):
     tokenizer = load_tokenizer(exported.run.config.model)
-    assert [len(reply) for reply in exported.reference.replies] == [6, 6]
     assert [len(nlls) for nlls in exported.reference.nlls] == [4] * 5
     assert {row[-1] for row in exported.reference.rows} == {tokenizer.eos_token_id}
     assert [len(row) for row in exported.reference.rows] == sorted(len(row) for row in exported.reference.rows)
@@ -77,7 +74,6 @@ def test_every_kind_of_a_good_export_passes(exported, checks):
         assert check["ends"]["stopped"] == 5
         assert check["nll"]["bound"] == BOUNDS[kind]
     assert abs(checks["f16"]["nll"]["difference"]) < 0.01
-    assert checks["f16"]["greedy"]["same"] > 0.5
     rows = checks_table({**checks, "q8_0": {"passes": None, "verdict": "not checked: too large"}})
     assert [row["verdict"] for row in rows] == ["passes", "not checked: too large", "passes"]
     assert (rows[0]["stops at the end"], rows[0]["bound"]) == ("5 of 5", "0.02")
@@ -107,7 +103,7 @@ def test_what_does_not_fit_in_memory_is_not_called_passing(exported, monkeypatch
     check = check_file(exported.run, exported.files["f16"], exported.reference)
     assert check["passes"] is None
     assert check["verdict"].startswith("not checked: 0.0 GiB to load")
-    reference = reference_outputs(exported.run, QUESTIONS)
+    reference = reference_outputs(exported.run)
     assert reference is None
     check = check_file(exported.run, exported.files["f16"], reference)
     assert check == {"passes": None, "verdict": "not checked: the merged model does not fit in memory"}
@@ -152,7 +148,7 @@ def test_the_smallest_file_that_passes_is_used(exported, checks):
 
 def test_the_report_names_the_file_to_use_and_the_cards_say_how_each_fared(exported, checks):
     run, use = exported.run, exported.files["q8_0"]
-    answer = answer_from(run, use, QUESTIONS[0])
+    answer = answer_from(run, use, "Which nerve is compressed?")
     assert 0 < answer["tokens"] <= 8
     modelfile = write_modelfile(run, load_tokenizer(run.config.model), use).read_text(encoding="utf-8")
     assert modelfile.startswith("FROM ./model-q8_0.gguf\n")
@@ -198,7 +194,7 @@ def split_characters(exported, tmp_path_factory):
 def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
     """All tokens of the row's completion, compared with transformers one by one."""
     run, tokenizer = split_characters.run, split_characters.tokenizer
-    reference = reference_outputs(run, [], rows=1, last_tokens=120)
+    reference = reference_outputs(run, rows=1, last_tokens=120)
     [row], [nlls] = reference.rows, reference.nlls
     first = len(row) - len(nlls)
     assert "低钾" in tokenizer.decode(row[first:])
@@ -208,13 +204,10 @@ def test_every_token_of_every_script_has_llama_cpps_loss(split_characters):
 
 
 def test_replies_in_split_characters_keep_all_their_tokens(split_characters):
-    """Greedy agreement compares ids: the pieces of a character count one by one, also where the reply ends in one."""
+    """The pieces of a character count one by one, also where the reply ends in one."""
     tokenizer = split_characters.tokenizer
     prompt, pieces = tokenizer("A fever").input_ids, tokenizer("低↓", add_special_tokens=False).input_ids
     with llama_server(split_characters.file) as server:
         for piece in pieces:
             reply = complete(server, prompt, 3, forced=piece)
             assert reply["tokens"] == [piece] * 3
-        alike = ReferenceOutputs([prompt], [reply["tokens"]], [], [])
-        free = complete(server, prompt, 3)
-        assert export_check._greedy_agreement(server, alike)["same"] == float(free["tokens"] == alike.replies[0])

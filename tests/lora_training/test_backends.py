@@ -162,7 +162,7 @@ def test_what_is_asked_for_goes_before_the_table(on, unasked, tmp_path):
         (H100, True, "transformers", "transformers"),
     ],
 )
-def test_the_backend_hangs_on_card_installation_and_wish(card, installed, asked, backend, on):
+def test_the_backend_depends_on_gpu_installation_and_wish(card, installed, asked, backend, on):
     on(card, unsloth=installed)
     assert choose_backend(Config.resolve("smoke", {"training.backend": asked}), card) == backend
 

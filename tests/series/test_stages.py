@@ -98,7 +98,7 @@ def test_the_table_below_names_every_module_and_file():
     assert all(not RUNS[name] for name in LEFT_OUT)
 
 
-def test_each_stage_hangs_on_the_modules_and_files_that_decide_on_it(before):
+def test_each_stage_depends_on_the_modules_and_files_that_decide_on_it(before):
     assert {name: " ".join(stage for stage in before if name in before[stage]) for name in RUNS} == RUNS
 
 
