@@ -190,13 +190,28 @@ def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run,
 TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 
 
+def changed_code(monkeypatch, name):
+    code_of = stages.code_of
+    monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {name: "changed"})
+
+
+def test_a_training_outlives_a_change_of_code_that_does_not_decide_on_weights(finished, pretended, monkeypatch):
+    before = contents(finished / "adapter")
+    changed_code(monkeypatch, "sources/hub.py")
+    told = []
+    run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
+    assert pretended.since() == ["04_lora_training"]  # whose notebook finds its training finished
+    assert ("04_lora_training", "running", "changed: helpers/sources/hub.py") in told
+    assert not (finished / "earlier").exists()
+    assert contents(finished / "adapter") == before
+
+
 @pytest.mark.parametrize("why", ["force", "code"])
 def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(finished, pretended, monkeypatch, why):
     (finished / "checkpoints").mkdir()
     data, before = contents(finished / "data"), contents(finished / "adapter")
     if why == "code":
-        code_of = stages.code_of
-        monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {"lora_training/batches.py": "changed"})
+        changed_code(monkeypatch, "lora_training/batches.py")
     told = []
     run_series(finished, ["04_lora_training"], force=why == "force", tell=lambda *words: told.append(words))
     assert pretended.since() == ["04_lora_training"]
