@@ -12,9 +12,7 @@ import numpy as np
 from helpers.questions.multiple_choice import OPEN_TASK
 from helpers.scoring.answers import SIDES, Prediction, likeliest, made_to_answer
 from helpers.scoring.statistics import (
-    LEAST,
     adjust_holm,
-    always_the_same,
     chance,
     compare_paired,
     favourite,
@@ -22,7 +20,6 @@ from helpers.scoring.statistics import (
     paired_shares,
     repetition_rate,
     share_interval,
-    verdict,
 )
 
 PARTS = ("thinking", "answer", "text", "delimiter")
@@ -47,12 +44,12 @@ def summarise(
 def compare_tasks(
     base: list[Prediction], tuned: list[Prediction], flagged: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Any]:
-    """Each task's figures and verdicts, as replied and with forced answers.
+    """Each task's figures, as replied and with forced answers.
 
     p values are adjusted for the number of all these tests together.
     """
     tasks: dict[str, Any] = {}
-    tests: dict[tuple[str, str], dict[str, Any]] = {}  # (task, noun of its verdict): the figures
+    tests: dict[tuple[str, str], dict[str, Any]] = {}  # (task, reading): the figures
     for name in dict.fromkeys(row["task"] for row in base):
         sides = _of(base, name), _of(tuned, name)
         tasks[name] = _accuracies(*sides)
@@ -60,16 +57,11 @@ def compare_tasks(
         forced = made_to_answer(*sides)
         tasks[name]["made_to_answer"] = _compared(*forced) if forced else None
         tasks[name]["calibration"] = {side: calibration(rows) for side, rows in zip(SIDES, sides, strict=True)}
-        tests[name, "accuracy"] = tasks[name]
-        if tasks[name]["made_to_answer"]:
-            tests[name, "accuracy when made to answer"] = tasks[name]["made_to_answer"]
+        readings = {"replied": tasks[name], "made_to_answer": tasks[name]["made_to_answer"]}
+        tests |= {(name, reading): found for reading, found in readings.items() if found}
     adjusted = adjust_holm({key: found["paired"]["mcnemar_p"] for key, found in tests.items()})
-    for (name, noun), found in tests.items():
-        paired = found["paired"]
-        paired["mcnemar_p_holm"] = p = adjusted[name, noun]
-        found["verdict"] = verdict(paired["delta"], paired["delta_ci95"], found["n"], noun, paired["detectable"], p)
-    for task in tasks.values():
-        task["verdict"] += _cut_off(task) + _below_chance(task) + _like_guessing(task)
+    for key, found in tests.items():
+        found["paired"]["mcnemar_p_holm"] = adjusted[key]
     return tasks
 
 
@@ -110,28 +102,14 @@ def _unseen(base: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
     form = {key: paired_shares(*values(key)) for key in ("closed", "finished")}
     repetition = ([repetition_rate(reply) for reply in replies] for replies in values("reply"))
     measures = {"nll": nll, **form, "thinking_tokens": tokens}
-    delta, interval = nll["delta"], nll["delta_ci95"]
-    claim = verdict(delta, interval, nll["n"], "completion NLL", loss=True)
     return {
         "n": len(base),
         **{side: {key: measure[side] for key, measure in measures.items()} for side in SIDES},
-        "paired": {"nll_delta": delta, "nll_delta_ci95": interval},
+        "paired": {f"nll_{key}": nll[key] for key in ("delta", "delta_ci95")},
         "parts": parts,
         "form": {**form, "thinking_tokens": tokens},
         "repetition": paired_difference(*repetition),
-        "verdict": claim + _at_the_delimiter(nll, parts),
     }
-
-
-def _at_the_delimiter(nll: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    """A sentence on how much of the difference is form: `</think>` and the token after it."""
-    if "delimiter" not in parts or not nll["delta_ci95"]:
-        return ""
-    there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
-    return (
-        f" Of this, {there:+.3f} comes from the end of the thought alone (</think> and the token after it); "
-        f"the mean over the other tokens alone changes by {elsewhere:+.3f}, and the two do not add up."
-    )
 
 
 def _compared(base: Sequence[bool], tuned: Sequence[bool]) -> dict[str, Any]:
@@ -161,51 +139,6 @@ def _accuracies(base: list[Prediction], tuned: list[Prediction]) -> dict[str, An
         "chance": chance([len(row["options"]) for row in base]),
         **figures,
     }
-
-
-def _cut_off(task: Mapping[str, Any]) -> str:
-    """A sentence on the replies that the token limit cut off: a model can gain by brevity alone."""
-    base, tuned = (task[side]["truncated"] for side in SIDES)
-    if not base and not tuned:
-        return " No reply was cut off at the token limit."
-    return (
-        f" {base:.0%} of the base model's replies to these questions and {tuned:.0%} of the tuned model's were cut off "
-        "at the token limit, which counts as wrong."
-    )
-
-
-def _below_chance(task: Mapping[str, Any]) -> str:
-    """A sentence on the models that a guess would beat: what they gain by naming options at all is not knowledge."""
-    below = [side for side in SIDES if task[side]["ci95"][1] < task["chance"]]
-    if not below:
-        return ""
-    counts = []
-    for side in below:
-        answered = task[side]["answered"]
-        who = f"the {side} model" if len(below) == 2 else "it"
-        count = f"{who} names an option after a closed thought in {answered['n']} of {task['n']} replies"
-        if answered["n"]:
-            count += f", {answered['accuracy']:.0%} of them rightly"
-            count += ", less often than a guess would be" * (answered["ci95"][1] < task["chance"])
-        counts.append(count)
-    first = "Both models score" if len(below) == 2 else f"The {below[0]} model scores"
-    return f" {first} below guessing ({task['chance']:.0%}): {'; '.join(counts)}."
-
-
-def _like_guessing(task: Mapping[str, Any]) -> str:
-    """Sentences on a tuned model that is not shown to differ from a guess, and on one that names a single letter."""
-    if task["n"] < LEAST:
-        return ""
-    said, (low, high), named = "", task["tuned"]["ci95"], task["tuned"]["favourite"]
-    if low <= task["chance"] <= high:
-        holds = f"its interval, {low:.1%} to {high:.1%}, holds {task['chance']:.0%}"
-        said += f" The tuned model's accuracy is not shown to differ from guessing: {holds}. Always naming "
-        said += f"{task['majority_letter']} would score {task['majority_baseline']:.0%}."
-    if always_the_same(named):
-        said += f" The tuned model names {named['letter']} in {named['times']} of its {named['named']} answers"
-        silent = task["base"]["favourite"]["named"] < named["named"] / 2
-        said += ": what it has gained is that it answers at all." if silent else ", whatever is asked."
-    return said
 
 
 def _without(base: list[Prediction], tuned: list[Prediction], flagged: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from helpers.report import plots
 from helpers.run_dir.folder import Run
 from helpers.run_dir.layout import STAGES
 from helpers.scoring.statistics import nats_apart, points_apart
+from helpers.scoring.verdicts import on_reading, on_task, on_unseen, when_made_to_answer
 from helpers.sources.hub import public_name
 
 # Pages show untrusted text (rows, questions, replies, file names): they run nothing and fetch nothing.
@@ -120,16 +121,15 @@ def verdicts(run: Run) -> list[str]:
     evaluation = results(run)["evaluation"]
     if not evaluation:
         return []
-    sentences = [evaluation["validation"]["verdict"]]
-    for name, task in evaluation["tasks"].items():
-        readings = [task, task.get("made_to_answer")]
-        sentences.append(f"{name}: " + " ".join(reading["verdict"] for reading in readings if reading))
-    return sentences
+    tasks = evaluation["tasks"].items()
+    said = (f"{name}: {on_task(task)} {when_made_to_answer(task)}".rstrip() for name, task in tasks)
+    return [on_unseen(evaluation["validation"]), *said]
 
 
 def reading_verdicts(run: Run) -> list[str]:
     """07's conclusions on the tuned model's replies, a sentence for each task and kind of passages."""
-    return [f"{task}: {figures['replied']['verdict']}" for task, side, _, figures in _readings(run) if side == "tuned"]
+    tuned = (found for found in _readings(run) if found[1] == "tuned")
+    return [f"{task}: {on_reading(figures['replied'], side, condition)}" for task, side, condition, figures in tuned]
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:

@@ -27,15 +27,9 @@ from helpers.scoring.answers import (
     read_choice,
     replies_of,
 )
-from helpers.scoring.statistics import adjust_holm, chance, compare_paired, points_apart, shown_sign, why_not_shown
+from helpers.scoring.statistics import adjust_holm, chance, compare_paired
 
 CLOSED = "closed"
-# What a condition's passages are, for sentences.
-CONDITIONS = {
-    "open": "passages found by the question",
-    "thought": "passages found by the question and the model's own thought",
-    "oracle": "passages of the document that answers",
-}
 Tasks = dict[str, list[ChoiceQuestion]]
 
 
@@ -168,7 +162,7 @@ def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
     """By task, side and condition: accuracy, and against closed book what reading mended and misled, both readings.
 
     `mended` questions are right with the passages alone, `misled` ones without them alone. p values are McNemar's,
-    adjusted (Holm) for all comparisons of one reading together. `verdict` says in a sentence whether reading helped.
+    adjusted (Holm) for all comparisons of one reading together.
     """
     found: dict[str, Any] = {}
     tests: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {"replied": {}, "made_to_answer": {}}
@@ -186,7 +180,6 @@ def compare_reading(replies: dict[str, list[Prediction]]) -> dict[str, Any]:
         adjusted = adjust_holm({key: figures["mcnemar_p"] for key, figures in each.items()})
         for key, figures in each.items():
             figures["mcnemar_p_holm"] = adjusted[key]
-            figures["verdict"] = reading_verdict(figures, key[1], CONDITIONS[key[2]], each is tests["made_to_answer"])
     return found
 
 
@@ -216,15 +209,3 @@ def _against(closed: Sequence[bool], here: Sequence[bool]) -> dict[str, Any]:
         "misled": pair["base_only"],
         **{key: pair[key] for key in ("delta", "delta_ci95", "mcnemar_p", "detectable")},
     }
-
-
-def reading_verdict(figures: dict[str, Any], side: str, what: str, forced: bool = False) -> str:
-    """One sentence: whether this side is right more often with the passages than without, and how sure that is."""
-    counts = f"{figures['mended']} mended and {figures['misled']} misled of {figures['n']}"
-    model = f"the {side} model, made to answer," if forced else f"the {side} model"
-    if sign := shown_sign(figures):
-        word, said = ("more", "helped") if sign > 0 else ("less", "hurt")
-        return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
-    said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
-    figured = (figures[key] for key in ("delta_ci95", "mcnemar_p_holm", "n", "detectable"))
-    return f"{said} {why_not_shown(*figured)}"

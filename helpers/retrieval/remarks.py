@@ -5,7 +5,9 @@ from typing import Any
 
 from helpers.report.markdown import quoted
 from helpers.scoring.answers import Prediction
-from helpers.scoring.statistics import LEAST, is_shown, least_shown
+from helpers.scoring.statistics import LEAST, is_shown
+from helpers.scoring.verdicts import least_shown
+from helpers.scoring.verdicts import on_reading as verdict
 
 Figures = Mapping[str, Any]
 
@@ -41,16 +43,16 @@ def on_reading(sides: Figures) -> str:
         if condition == "closed":
             continue
         base = sides.get("base", {}).get(condition, {}).get("made_to_answer")
+        readings = [("tuned", tuned["replied"], False), ("tuned", tuned["made_to_answer"], True), ("base", base, True)]
         said = [f"**{condition}.**"]
         if tuned["found"] is not None:
             said[0] += f" The right document was among the tuned model's passages for {tuned['found']:.0%}."
         said.append("")
-        for figures in filter(None, (tuned["replied"], tuned["made_to_answer"], base)):
-            verdict, least = figures["verdict"], least_shown(figures["n"], [figures["detectable"]])
-            if verdict.endswith(least):
-                verdict = verdict.removesuffix(least).rstrip()
-                detectable.setdefault(figures["n"], []).append(figures["detectable"])
-            said.append(f"- {quoted(verdict)}")
+        for side, figures, forced in readings:
+            if figures:
+                said.append(f"- {quoted(verdict(figures, side, condition, forced, least=False))}")
+                if not is_shown(figures):
+                    detectable.setdefault(figures["n"], []).append(figures["detectable"])
         parts.append("\n".join(said))
     return "\n\n".join([*parts, *(least_shown(n, points) for n, points in detectable.items())])
 

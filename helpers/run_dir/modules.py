@@ -15,7 +15,7 @@ LEFT_OUT = {
     *("dataset_prep/remarks.py", "evaluation/remarks.py", "export/remarks.py", "lora_training/remarks.py"),
     "retrieval/remarks.py",
     *("report/drawings.py", "report/markdown.py", "report/model_card.py", "report/plots.py", "report/results.py"),
-    "index.html.j2",
+    *("scoring/verdicts.py", "index.html.j2"),
     # Who works in a folder, how long, and how far; copies elsewhere.
     *("lora_training/budget.py", "lora_training/stopping.py", "run_dir/backup.py", "run_dir/owner.py"),
     *("run_dir/stopping.py", "tracking/progress.py", "tracking/secrets.py", "tracking/wandb_run.py"),

@@ -1,4 +1,4 @@
-"""The statistics of a paired comparison: intervals, an exact test, and a verdict in words.
+"""The statistics of a paired comparison: intervals and an exact test.
 
 Accuracies and differences are fractions (0.05 = 5 points); all intervals are of 95%.
 """
@@ -115,53 +115,6 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     for rank, name in enumerate(sorted(p_values, key=p_values.get)):
         least = adjusted[name] = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
     return adjusted
-
-
-def verdict(
-    delta: float,
-    interval: Sequence[float] | None,
-    n: int,
-    noun: str = "accuracy",
-    detectable: float | None = None,
-    p_value: float = 0.0,
-    loss: bool = False,
-) -> str:
-    """One sentence on a difference, tuned minus base, of n rows; it claims one only if the interval excludes zero.
-
-    It claims nothing if n is below LEAST, or if `p_value` (adjusted, where there are several tests) is 0.05 or more;
-    where interval and test disagree, it says so. `detectable` is the difference that so many rows mostly show. A `loss`
-    is better if lower, and in nats; all else is a share, shown in percentage points.
-    """
-    scale, unit, digits = (1, "", 3) if loss else (100, " points", 1)
-    if interval is None or n < LEAST:
-        return (
-            f"Too few rows were measured (n = {n}) to say anything about {noun}: "
-            f"tuned minus base is {delta * scale:+.{digits}f}{unit}."
-        )
-    low, high = interval
-    shown = [f"{value * scale:+.{digits}f}" for value in (delta, low, high)]
-    figures = f"{shown[0]}{unit} (95% interval {shown[1]} to {shown[2]})"
-    if p_value < 0.05 and not low <= 0 <= high:
-        word = "better" if (low > 0) != loss else "worse"
-        return f"The tuned model's {noun} is {word} than the base model's: {figures}."
-    sentence = f"No difference is shown in {noun}: tuned minus base is {figures}."
-    return sentence if detectable is None else f"{sentence} {why_not_shown(interval, p_value, n, detectable)}"
-
-
-def why_not_shown(interval: Sequence[float], p_value: float, n: int, detectable: float) -> str:
-    """The sentence after one that claims no difference: what n questions could have shown, or how near that came."""
-    low, high = interval
-    if not low <= 0 <= high:
-        edge = f"the exact test gives p = {p_value:.2g} after Holm, so this is at the edge of what {n} questions show."
-        return f"The interval leaves zero out, but {edge}"
-    return least_shown(n, [detectable])
-
-
-def least_shown(n: int, detectable: Sequence[float]) -> str:
-    """The sentence that says what n questions could have shown in one comparison, or in several."""
-    points = " to ".join(dict.fromkeys(f"{100 * each:.0f}" for each in (min(detectable), max(detectable))))
-    least = f"only a difference of about {points} points or more"
-    return f"With {n} questions, {least} had four chances in five of being shown."
 
 
 def favourite(letters: Iterable[str | None]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from evaluated_rows import BASE, LETTERS, TUNED, choice, unseen
 
 from helpers.evaluation import remarks
 from helpers.evaluation.metrics import side_by_side, summarise
+from helpers.scoring.verdicts import on_task
 
 ON_TASK = [remarks.on_accuracy, remarks.on_forced, remarks.on_calibration]
 
@@ -37,8 +38,8 @@ def test_more_than_the_base_model_is_not_more_than_guessing():
         "Of 40 questions the base model gets 0 right and the tuned model 10; blind guessing would get about 10 (25%). "
         "Always naming A, the most frequent right answer, would score 100%."
     )
-    assert "The tuned model's accuracy is better than the base model's" in task["verdict"]
-    assert "not shown to differ from guessing" in task["verdict"]
+    assert "The tuned model's accuracy is better than the base model's" in on_task(task)
+    assert "not shown to differ from guessing" in on_task(task)
     assert remarks.on_differing(base, tuned) == (
         "Of 40 questions 10 got better and 0 worse. Of the others 0 are right with both models and 30 with neither."
     )

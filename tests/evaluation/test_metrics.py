@@ -7,6 +7,7 @@ import pytest
 from evaluated_rows import BASE, TUNED, choice, unseen
 
 from helpers.evaluation.metrics import side_by_side, summarise
+from helpers.scoring.verdicts import on_task, on_unseen, when_made_to_answer
 
 
 def test_metrics_have_the_schema_of_the_design():
@@ -34,7 +35,7 @@ def test_validation_figures_are_those_worked_out_by_hand():
     assert validation["tuned"] == pytest.approx({"nll": 2.3, "closed": 0.5, "finished": 1.0, "thinking_tokens": 35.0})
     assert validation["paired"]["nll_delta"] == pytest.approx(-0.2)
     assert validation["paired"]["nll_delta_ci95"] is None
-    assert validation["verdict"] == (
+    assert on_unseen(validation) == (
         "Too few rows were measured (n = 2) to say anything about completion NLL: tuned minus base is -0.200."
     )
 
@@ -57,11 +58,11 @@ def test_task_figures_are_those_worked_out_by_hand():
     assert paired["mcnemar_p"] == pytest.approx(1.0)
     assert paired["detectable"] == pytest.approx(0.998, abs=1e-3)
     assert paired["delta_ci95"] == [-1, 1]
-    assert task["verdict"].startswith("Too few rows were measured (n = 4) to say anything about accuracy: ")
+    assert on_task(task).startswith("Too few rows were measured (n = 4) to say anything about accuracy: ")
     twice = summarise(BASE[:2] + BASE[2:6] * 2, TUNED[:2] + TUNED[2:6] * 2)["tasks"]["medqa"]
     low, high = twice["paired"]["delta_ci95"]
     assert (low, high) == pytest.approx((-0.3403, 0.7403), abs=1e-4)  # Bonett and Price, 2 and 4 of 8
-    assert twice["verdict"].startswith("No difference is shown in accuracy: tuned minus base is +25.0 points")
+    assert on_task(twice).startswith("No difference is shown in accuracy: tuned minus base is +25.0 points")
 
 
 def test_the_loss_of_each_part_and_repetition_are_paired_too():
@@ -84,11 +85,11 @@ def test_p_values_are_adjusted_to_the_number_of_tasks_and_the_sentence_follows()
     tuned = [choice("t", i, "A", "A") for i in range(6)]
     alone = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]
     assert alone["paired"]["mcnemar_p_holm"] == alone["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
-    assert "is better" in alone["verdict"]
+    assert "is better" in on_task(alone)
     beside = summarise(BASE + base, TUNED + tuned)["tasks"]["t"]
     assert beside["paired"]["mcnemar_p"] == pytest.approx(1 / 32)
     assert beside["paired"]["mcnemar_p_holm"] == pytest.approx(3 / 32)
-    assert beside["verdict"].startswith("No difference")
+    assert on_task(beside).startswith("No difference")
 
 
 def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
@@ -96,20 +97,20 @@ def test_the_sentence_says_so_where_a_guess_would_be_right_more_often():
     base = [choice("t", i, "A", None) for i in range(40)]
     tuned = [choice("t", i, "A", None if i >= 10 else "A" if i < 6 else "B") for i in range(40)]
     task = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]
-    assert "is better than the base model's: +15.0 points" in task["verdict"]
+    assert "is better than the base model's: +15.0 points" in on_task(task)
     assert task["tuned"]["ci95"][1] > task["chance"]  # 6 of 40: that it is below chance is not shown
-    assert task["verdict"].endswith(
+    assert on_task(task).endswith(
         "No reply was cut off at the token limit. The base model scores below guessing (25%): it names an "
         "option after a closed thought in 0 of 40 replies. The tuned model's accuracy is not shown to differ from "
         "guessing: its interval, 5.7% to 29.8%, holds 25%. Always naming A would score 100%."
     )
     many = summarise(BASE[:2] + base * 4, TUNED[:2] + tuned * 4)["tasks"]["t"]
-    assert many["verdict"].endswith(
+    assert on_task(many).endswith(
         " Both models score below guessing (25%): the base model names an option after a closed thought in 0 of 160 "
         "replies; the tuned model names an option after a closed thought in 40 of 160 replies, 60% of them rightly."
     )
     wrong = [choice("t", i, "A", "A" if i < 2 else "B") for i in range(40)]
-    said = summarise(BASE[:2] + base, TUNED[:2] + wrong)["tasks"]["t"]["verdict"]
+    said = on_task(summarise(BASE[:2] + base, TUNED[:2] + wrong)["tasks"]["t"])
     assert "in 40 of 40 replies, 5% of them rightly, less often than a guess would be." in said
 
 
@@ -117,14 +118,14 @@ def test_the_sentence_says_so_where_the_gain_is_to_name_one_letter():
     """Twelve of 48 right by naming A in every reply: more than none, and as many as a guess."""
     rights = ["A", "B", "C", "D"] * 12
     base, tuned = ([choice("t", i, right, named) for i, right in enumerate(rights)] for named in (None, "A"))
-    said = summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
+    said = on_task(summarise(BASE[:2] + base, TUNED[:2] + tuned)["tasks"]["t"])
     assert "is better than the base model's" in said
     assert said.endswith(
         "The tuned model's accuracy is not shown to differ from guessing: its interval, 13.6% to 39.6%, holds 25%. "
         "Always naming A would score 25%. The tuned model names A in 48 of its 48 answers: what it has gained is that "
         "it answers at all."
     )
-    same = summarise(BASE[:2] + tuned, TUNED[:2] + tuned)["tasks"]["t"]["verdict"]
+    same = on_task(summarise(BASE[:2] + tuned, TUNED[:2] + tuned)["tasks"]["t"])
     assert same.endswith("The tuned model names A in 48 of its 48 answers, whatever is asked.")
 
 
@@ -163,12 +164,12 @@ def test_made_to_answer_is_a_second_reading_with_a_test_of_its_own():
     assert (task["base"]["accuracy"], task["tuned"]["accuracy"]) == (0, 1)
     assert task["paired"]["mcnemar_p"] == pytest.approx(2 / 2**9)
     assert task["paired"]["mcnemar_p_holm"] == pytest.approx(4 / 2**9)  # two tests were made
-    assert "is better than the base model's: +100.0 points" in task["verdict"]
+    assert "is better than the base model's: +100.0 points" in on_task(task)
     cut = "100% of the base model's replies to these questions and 0% of the tuned model's were cut off"
-    assert cut in task["verdict"]
+    assert cut in on_task(task)
     forced = task["made_to_answer"]
     assert (forced["n"], forced["base"]["accuracy"], forced["tuned"]["accuracy"]) == (9, 1, 1)
-    assert forced["verdict"].startswith("No difference is shown in accuracy when made to answer: ")
+    assert when_made_to_answer(task).startswith("No difference is shown in accuracy when made to answer: ")
     assert summarise(BASE, TUNED)["tasks"]["medqa"]["made_to_answer"] is None
 
 
@@ -177,11 +178,11 @@ def test_what_the_delimiter_alone_explains_stands_in_the_sentence():
     tuned = [row | {"nll": row["nll"] - 0.3, "nll_delimiter": 0.05, "nll_text": 1.7} for row in base]
     task = [choice("t", 0, "A", "A")]
     validation = summarise(base + task, tuned + task)["validation"]
-    assert validation["verdict"].endswith(
+    assert on_unseen(validation).endswith(
         " Of this, -0.150 comes from the end of the thought alone (</think> and the token after it); the mean over the "
         "other tokens alone changes by -0.200, and the two do not add up."
     )
-    assert "</think>" not in summarise(BASE, TUNED)["validation"]["verdict"]  # replies of an older release
+    assert "</think>" not in on_unseen(summarise(BASE, TUNED)["validation"])  # replies of an older release
 
 
 def test_three_of_three_against_none_is_still_no_proof():
@@ -190,20 +191,20 @@ def test_three_of_three_against_none_is_still_no_proof():
     assert (task["paired"]["delta"], task["paired"]["delta_ci95"]) == (1.0, [-1.0, 1.0])
     assert task["base"]["ci95"] == pytest.approx([0.0, 0.7076], abs=1e-4)
     assert task["tuned"]["ci95"] == pytest.approx([0.2924, 1.0], abs=1e-4)
-    assert task["verdict"].startswith("Too few rows")
+    assert on_task(task).startswith("Too few rows")
     five = [choice("t", i, "A", "A") for i in range(5)]
     wrong = [row | {"choice": "B", "correct": False} for row in five]
     task = summarise(BASE[:2] + wrong, TUNED[:2] + five)["tasks"]["t"]
     assert task["paired"]["delta_ci95"][0] > 0
-    assert task["verdict"].startswith("No difference")  # the exact test forbids what the interval would allow
+    assert on_task(task).startswith("No difference")  # the exact test forbids what the interval would allow
 
 
 def test_one_loss_all_rows_lower_is_called_better_and_all_higher_worse():
     rows = [unseen(i, 2.0 + i / 10, True, True, 5) for i in range(20)]
     lower = [{**row, "nll": row["nll"] - 0.3} for row in rows]
     task = [choice("t", 0, "A", "A")]
-    better = summarise(rows + task, lower + task)["validation"]["verdict"]
-    worse = summarise(lower + task, rows + task)["validation"]["verdict"]
+    better = on_unseen(summarise(rows + task, lower + task)["validation"])
+    worse = on_unseen(summarise(lower + task, rows + task)["validation"])
     assert "is better than the base model's: -0.300 (95% interval -0.300 to -0.300)" in better
     assert "is worse than the base model's: +0.300" in worse
     assert "points" not in better + worse  # nats are no percentage

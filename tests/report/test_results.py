@@ -15,6 +15,7 @@ from helpers.report.model_card import model_card
 from helpers.report.results import headline, write_index
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
+from helpers.scoring.verdicts import on_task, on_unseen
 
 
 @pytest.fixture
@@ -47,8 +48,11 @@ def fill(run, base=BASE, tuned=TUNED):
     return metrics
 
 
-REPLIED = {"n": 8, "closed": 0.25, "accuracy": 0.5, "delta": 0.25, "delta_ci95": [-0.1, 0.6], "verdict": "It <helps>."}
-READING = {"quiz": {"tuned": {"closed": {}, "oracle": {"replied": REPLIED, "made_to_answer": None}}}}
+REPLIED = {
+    "n": 8, "closed": 0.25, "accuracy": 0.5, "mended": 3, "misled": 1, "delta": 0.25, "delta_ci95": [-0.1, 0.6],
+    "mcnemar_p_holm": 0.6, "detectable": 0.7, "verdict": "As an older release stored it.",
+}  # fmt: skip
+READING = {"qu<iz>": {"tuned": {"closed": {}, "oracle": {"replied": REPLIED, "made_to_answer": None}}}}
 
 
 FEW = "(too few rows for an interval)"
@@ -90,8 +94,8 @@ def test_the_index_holds_the_figures_of_the_metrics_and_every_stage(run):
     read = [["closed book", "with passages", "difference (95% interval)"]]
     read.append(["25.0%", "50.0%", "+25.0 points (-10.0 to +60.0)"])
     assert shown == [["base", "tuned", "difference (95% interval)"], *FIGURES, *read]
-    assert "quiz: It &lt;helps&gt;." in text
-    for verdict in (metrics["validation"]["verdict"], *(task["verdict"] for task in metrics["tasks"].values())):
+    assert "qu&lt;iz&gt;: Reading is not shown to help or to hurt: with passages of the document that answers" in text
+    for verdict in (on_unseen(metrics["validation"]), *map(on_task, metrics["tasks"].values())):
         assert html.escape(verdict, quote=False) in text.replace("&#39;", "'")
     stages = [" ".join(cell.split()) for row in page.rows if len(row) == 3 for cell in row[1:]][2:]
     assert stages[::2] == [
@@ -134,8 +138,8 @@ def test_a_model_card_holds_the_figures_of_the_metrics(run):
     text = (run / "adapter/README.md").read_text(encoding="utf-8")
     results = card_rows(text.partition("## Results")[2])
     assert [row[1:] for row in results[2:]] == FIGURES
-    assert metrics["validation"]["verdict"] in text
-    assert f"medqa: {metrics['tasks']['medqa']['verdict']}" in text
+    assert on_unseen(metrics["validation"]) in text
+    assert f"medqa: {on_task(metrics['tasks']['medqa'])}" in text
     assert "1501 for training, 37 for validation, 41 held back" in text
     assert "revision `0a1b2c`" in text
     settings = {row[0].strip("`"): row[1] for row in card_rows(text.partition("## Results")[0])}

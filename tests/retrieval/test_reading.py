@@ -11,9 +11,11 @@ from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.prompts.passages import LEAD
 from helpers.report.results import open_book, reading_verdicts
 from helpers.retrieval import reading
-from helpers.retrieval.reading import CONDITIONS, compare_reading, found_for, read_and_answer, reading_verdict
+from helpers.retrieval.reading import compare_reading, found_for, read_and_answer
 from helpers.retrieval.remarks import changed_pair, on_reading, reading_table
 from helpers.run_dir.folder import open_run
+from helpers.scoring import verdicts
+from helpers.scoring.verdicts import CONDITIONS
 
 HEART = {"question": "What does the heart do?", "relevant": "heart"}
 QUESTIONS = [
@@ -292,7 +294,6 @@ def test_the_forced_answers_are_a_reading_of_their_own():
     found = compare_reading({"tuned": rows})["quiz"]["tuned"]["open"]
     assert (found["replied"]["mended"], found["replied"]["n"]) == (0, 3)
     assert (found["made_to_answer"]["mended"], found["made_to_answer"]["n"]) == (1, 2)
-    assert "made to answer" in found["made_to_answer"]["verdict"]
     assert compare_reading({"tuned": pairs(1, 0, 6)})["quiz"]["tuned"]["open"]["made_to_answer"] is None
 
 
@@ -329,7 +330,8 @@ def test_the_oracle_is_compared_on_the_questions_whose_document_is_known():
     ],
 )
 def test_the_verdict_says_what_is_shown(mended, misled, verdict):
-    said = compare_reading({"tuned": pairs(mended, misled, 20)})["quiz"]["tuned"]["open"]["replied"]["verdict"]
+    figures = compare_reading({"tuned": pairs(mended, misled, 20)})["quiz"]["tuned"]["open"]["replied"]
+    said = verdicts.on_reading(figures, "tuned", "open")
     assert said.startswith(verdict.format(CONDITIONS["open"]))
     assert f"{mended} mended and {misled} misled of 20" in said
     assert said.endswith("had four chances in five of being shown.") or "not shown" not in said
@@ -339,17 +341,18 @@ def test_the_p_values_of_a_reading_are_adjusted_together():
     """Six of six discordant pairs, p = 1/32: shown alone, and not where it is one of two comparisons."""
     alone = compare_reading({"tuned": pairs(6, 0, 10)})["quiz"]["tuned"]["open"]["replied"]
     assert alone["mcnemar_p_holm"] == alone["mcnemar_p"] == pytest.approx(1 / 32)
-    assert alone["verdict"].startswith("Reading helped")
+    assert verdicts.on_reading(alone, "tuned", "open").startswith("Reading helped")
     both = compare_reading({"base": pairs(6, 0, 10), "tuned": pairs(6, 0, 10)})["quiz"]
     for side in ("base", "tuned"):
-        assert both[side]["open"]["replied"]["mcnemar_p_holm"] == pytest.approx(1 / 16)
-        assert "not shown to help or to hurt" in both[side]["open"]["replied"]["verdict"]
+        figures = both[side]["open"]["replied"]
+        assert figures["mcnemar_p_holm"] == pytest.approx(1 / 16)
+        assert "not shown to help or to hurt" in verdicts.on_reading(figures, side, "open")
 
 
 @pytest.mark.parametrize(("low", "p", "shown"), [(0.1, 0.04, True), (-0.1, 0.04, False), (0.1, 0.05, False)])
 def test_a_claim_needs_the_interval_and_the_p_value(low, p, shown):
     figures = {"delta": 0.3, "delta_ci95": [low, 0.5], "mcnemar_p_holm": p, "mended": 4, "misled": 1, "n": 10}
-    said = reading_verdict({**figures, "detectable": 0.25}, "base", "such passages")
+    said = verdicts.on_reading({**figures, "detectable": 0.25}, "base", "thought")
     assert said.startswith("Reading helped" if shown else "Reading is not shown")
     assert shown or ("about 25 points or more" in said) == (low < 0)
 
@@ -407,9 +410,10 @@ def test_the_remark_has_the_base_model_made_to_answer_and_says_once_what_could_b
 
 def test_a_verdict_at_the_edge_stands_as_it_is():
     """There the interval and the exact test disagree, which says more than what could have been shown."""
-    edge = {"n": 20, "detectable": 0.35, "verdict": "Not shown. The interval leaves zero out, but p = 0.06."}
+    figures = compare_reading({"tuned": pairs(6, 0, 20)})["quiz"]["tuned"]["open"]["replied"]
+    edge = {**figures, "mcnemar_p_holm": 0.06}
     said = on_reading({"tuned": {"open": {"found": None, "replied": edge, "made_to_answer": None}}})
-    assert said == f"**open.**\n\n- {edge['verdict']}"
+    assert said.endswith("test gives p = 0.06 after Holm, so this is at the edge of what 20 questions show.")
 
 
 def test_an_example_of_each_change_is_the_first(tmp_path):

@@ -1,6 +1,7 @@
 """A finished folder used again: other questions, other scoring, and each notebook's "Change one thing"."""
 
 import ast
+import html
 import re
 import shutil
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from helpers.report.results import write_index
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
 from helpers.scoring import answers
+from helpers.scoring.verdicts import on_task, on_unseen, when_made_to_answer
 from helpers.series.stages import stage_inputs
 
 MINE = [{"id": "mine-1", "question": "Which drug stops torsades?", "answer_idx": "B",
@@ -159,14 +161,20 @@ def test_a_folder_of_an_older_release_is_shown_and_scored_again(folder, no_model
     path = folder / "evaluation/metrics.json"
     metrics, point = read_json(path), {"scale": 0.5, "nll": 2.0, "nll_ci95": None, "nll_n": 2}
     task, ended = metrics["tasks"]["sample"], {"n": 1, "truncated": 1, "bins": []}
-    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}}
-    write_json(path, {**metrics, "strength": [point], "tasks": {"sample": {**task, **measured}}})
+    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}, "verdict": "Said then."}
+    unseen = {**metrics["validation"], "verdict": "Said then."}
+    older = {"strength": [point], "validation": unseen, "tasks": {"sample": {**task, **measured}}}
+    write_json(path, older)
     for side in ("base", "tuned"):
         predictions = folder / f"evaluation/predictions.{side}.jsonl"
         write_jsonl(predictions, [{**row, "forced": {"0": "A", "8": "B"}} for row in read_jsonl(predictions)])
     write_jsonl(folder / "evaluation/predictions.strength.jsonl", [{"strength": 0.5, "task": "validation", "nll": 2.0}])
     opened = open_run("auto", folder)
-    write_index(opened)
+    page = html.unescape(write_index(opened).read_text(encoding="utf-8"))
+    assert "Said then." not in page
+    assert on_unseen(metrics["validation"]) in page
+    assert f"{on_task(task)} {when_made_to_answer(task)}" in page
+    assert when_made_to_answer(task)
     assert rescore(opened) == read_json(path) == metrics
 
 

@@ -173,12 +173,13 @@ def measured(run):
     write_json(run / "data/report.json", {"provenance": provenance, "splits": splits})
     nll = {"nll_delta": -0.5, "nll_delta_ci95": [-0.6, -0.4]}
     side = {"nll": 2.5, "closed": 0.5, "finished": 0.75}
-    unseen = {"n": 9, "base": {**side, "nll": 3.0}, "tuned": side, "paired": nll, "verdict": "Better."}
-    paired = {"delta": 0.125, "delta_ci95": [0.0, 0.25]}
-    task = {"n": 8, "chance": 0.25, "paired": paired, "verdict": "No difference.", "base": {"accuracy": 0.25}}
+    unseen = {"n": 9, "base": {**side, "nll": 3.0}, "tuned": side, "paired": nll, "parts": {}}
+    paired = {"delta": 0.125, "delta_ci95": [0.0, 0.25], "detectable": 0.4, "mcnemar_p_holm": 0.6}
+    answers = {"ci95": [0.03, 0.65], "truncated": 0.0}
+    task = {"n": 8, "chance": 0.25, "paired": paired, "base": {"accuracy": 0.25, **answers}}
     tasks = {
-        "sample": {**task, "tuned": {"accuracy": 0.375}},
-        "medqa": {**task, "tuned": {"accuracy": 1 / 3}},
+        "sample": {**task, "tuned": {"accuracy": 0.375, **answers}},
+        "medqa": {**task, "tuned": {"accuracy": 1 / 3, **answers}},
     }
     write_json(run / "evaluation/metrics.json", {"validation": unseen, "tasks": tasks})
     note_in_record(run, questions={"medqa": "c0ffee"})
