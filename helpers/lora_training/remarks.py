@@ -82,7 +82,7 @@ def plan_remark(budget: Mapping[str, float], metrics: Mapping[str, Any]) -> str:
     time = f"Here: the time came to {times:.2f} times the plan."
     if not 0.5 <= times <= 2:
         time += " The speed was measured just now; another load, or very small batches, make it another."
-    more = metrics["peak_memory_gib"] - budget["memory_gib"]
+    more = round(metrics["peak_memory_gib"], 1) - round(budget["memory_gib"], 1)  # as the table has them
     if more > 0.25 * budget["memory_gib"]:
         return (
             f"{time} Memory came to {more:.1f} GiB more: the plan counts weights, adapters and intermediate "

@@ -164,8 +164,8 @@ def nll_by_part(parts: Mapping[str, Mapping[str, Any]]) -> Picture:
         for side in STYLES:
             means.plot(part[side], y, **(STYLES[side] | {"linestyle": "none"}), label=side if y == 0 else None)
         if part["delta_ci95"]:  # None of too few rows
-            change.plot(part["delta_ci95"], [y, y], color=ACCENT, **INTERVAL)
-        change.plot(part["delta"], y, "D", color=ACCENT, markersize=4)
+            change.plot(part["delta_ci95"], [y, y], color=ACCENT, **(INTERVAL | {"marker": "|", "markersize": 11}))
+        change.plot(part["delta"], y, "D", color=ACCENT, markersize=3)
     change.axvline(0, color=GREY, linestyle="--", linewidth=1)
     for axes in (means, change):
         _grid_along_x(axes)
