@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partialmethod
 from http.client import HTTPResponse
 from socketserver import ThreadingTCPServer
 
@@ -37,6 +38,14 @@ NERVE = {"title": "Hand > Nerves", "source": "m1", "licence": "CC BY", "address"
 NERVE |= {"text": "The median nerve runs in the carpal tunnel."}
 ELBOW = {"title": "Elbow", "source": "m2", "licence": "CC0", "address": ""}
 ELBOW |= {"text": "The ulnar nerve runs behind the elbow."}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ends_soon():
+    """By itself a server looks every half second whether it is to end, which each test would wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Proxy, "serve_forever", partialmethod(Proxy.serve_forever, 0.01))
+        yield
 
 
 @pytest.fixture(scope="module")
