@@ -24,14 +24,15 @@ BYTES = {"merged": 2.0, "f16": 2.0, "q8_0": 34 / 32, "q4_k_m": 0.61}
 
 def whole(path: Path) -> Path:
     """The path; InputError for a .safetensors, .gguf or .json file that is cut off, or broken in what describes it."""
-    from gguf import GGUFReader
     from safetensors import SafetensorError, safe_open
+
+    from helpers.export.gguf import Reader
 
     try:
         if path.suffix == ".safetensors":
             safe_open(path, framework="numpy")
         elif path.suffix == ".gguf":
-            GGUFReader(path)
+            Reader(path)
         elif path.suffix == ".json":
             read_json(path)
     except InputError:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFReader
 
 from helpers.export.quantise import quantise
@@ -11,6 +12,12 @@ from helpers.models.converter import convert_folder
 from helpers.prompts.chat_template import ollama_template
 from helpers.prompts.families import end_token_ids
 from helpers.run_dir.folder import Run, alone
+
+
+class Reader(GGUFReader):
+    """By slices of a plain array over the mapped file: by memmap's own, a vocabulary of 128,000 takes 4 s, not 1."""
+
+    data = property(lambda self: self.plain, lambda self, mapped: setattr(self, "plain", np.asarray(mapped)))
 
 
 @alone
@@ -24,7 +31,7 @@ def convert(run: Run, kind: str) -> Path:
     if kind == "f16":
         convert_folder(run.require("export/merged", "the merging step of 06_export"), target)
     else:
-        quantise(GGUFReader(run.require("export/model-f16.gguf", "the step before in 06_export")), target, kind)
+        quantise(Reader(run.require("export/model-f16.gguf", "the step before in 06_export")), target, kind)
     return target
 
 

@@ -6,7 +6,6 @@ from functools import cache
 from types import SimpleNamespace
 
 import pytest
-from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
 
 from helpers.export import check as export_check
@@ -46,9 +45,9 @@ def exported(tmp_path_factory):
     model.save_pretrained(run / "adapter")
     write_jsonl(run / "data/validation.jsonl", read_jsonl(SAMPLE)[:6])
     merge(run)
-    read = cache(GGUFReader)  # the vocabulary's head takes seconds
+    read = cache(gguf.Reader)  # the vocabulary's head takes seconds
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf, "GGUFReader", read)
+        patch.setattr(gguf, "Reader", read)
         files = {kind: convert(run, kind) for kind in run.config.export.kinds}
     reference = reference_outputs(run, rows=5, last_tokens=4)
     return SimpleNamespace(run=run, files=files, reference=reference, f16=read(files["f16"]))
