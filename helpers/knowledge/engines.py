@@ -51,7 +51,7 @@ def search_sqlite(db: sqlite3.Connection, query: str, limit: int) -> Hits:
     if not wanted:
         return []
     rows = db.execute(
-        "SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ? ORDER BY score, rowid LIMIT ?",
+        "SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ? ORDER BY score LIMIT ?",
         [wanted, limit],
     )
     return [(row, -score) for row, score in rows]
