@@ -171,17 +171,35 @@ EXPECTED = [(["rows", {"source": "hub", "config": "de"}], UNKNOWN), *refusals(RE
 EXPECTED += [(["token", "hf_x"], ""), *refusals(REFUSED_WITH_A_TOKEN)]
 
 
+OPENED = [
+    {"data.source": "hub"},
+    {"evaluation.questions": "medqa"},
+    {"model.name": "me/model"},
+    {"retrieval.embedder": "me/model"},
+]
+NEXT = "next/x"  # asked for after the openings, so that the hub's list shows where theirs end
+
+
+def openings(folder, settings):
+    """Calls that open a new run folder with each of the settings; they say its name, or why not."""
+    return [["open", f"{folder}/{i}", each] for i, each in enumerate(settings)]
+
+
 @pytest.fixture(scope="module")
 def answers(hub, tmp_path_factory):
-    """The hub's answers to READ, to checks of two models, and then to EXPECTED, all in one process."""
+    """The hub's answers to two openings, to READ, to checks of two models, and to EXPECTED, all in one process."""
     folder = tmp_path_factory.mktemp("checked")
+    opened = [*openings(folder, [{"data.source": "hub"}, {"retrieval.embedder": "gone/x"}]), ["model", NEXT]]
     checks = [["check", f"me/{name}", str(folder / name)] for name in ("pickled", "sound")]
-    found = iter(ask(hub, [*READ, *checks, *(call for call, _ in EXPECTED)]))
-    return [[*islice(found, len(calls))] for calls in (READ, checks, EXPECTED)]
+    found = iter(ask(hub, [*opened, *READ, *checks, *(call for call, _ in EXPECTED)]))
+    names, lists = ("opened", "read", "checked", "refused"), (opened, READ, checks, EXPECTED)
+    return SimpleNamespace(
+        folder=folder, **{n: [*islice(found, len(calls))] for n, calls in zip(names, lists, strict=True)}
+    )
 
 
 def test_each_refusal_is_told_apart_and_at_once_for_models_and_data_sets(answers):
-    for (call, says), answer in zip(EXPECTED, answers[2], strict=True):
+    for (call, says), answer in zip(EXPECTED, answers.refused, strict=True):
         assert answer.said.startswith(says), call
         assert answer.said.endswith("; data.source may also be sample or a file") == (call[0] == "rows")
         assert "\n" not in answer.said
@@ -202,8 +220,8 @@ def assert_read(answers):
     assert model == "LlamaConfig"
 
 
-def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answers):
-    assert_read(answers[0])
+def test_what_was_read_once_is_opened_and_read_from_the_cache_without_a_network(hub, answers, tmp_path):
+    assert_read(answers.read)
     asked = len(hub.asked)
     again = [
         ["rows", {"source": "hub", "config": "en", "revision": "d" * 40}],
@@ -214,7 +232,10 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached ([Errno 111] Connection refused)"),
         ({"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
     ):
-        *offline, other_commit, other_set, other_model = ask(hub, READ + again, **environment)
+        runs = openings(tmp_path / why[:7], OPENED)
+        *cached, other_commit, other_set, other_model = ask(hub, runs + READ + again, **environment)
+        opened, offline = cached[: len(runs)], cached[len(runs) :]
+        assert [each.said for each in opened] == [folder for _, folder, _ in runs]
         assert_read(offline)
         assert other_commit.said.startswith(f"cannot get {HUB_DATASET}: {why}")
         assert f"it is not in the cache at revision '{'d' * 40}'" in other_commit.said
@@ -224,48 +245,33 @@ def test_what_was_read_once_is_read_from_the_cache_without_a_network(hub, answer
     assert len(hub.asked) == asked
 
 
-OPENED = [
-    {"data.source": "hub"},
-    {"evaluation.questions": "medqa"},
-    {"model.name": "me/model"},
-    {"retrieval.embedder": "me/model"},
-]
-
-
-def opened(hub, folder, settings, **environment):
-    """What opening a new run folder with each of the settings says: its name, or why not."""
-    return ask(hub, [["open", f"{folder}/{i}", each] for i, each in enumerate(settings)], **environment)
-
-
-def test_what_is_neither_on_the_hub_nor_in_the_cache_makes_no_run_folder(hub, answers, tmp_path):
-    for each in opened(hub, tmp_path / "run", OPENED, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1"):
+def test_what_is_neither_on_the_hub_nor_in_the_cache_makes_no_run_folder(hub, tmp_path):
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    for each in ask(hub, openings(tmp_path / "run", OPENED), **home):
         assert "offline mode is on (HF_HUB_OFFLINE), and it is not in the cache" in each.said
         assert each.seconds < 15
     assert not (tmp_path / "run").exists()
-    cached = opened(hub, tmp_path / "run", OPENED, HF_ENDPOINT="http://127.0.0.1:9")
-    assert [each.said for each in cached] == [f"{tmp_path}/run/{i}" for i in range(len(OPENED))]
 
 
-def test_opening_a_run_folder_asks_the_hub_and_downloads_no_rows(hub, tmp_path):
-    asked, settings = len(hub.asked), [{"data.source": "hub"}, {"retrieval.embedder": "gone/x"}]
-    there, gone = opened(hub, tmp_path, settings, HF_HOME=str(tmp_path / "home"))
-    assert there.said == f"{tmp_path}/0"
+def test_opening_a_run_folder_asks_the_hub_and_downloads_no_rows(hub, answers):
+    there, gone, _ = answers.opened
+    assert there.said == f"{answers.folder}/0"
     assert gone.said.startswith(f"retrieval.embedder: cannot get gone/x: {GONE}")
-    asked = [path for path in hub.asked[asked:] if "agent-harnesses" not in path]
-    assert asked == [f"GET /api/datasets/{HUB_DATASET}", "GET /api/models/gone/x"]
+    asked = [path for path in hub.asked if "agent-harnesses" not in path]
+    assert asked[:3] == [f"GET /api/datasets/{HUB_DATASET}", "GET /api/models/gone/x", f"GET /api/models/{NEXT}"]
 
 
 @pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_waited_for_ten_seconds(hub, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        for each in opened(hub, tmp_path, OPENED, HF_HOME=str(tmp_path / "home"), HF_ENDPOINT=address):
+        for each in ask(hub, openings(tmp_path, OPENED), HF_HOME=str(tmp_path / "home"), HF_ENDPOINT=address):
             assert "the hub cannot be reached (timed out), and it is not in the cache" in each.said
             assert each.seconds < 15
 
 
 def test_01_refuses_pickles_though_opening_the_run_folder_has_cached_the_configuration(answers):
-    pickled, sound = answers[1]
+    pickled, sound = answers.checked
     assert pickled.said == "me/pickled has no weights in safetensors, and others (.bin, .pt) are not opened"
     assert sound.said == "LlamaForCausalLM"
 
