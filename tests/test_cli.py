@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from helpers.machine import hardware
 from helpers.run_dir import owner
 from helpers.run_dir.folder import open_run, set_aside
 from helpers.run_dir.layout import STAGES
+from helpers.run_dir.modules import code_of
 from helpers.run_dir.owner import OWNER
 from helpers.series import runner, stages
 from helpers.series.runner import choose_stages, execute, run_series
@@ -190,28 +192,12 @@ def test_a_notebooks_code_counts_and_its_prose_and_outputs_do_not(tmp_path, run,
 TRAINED = ("checkpoints", "training", "adapter", "evaluation", "export", "retrieval")
 
 
-def changed_code(monkeypatch, name):
-    code_of = stages.code_of
-    monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {name: "changed"})
-
-
-def test_a_training_outlives_a_change_of_code_that_does_not_decide_on_weights(finished, pretended, monkeypatch):
-    before = contents(finished / "adapter")
-    changed_code(monkeypatch, "sources/hub.py")
-    told = []
-    run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
-    assert pretended.since() == ["04_lora_training"]  # whose notebook finds its training finished
-    assert ("04_lora_training", "running", "changed: helpers/sources/hub.py") in told
-    assert not (finished / "earlier").exists()
-    assert contents(finished / "adapter") == before
-
-
 @pytest.mark.parametrize("why", ["force", "code"])
 def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(finished, pretended, monkeypatch, why):
     (finished / "checkpoints").mkdir()
     data, before = contents(finished / "data"), contents(finished / "adapter")
     if why == "code":
-        changed_code(monkeypatch, "lora_training/batches.py")
+        monkeypatch.setattr(stages, "code_of", lambda *args: code_of(*args) | {"lora_training/batches.py": "changed"})
     told = []
     run_series(finished, ["04_lora_training"], force=why == "force", tell=lambda *words: told.append(words))
     assert pretended.since() == ["04_lora_training"]
@@ -223,6 +209,32 @@ def test_a_training_that_starts_again_sets_the_earlier_one_aside_and_says_so(fin
     assert contents(finished / "data") == data
     run_series(finished, ["04_lora_training"])
     assert pretended.since() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        ("lora_training/checkpoints.py", True),
+        ("prompts/chat_template.py", True),
+        ("lora_training/train.py", False),
+        ("models/loading.py", False),
+    ],
+)
+def test_another_message_costs_a_training_only_where_its_weights_are_decided(
+    finished, pretended, monkeypatch, tmp_path, module, kept
+):
+    (finished / "checkpoints").mkdir()
+    package = shutil.copytree(PROJECT_ROOT / "helpers", tmp_path / "helpers")
+    text = (package / module).read_text(encoding="utf-8")
+    assert "Error(f" in text or 'Error("' in text
+    write_text(package / module, text.replace('Error(f"', 'Error(f"sorry: ').replace('Error("', 'Error("sorry: '))
+    monkeypatch.setattr(stages, "code_of", partial(code_of, package=package))
+    told, before = [], contents(finished / "adapter")
+    run_series(finished, ["04_lora_training"], tell=lambda *words: told.append(words))
+    assert pretended.since() == ["04_lora_training"]  # whose notebook keeps what is finished in the folder
+    assert ("04_lora_training", "running", f"changed: helpers/{module}") in told
+    assert (finished / "checkpoints").is_dir() == kept == (not (finished / "earlier").exists())
+    assert contents(finished / "adapter" if kept else next((finished / "earlier").iterdir()) / "adapter") == before
 
 
 def test_a_new_training_that_was_stopped_goes_on_the_next_time(finished, pretended):

@@ -190,8 +190,12 @@ def is_shown(found: Mapping[str, Any]) -> bool:
 
 def shown_sign(paired: Mapping[str, Any]) -> int:
     """1 or -1 where interval and test, by Holm's p value where there is one, show a difference, else 0."""
-    p_value = paired["mcnemar_p_holm" if "mcnemar_p_holm" in paired else "mcnemar_p"]
-    return (1 if paired["delta"] > 0 else -1) if p_value < 0.05 and is_shown(paired) else 0
+    return (1 if paired["delta"] > 0 else -1) if p_of(paired) < 0.05 and is_shown(paired) else 0
+
+
+def p_of(paired: Mapping[str, Any]) -> float:
+    """McNemar's p value, by Holm where it was adjusted."""
+    return paired["mcnemar_p_holm" if "mcnemar_p_holm" in paired else "mcnemar_p"]
 
 
 def repetition_rate(text: str, n: int = 4) -> float:

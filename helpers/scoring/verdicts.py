@@ -1,9 +1,10 @@
 """What figures show, in sentences. They are made from stored figures when a page is: a file holds none of them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from helpers.scoring.statistics import LEAST, always_the_same, is_shown, points_apart, shown_sign
+from helpers.scoring.statistics import LEAST, always_the_same, is_shown, p_of, points_apart, shown_sign
 
 Figures = Mapping[str, Any]
 # What a condition's passages are.
@@ -77,7 +78,11 @@ def on_unseen(validation: Figures) -> str:
 
 def on_task(task: Figures) -> str:
     """On a task's replies: whether one model is right more often, and what that is worth."""
-    return _on_accuracy(task, "accuracy") + _cut_off(task) + _below_chance(task) + _like_guessing(task)
+    said = _on_accuracy(task, "accuracy")
+    for sentence in (_cut_off, _below_chance, _like_guessing):
+        with suppress(KeyError):  # an older release wrote fewer figures
+            said += sentence(task)
+    return said
 
 
 def when_made_to_answer(task: Figures) -> str:
@@ -88,8 +93,7 @@ def when_made_to_answer(task: Figures) -> str:
 
 def _on_accuracy(found: Figures, noun: str) -> str:
     paired = found["paired"]
-    figures = paired["delta"], paired["delta_ci95"], found["n"], noun, paired["detectable"], paired["mcnemar_p_holm"]
-    return verdict(*figures)
+    return verdict(paired["delta"], paired["delta_ci95"], found["n"], noun, paired.get("detectable"), p_of(paired))
 
 
 def _cut_off(task: Figures) -> str:
@@ -123,7 +127,7 @@ def _below_chance(task: Figures) -> str:
 
 def _like_guessing(task: Figures) -> str:
     """Sentences on a tuned model that is not shown to differ from a guess, and on one that names a single letter."""
-    if task["n"] < LEAST or "majority_letter" not in task:  # an older release did not count letters
+    if task["n"] < LEAST:
         return ""
     said, (low, high), named = "", task["tuned"]["ci95"], task["tuned"]["favourite"]
     if low <= task["chance"] <= high:
@@ -149,5 +153,5 @@ def on_reading(figures: Figures, side: str, condition: str, forced: bool = False
         word, said = ("more", "helped") if sign > 0 else ("less", "hurt")
         return f"Reading {said}: with {what} {model} is right {word} often, by {points_apart(figures)}; {counts}."
     said = f"Reading is not shown to help or to hurt: with {what} {model} changes by {points_apart(figures)}; {counts}."
-    figured = (figures[key] for key in ("delta_ci95", "mcnemar_p_holm", "n", "detectable"))
-    return f"{said} {_why_not_shown(*figured)}" if least or is_shown(figures) else said
+    why = _why_not_shown(figures["delta_ci95"], p_of(figures), figures["n"], figures["detectable"])
+    return f"{said} {why}" if least or is_shown(figures) else said

@@ -20,11 +20,11 @@ from helpers.run_dir.modules import code_of, read_code
 # What 03 reads beside that where rows get passages; a run without them does not depend on its library.
 FOR_PASSAGES = ("retrieval.sources", "retrieval.synonyms", "retrieval.embedder", "retrieval.k")
 # What decides on the weights of a training. A change of another module, a message say, must not cost hours of it.
-# `checkpoints` only has one go on; what `hardware` and gpus.yaml chose stands in run.yaml, the rows in data/.
+# `checkpoints` only has one go on; what `hardware` and gpus.yaml chose stands in run.yaml, the rows in data/. The tiny
+# model's chat template would set every other model's training aside too.
 WEIGHTS = (
     *("lora_training/backends.py", "lora_training/batches.py", "lora_training/train.py", "losses.py"),
     *("models/loading.py", "models/packaged.py", "prompts/encoding.py", "prompts/families.py"),
-    "r1_style_template.jinja",
 )
 Inputs = dict[str, dict[str, Any]]
 

@@ -1,7 +1,6 @@
 """A finished folder used again: other questions, other scoring, and each notebook's "Change one thing"."""
 
 import ast
-import html
 import re
 import shutil
 from types import SimpleNamespace
@@ -17,11 +16,12 @@ from helpers.evaluation import evaluate as evaluation
 from helpers.evaluation.evaluate import evaluate, rescore
 from helpers.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers.models.loading import load_tokenizer
+from helpers.report.model_card import model_card
 from helpers.report.results import write_index
+from helpers.retrieval.remarks import on_reading
 from helpers.run_dir.folder import open_run
 from helpers.run_dir.layout import STAGES
-from helpers.scoring import answers
-from helpers.scoring.verdicts import on_task, on_unseen, when_made_to_answer
+from helpers.scoring import answers, verdicts
 from helpers.series.stages import stage_inputs
 
 MINE = [{"id": "mine-1", "question": "Which drug stops torsades?", "answer_idx": "B",
@@ -118,6 +118,60 @@ def test_05_measures_on_the_test_rows_in_the_same_folder(folder):
     assert evaluate(after)["validation"]["n"] == count > 0
 
 
+# Conclusions -----------------------------------------------------------------------------------------------------
+
+
+def conclusions(run):
+    """By page, all that 05, 07, index.html and the card of this folder conclude."""
+    metrics, reading = (read_json(run / f"{name}/metrics.json") for name in ("evaluation", "retrieval"))
+    tasks = list(metrics["tasks"].values())
+    said = [verdicts.on_unseen(metrics["validation"]), *map(verdicts.on_task, tasks)]
+    said += map(verdicts.when_made_to_answer, tasks)
+    return {
+        "05": "\n".join(said),
+        "07": "\n".join(on_reading(sides) for sides in reading["reading"].values()),
+        "index": write_index(run).read_text(encoding="utf-8"),
+        "card": model_card(run, "adapter"),
+    }
+
+
+def test_other_words_change_no_file_and_are_shown_in_an_old_folder(folder, no_model, monkeypatch):
+    run, path = open_run("auto", folder), folder / "evaluation/metrics.json"
+    metrics, words = path.read_bytes(), conclusions(run)
+    for name in ("evaluation", "retrieval"):
+        write_json(folder / f"{name}/metrics.json", worded(read_json(folder / f"{name}/metrics.json")))
+    assert conclusions(run) == words  # not those of an older release, in which the files had them
+    monkeypatch.setattr(verdicts, "verdict", lambda *_, **__: "Newly said.")
+    monkeypatch.setattr(verdicts, "points_apart", lambda _: "newly counted")
+    for page, text in conclusions(run).items():
+        assert "Too few rows were measured" not in text, page
+        assert "changes by newly counted" in text if page == "07" else text.count("Newly said.") >= 2, page
+    rescore(run)
+    assert path.read_bytes() == metrics
+
+
+def worded(metrics):
+    """These figures with a sentence beside each comparison, as an older release wrote them."""
+    if not isinstance(metrics, dict):
+        return metrics
+    sentence = {"verdict": "By older words."} if metrics.keys() & {"paired", "mended"} else {}
+    return {**{key: worded(each) for key, each in metrics.items()}, **sentence}
+
+
+def test_conclusions_say_less_where_an_older_release_wrote_fewer_figures(folder):
+    run, words = open_run("auto", folder), conclusions(open_run("auto", folder))
+    write_json(folder / "evaluation/metrics.json", fewer(read_json(folder / "evaluation/metrics.json")))
+    for page, text in conclusions(run).items():
+        assert 0 < len(text) < len(words[page]) or page == "07", page
+
+
+def fewer(metrics):
+    gone = ("mcnemar_p_holm", "detectable", "truncated", "answered", "favourite")
+    if not isinstance(metrics, dict):
+        return metrics
+    return {key: fewer(each) for key, each in metrics.items() if key not in gone}
+
+
 # Scored again ----------------------------------------------------------------------------------------------------
 
 
@@ -161,20 +215,14 @@ def test_a_folder_of_an_older_release_is_shown_and_scored_again(folder, no_model
     path = folder / "evaluation/metrics.json"
     metrics, point = read_json(path), {"scale": 0.5, "nll": 2.0, "nll_ci95": None, "nll_n": 2}
     task, ended = metrics["tasks"]["sample"], {"n": 1, "truncated": 1, "bins": []}
-    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}, "verdict": "Said then."}
-    unseen = {**metrics["validation"], "verdict": "Said then."}
-    older = {"strength": [point], "validation": unseen, "tasks": {"sample": {**task, **measured}}}
-    write_json(path, older)
+    measured = {"length": {"base": ended, "tuned": ended}, "budget": {"base": [], "tuned": []}}
+    write_json(path, {**metrics, "strength": [point], "tasks": {"sample": {**task, **measured}}})
     for side in ("base", "tuned"):
         predictions = folder / f"evaluation/predictions.{side}.jsonl"
         write_jsonl(predictions, [{**row, "forced": {"0": "A", "8": "B"}} for row in read_jsonl(predictions)])
     write_jsonl(folder / "evaluation/predictions.strength.jsonl", [{"strength": 0.5, "task": "validation", "nll": 2.0}])
     opened = open_run("auto", folder)
-    page = html.unescape(write_index(opened).read_text(encoding="utf-8"))
-    assert "Said then." not in page
-    assert on_unseen(metrics["validation"]) in page
-    assert f"{on_task(task)} {when_made_to_answer(task)}" in page
-    assert when_made_to_answer(task)
+    write_index(opened)
     assert rescore(opened) == read_json(path) == metrics
 
 
