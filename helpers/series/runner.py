@@ -47,6 +47,7 @@ PAGE_STYLE = """
 .jp-InputArea-editor .cm-editor { overflow-x: auto !important; }
 .jp-OutputArea-output pre { word-break: normal !important; overflow-wrap: anywhere !important; }
 .jp-RenderedHTMLCommon :is(pre, code) { overflow-wrap: anywhere; }
+@media (min-width: 40rem) { .jp-RenderedHTMLCommon td code { overflow-wrap: break-word; } }
 .jp-RenderedMarkdown pre { font-family: var(--jp-code-font-family); }
 .jp-RenderedMarkdown details { margin-bottom: 1em; }
 @media (max-width: 40rem) {
