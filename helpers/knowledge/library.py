@@ -30,12 +30,9 @@ class Library:
     def widened(self, question: str) -> str:
         return widen(question, self.synonyms) if self.synonyms else question
 
-    def names(self) -> set[str]:
-        """All that a question may call a document which was there at the first call (see `holds`)."""
-        return self._names
-
     @cached_property
-    def _names(self) -> set[str]:
+    def names(self) -> set[str]:
+        """All that a question may call a document which was there at the first look (see `holds`)."""
         parts = (source.split("#") for source in self.index.sources())
         return {"#".join(each[start:]) for each in parts for start in range(len(each))}
 

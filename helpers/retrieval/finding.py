@@ -40,7 +40,7 @@ def find(library: Library, asked: Sequence[ChoiceQuestion], ways: Queries) -> di
     Shares have exact intervals, means Student's t; `paired` compares each query with the question alone. {} where no
     question names one.
     """
-    there = library.names()
+    there = library.names
     known = [question for question in asked if question.answered_by in there]
     if not known:
         return {}

@@ -103,7 +103,7 @@ def _one_side(run: Run, model: Any, tokenizer: Any, library: Library, tasks: Tas
     asked the same text."""
     settings, style = run.config.retrieval, run.config.model.prompt_style
     questions = [(task, question) for task, asked in tasks.items() for question in asked]
-    there = library.names()
+    there = library.names
     bare = [choice_row(task, question, question.as_prompt(context=False)) for task, question in questions]
     stored = [row for row in read_jsonl(run / f"evaluation/predictions.{side}.jsonl") if "letters" in row]
     with adapter_switched(model, side):

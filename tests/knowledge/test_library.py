@@ -115,5 +115,5 @@ def test_a_passage_is_of_the_document_that_a_question_names(source, relevant, he
 def test_its_names_are_those_by_which_holds_knows_its_passages(opened, write):
     library = opened(str(write("rows.jsonl", '{"id": "a#2", "text": "A heart."}\n{"id": "b", "text": "A lung."}\n')))
     sources = {passage.source for passage in library.index.search("heart lung", 2)}
-    assert library.names() == sources | {"a#2", "2", "b"}
-    assert all(any(holds(p, name) for p in library.index.search("heart lung", 2)) for name in library.names())
+    assert library.names == sources | {"a#2", "2", "b"}
+    assert all(any(holds(p, name) for p in library.index.search("heart lung", 2)) for name in library.names)
