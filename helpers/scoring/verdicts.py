@@ -66,8 +66,8 @@ def on_unseen(validation: Figures) -> str:
     """On the NLL of the unseen rows, and how much of its difference is form: `</think>` and the token after it."""
     delta, interval = (validation["paired"][key] for key in ("nll_delta", "nll_delta_ci95"))
     said = verdict(delta, interval, validation["n"], "completion NLL", loss=True)
-    parts = validation["parts"]
-    if "delimiter" not in parts or not interval:  # an older release wrote fewer parts
+    parts = validation.get("parts", {})
+    if "delimiter" not in parts or not interval:  # an older release wrote fewer parts, or none
         return said
     there, elsewhere = (parts[part]["delta"] for part in ("delimiter", "text"))
     return (

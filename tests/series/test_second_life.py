@@ -166,7 +166,7 @@ def test_conclusions_say_less_where_an_older_release_wrote_fewer_figures(folder)
 
 
 def fewer(metrics):
-    gone = ("mcnemar_p_holm", "detectable", "truncated", "answered", "favourite")
+    gone = ("mcnemar_p_holm", "detectable", "truncated", "answered", "favourite", "parts")
     if not isinstance(metrics, dict):
         return metrics
     return {key: fewer(each) for key, each in metrics.items() if key not in gone}
