@@ -597,6 +597,14 @@ def test_a_question_of_nothing_but_what_is_shared_is_compared_by_all_of_it():
     assert drop_near(rows, 0.7, shared)[1] == {"near-duplicate of an earlier row": [3]}
 
 
+def test_rows_that_are_alike_only_without_what_is_shared_are_not_near_duplicates():
+    opening = "What are the first and the second line treatments of "
+    rows = numbered(["gout?", f"{opening}gout?"])
+    shared = shingles(rows[1]["Question"]) - shingles(rows[0]["Question"])
+    assert own_shingles(rows[1]["Question"], shared) < shingles(rows[0]["Question"])
+    assert drop_near(rows, 0.3, shared)[1] == {}
+
+
 @few
 @given(questions_strategy, st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]), st.sets(st.integers(0, 99), max_size=20))
 def test_near_duplicates_are_the_brute_force_ones(questions, threshold, chosen):

@@ -95,6 +95,10 @@ def test_a_file_that_ends_with_another_token_fails(exported, monkeypatch):
     assert check["passes"] is False
     assert check["end_token"] == tokenizer.eos_token
     assert check["ends"]["stopped"] == 0  # forced to say <think>, llama.cpp goes on
+    wrong.eos_token_id = tokenizer.eos_token_id  # of several tokens at which it stops, the file names another
+    one = replace(exported.reference, rows=exported.reference.rows[:1], nlls=exported.reference.nlls[:1])
+    check = check_file(exported.run, exported.files["f16"], one)
+    assert (check["verdict"], check["ends"]["stopped"]) == ("fails", 1)
 
 
 def test_what_does_not_fit_in_memory_is_not_called_passing(exported, monkeypatch):

@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 from helpers.config import GenerationSettings
 from helpers.generation import decoding
 from helpers.generation import replies as generation
-from helpers.generation.decoding import can_decode
+from helpers.generation.decoding import can_decode, decode
 from helpers.generation.replies import generate, stream
 from helpers.generation.sampling import make_sampler
 from helpers.losses import left_padded
@@ -217,6 +217,9 @@ def test_a_reply_ends_at_the_end_of_sequence_token_and_says_so(chatty, ending, p
         cut = GREEDY.model_copy(update={"max_new_tokens": limit})
         [reply] = generate(ending, r1_tokenizer, prompts[:1], cut, seed=1)
         assert (reply.text, reply.tokens, reply.finished) == (replies[0].text, limit, finished)
+    made = {}  # what is kept and counted ends there too
+    decode(ending, r1_tokenizer, prompts, GREEDY, 1, [0], made.__setitem__)
+    assert made[0].index(r1_tokenizer.eos_token_id) == len(made[0]) - 1
 
 
 def test_sampling_depends_on_the_seed_and_the_place_and_not_on_the_company(base, prompts, r1_tokenizer):

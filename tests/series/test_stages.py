@@ -272,9 +272,18 @@ def test_what_has_changed_is_named():
     assert changes({}, new) == []
 
 
+# 04's other modules and files: a new one is here or in WEIGHTS.
+MESSAGES = {
+    *("chat_template.gotmpl", "chat_template.jinja", "config.py", "files.py", "gpus.yaml", "machine/__init__.py"),
+    *("lora_training/checkpoints.py", "lora_training/journal.py", "machine/hardware.py", "machine/processes.py"),
+    *("models/portable.py", "prompts/chat_template.py", "r1_style_template.jinja", "run_dir/folder.py"),
+    *("sources/hub.py", "sources/tables.py"),
+}
+
+
 def test_a_training_is_of_other_code_where_its_weights_are_and_not_where_a_message_is():
     """An update that changes another module must not cost the hours of a training."""
-    assert code_of(notebook_code("04_lora_training")).keys() >= set(WEIGHTS)
+    assert code_of(notebook_code("04_lora_training")).keys() - MESSAGES == set(WEIGHTS)
     old = inputs(dict.fromkeys(WEIGHTS, "a") | {"sources/hub.py": "a"})
     for name in WEIGHTS:
         assert trained_by_other_code(old, inputs(old["modules"] | {name: "A"}))
