@@ -86,11 +86,11 @@ test-code: $(STAMP) ## the tests alone
 	@$(ISOLATED) OMP_NUM_THREADS=1 $(PY) -m pytest tests -n logical --maxprocesses 4 --dist loadscope \
 	  --no-loadscope-reorder $(ARGS)
 
-# 00 in a folder of its own beside the seven, each on a core of its own where that can be said: with as many threads as
-# cores, the two waited for each other busily and took a third longer. What 00 said comes last.
+# 00 in a folder of its own beside the seven, and of two cores each has one: with as many threads as cores, they waited for
+# each other busily and took a third longer. What 00 said comes last.
 test-notebooks: $(STAMP) ## every notebook with the smoke profile, in runs/test and, for 00, runs/test-series
 	@rm -rf $(SMOKE_RUN) $(SMOKE_RUN)-series && mkdir -p build
-	@on() { taskset -c $$1 true 2> /dev/null && echo "taskset -c $$1"; }; \
+	@on() { test "$$(nproc 2> /dev/null)" = 2 && taskset -c $$1 true 2> /dev/null && echo "taskset -c $$1"; }; \
 	  $(SMOKE)-series $$(on 0) $(NBMAKE) notebooks/00_run_all.ipynb > build/series.log 2>&1 & \
 	  trap "kill $$!" INT TERM; \
 	  $(SMOKE) $$(on 1) $(NBMAKE) notebooks/0[1-9]_*.ipynb; alone=$$?; \

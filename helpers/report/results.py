@@ -13,7 +13,7 @@ from helpers.report import plots
 from helpers.run_dir.folder import Run
 from helpers.run_dir.layout import STAGES
 from helpers.scoring.statistics import nats_apart, points_apart
-from helpers.scoring.verdicts import on_reading, on_task, on_unseen, when_made_to_answer
+from helpers.scoring.verdicts import on_task, on_unseen, reading_verdict, when_made_to_answer
 from helpers.sources.hub import public_name
 
 # Pages show untrusted text (rows, questions, replies, file names): they run nothing and fetch nothing.
@@ -129,7 +129,7 @@ def verdicts(run: Run) -> list[str]:
 def reading_verdicts(run: Run) -> list[str]:
     """07's conclusions on the tuned model's replies, a sentence for each task and kind of passages."""
     tuned = (found for found in _readings(run) if found[1] == "tuned")
-    return [f"{task}: {on_reading(figures['replied'], side, condition)}" for task, side, condition, figures in tuned]
+    return [f"{task}: {reading_verdict(figures['replied'], side, name)}" for task, side, name, figures in tuned]
 
 
 def figures(run: Run) -> list[tuple[str, plots.Picture]]:

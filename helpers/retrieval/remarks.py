@@ -6,8 +6,7 @@ from typing import Any
 from helpers.report.markdown import quoted
 from helpers.scoring.answers import Prediction
 from helpers.scoring.statistics import LEAST, is_shown
-from helpers.scoring.verdicts import least_shown
-from helpers.scoring.verdicts import on_reading as verdict
+from helpers.scoring.verdicts import least_shown, reading_verdict
 
 Figures = Mapping[str, Any]
 
@@ -50,7 +49,7 @@ def on_reading(sides: Figures) -> str:
         said.append("")
         for side, figures, forced in readings:
             if figures:
-                said.append(f"- {quoted(verdict(figures, side, condition, forced, least=False))}")
+                said.append(f"- {quoted(reading_verdict(figures, side, condition, forced, least=False))}")
                 if not is_shown(figures):
                     detectable.setdefault(figures["n"], []).append(figures["detectable"])
         parts.append("\n".join(said))

@@ -141,7 +141,7 @@ def _like_guessing(task: Figures) -> str:
     return said
 
 
-def on_reading(figures: Figures, side: str, condition: str, forced: bool = False, least: bool = True) -> str:
+def reading_verdict(figures: Figures, side: str, condition: str, forced: bool = False, least: bool = True) -> str:
     """Whether this side is right more often with the passages than without, and how sure that is.
 
     Without `least`, what so many questions could have shown is left out, for a page that says it once.

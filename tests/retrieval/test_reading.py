@@ -331,7 +331,7 @@ def test_the_oracle_is_compared_on_the_questions_whose_document_is_known():
 )
 def test_the_verdict_says_what_is_shown(mended, misled, verdict):
     figures = compare_reading({"tuned": pairs(mended, misled, 20)})["quiz"]["tuned"]["open"]["replied"]
-    said = verdicts.on_reading(figures, "tuned", "open")
+    said = verdicts.reading_verdict(figures, "tuned", "open")
     assert said.startswith(verdict.format(CONDITIONS["open"]))
     assert f"{mended} mended and {misled} misled of 20" in said
     assert said.endswith("had four chances in five of being shown.") or "not shown" not in said
@@ -341,18 +341,18 @@ def test_the_p_values_of_a_reading_are_adjusted_together():
     """Six of six discordant pairs, p = 1/32: shown alone, and not where it is one of two comparisons."""
     alone = compare_reading({"tuned": pairs(6, 0, 10)})["quiz"]["tuned"]["open"]["replied"]
     assert alone["mcnemar_p_holm"] == alone["mcnemar_p"] == pytest.approx(1 / 32)
-    assert verdicts.on_reading(alone, "tuned", "open").startswith("Reading helped")
+    assert verdicts.reading_verdict(alone, "tuned", "open").startswith("Reading helped")
     both = compare_reading({"base": pairs(6, 0, 10), "tuned": pairs(6, 0, 10)})["quiz"]
     for side in ("base", "tuned"):
         figures = both[side]["open"]["replied"]
         assert figures["mcnemar_p_holm"] == pytest.approx(1 / 16)
-        assert "not shown to help or to hurt" in verdicts.on_reading(figures, side, "open")
+        assert "not shown to help or to hurt" in verdicts.reading_verdict(figures, side, "open")
 
 
 @pytest.mark.parametrize(("low", "p", "shown"), [(0.1, 0.04, True), (-0.1, 0.04, False), (0.1, 0.05, False)])
 def test_a_claim_needs_the_interval_and_the_p_value(low, p, shown):
     figures = {"delta": 0.3, "delta_ci95": [low, 0.5], "mcnemar_p_holm": p, "mended": 4, "misled": 1, "n": 10}
-    said = verdicts.on_reading({**figures, "detectable": 0.25}, "base", "thought")
+    said = verdicts.reading_verdict({**figures, "detectable": 0.25}, "base", "thought")
     assert said.startswith("Reading helped" if shown else "Reading is not shown")
     assert shown or ("about 25 points or more" in said) == (low < 0)
 
