@@ -9,6 +9,7 @@ from libraries import document, library_of
 
 from helpers.files import read_json, read_jsonl, write_jsonl
 from helpers.prompts.passages import LEAD
+from helpers.report.markdown import quoted
 from helpers.report.results import open_book, reading_verdicts
 from helpers.retrieval import reading
 from helpers.retrieval.reading import compare_reading, found_for, read_and_answer
@@ -294,6 +295,7 @@ def test_the_forced_answers_are_a_reading_of_their_own():
     found = compare_reading({"tuned": rows})["quiz"]["tuned"]["open"]
     assert (found["replied"]["mended"], found["replied"]["n"]) == (0, 3)
     assert (found["made_to_answer"]["mended"], found["made_to_answer"]["n"]) == (1, 2)
+    assert "made to answer" in verdicts.reading_verdict(found["made_to_answer"], "tuned", "open", forced=True)
     assert compare_reading({"tuned": pairs(1, 0, 6)})["quiz"]["tuned"]["open"]["made_to_answer"] is None
 
 
@@ -413,6 +415,7 @@ def test_a_verdict_at_the_edge_stands_as_it_is():
     figures = compare_reading({"tuned": pairs(6, 0, 20)})["quiz"]["tuned"]["open"]["replied"]
     edge = {**figures, "mcnemar_p_holm": 0.06}
     said = on_reading({"tuned": {"open": {"found": None, "replied": edge, "made_to_answer": None}}})
+    assert said == f"**open.**\n\n- {quoted(verdicts.reading_verdict(edge, 'tuned', 'open'))}"
     assert said.endswith("test gives p = 0.06 after Holm, so this is at the edge of what 20 questions show.")
 
 
